@@ -1,0 +1,14 @@
+#![doc = include_str!("../ARCHITECTURE.md")]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "a test that panics is a test that fails"
+    )
+)]
+
+pub mod digest;
+pub mod message;
