@@ -12,3 +12,7 @@
 
 pub mod digest;
 pub mod message;
+
+pub mod store;
+
+pub mod service;

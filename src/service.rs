@@ -1,0 +1,214 @@
+//! Publish a message, fetch a message: what the service does, free of HTTP.
+//!
+//! It stands between whoever speaks a protocol and whatever store is behind, and knows neither. It
+//! is there before its store is: opening a large one takes a while, and a service that says so is
+//! better than a port that is closed.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use crate::digest::Digest;
+use crate::message::Message;
+pub use crate::store::{Health, Receipt};
+use crate::store::{Store, StoreError};
+
+/// Work on more bytes than this leaves the thread that serves requests: hashing so many takes as
+/// long as a dozen small requests.
+const INLINE_BYTES_MAX: usize = 128 << 10;
+
+/// The service, starting or running.
+#[derive(Debug, Default)]
+pub struct Service {
+    store: OnceLock<Arc<dyn Store>>,
+    /// What the start is doing.
+    stage: Mutex<String>,
+    stopping: AtomicBool,
+}
+
+/// Why a request was not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ServiceError {
+    /// The store is not open yet.
+    #[error("the service is starting")]
+    Starting,
+    /// The service is stopping; nothing was stored.
+    #[error("the service is stopping")]
+    Stopping,
+    /// Too many writes wait; nothing was stored.
+    #[error("too many writes are waiting")]
+    Busy,
+    /// There is no room; nothing was stored.
+    #[error("the disk is full")]
+    Full,
+    /// The message is too large for the store.
+    #[error("the message is too large")]
+    TooLarge,
+    /// The store failed; whether the message was stored is not known.
+    #[error("the store failed")]
+    Failed,
+    /// The message was stored and cannot be read any more.
+    #[error("the stored message is damaged")]
+    Damaged,
+}
+
+impl From<StoreError> for ServiceError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Busy => Self::Busy,
+            StoreError::Full => Self::Full,
+            StoreError::Closed => Self::Stopping,
+            StoreError::TooLarge => Self::TooLarge,
+            StoreError::Failed => Self::Failed,
+            StoreError::Damaged => Self::Damaged,
+        }
+    }
+}
+
+impl Service {
+    /// Says what the start is doing, until [`Service::start`].
+    pub fn set_stage(&self, stage: String) {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    }
+
+    /// Serves from `store` from now on.
+    pub fn start(&self, store: Arc<dyn Store>) {
+        // A service is started once; a second store would be ignored.
+        let _ = self.store.set(store);
+    }
+
+    /// Says from now on that it is not ready, while still serving what comes.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Stores `message`; the receipt is the proof. Dropping the future does not take it back.
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub async fn publish(&self, message: Message) -> Result<Receipt, ServiceError> {
+        Ok(self.store()?.put(message).await?)
+    }
+
+    /// The message with this digest. Blocks for microseconds, see [`Store::get`].
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub fn fetch(&self, digest: &Digest) -> Result<Option<Message>, ServiceError> {
+        Ok(self.store()?.get(digest)?)
+    }
+
+    /// Whether there is a message with this digest.
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub fn holds(&self, digest: &Digest) -> Result<bool, ServiceError> {
+        Ok(self.store()?.holds(digest)?)
+    }
+
+    /// Whether messages are served and taken, and why not.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let not_ready = |reason: String| Health {
+            reads: Err(reason.clone()),
+            writes: Err(reason),
+        };
+        if self.stopping.load(Ordering::Relaxed) {
+            return not_ready("the service is stopping".into());
+        }
+        if let Some(store) = self.store.get() {
+            return store.health();
+        }
+        let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        let colon = if stage.is_empty() { "" } else { ": " };
+        not_ready(format!("{}{colon}{stage}", ServiceError::Starting))
+    }
+
+    fn store(&self) -> Result<&Arc<dyn Store>, ServiceError> {
+        self.store.get().ok_or(ServiceError::Starting)
+    }
+}
+
+/// Does `work` on `bytes` bytes: here if they are few, on a thread for blocking work otherwise.
+pub async fn offload<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    if bytes <= INLINE_BYTES_MAX {
+        return work();
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // It panicked, or the runtime is gone: either way this task goes the same way.
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Fault, MemoryStore};
+
+    fn running() -> (Service, Arc<MemoryStore>) {
+        let store = Arc::new(MemoryStore::default());
+        let service = Service::default();
+        service.start(Arc::<MemoryStore>::clone(&store));
+        (service, store)
+    }
+
+    #[tokio::test]
+    async fn a_published_message_is_fetched_by_the_digest_of_its_receipt() {
+        let (service, _) = running();
+        let receipt = service.publish(Message::new("foo")).await.unwrap();
+        let message = service.fetch(&receipt.digest()).unwrap().unwrap();
+        assert_eq!(message.text(), "foo");
+    }
+
+    #[tokio::test]
+    async fn storing_a_known_message_writes_nothing() {
+        let (service, store) = running();
+        service.publish(Message::new("foo")).await.unwrap();
+        service.publish(Message::new("foo")).await.unwrap();
+        assert_eq!(store.writes(), 1);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_served_before_the_store_is_open() {
+        let service = Service::default();
+        service.set_stage("checking the index".into());
+        assert_eq!(service.fetch(&Digest::of(b"")), Err(ServiceError::Starting));
+        assert_eq!(
+            service.health().reads,
+            Err("the service is starting: checking the index".into())
+        );
+    }
+
+    #[tokio::test]
+    async fn a_stopping_service_is_not_ready_and_still_serves() {
+        let (service, _) = running();
+        service.stop();
+        assert!(service.health().reads.is_err());
+        service.publish(Message::new("foo")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_failing_store_is_told_from_a_full_one() {
+        let (service, store) = running();
+        for (fault, error) in [
+            (StoreError::Failed, ServiceError::Failed),
+            (StoreError::Full, ServiceError::Full),
+        ] {
+            store.set_fault(Some(Fault::Puts(fault)));
+            let refused = service.publish(Message::new("foo")).await.unwrap_err();
+            assert_eq!(refused, error);
+        }
+    }
+
+    #[tokio::test]
+    async fn work_on_many_bytes_gives_the_same_result_as_on_few() {
+        assert_eq!(offload(INLINE_BYTES_MAX, || 7).await, 7);
+        assert_eq!(offload(INLINE_BYTES_MAX + 1, || 7).await, 7);
+    }
+}

@@ -1,0 +1,204 @@
+//! What the store asks of a file system beyond reading and writing: a file replaced in one step, a
+//! directory entry made durable, room reserved, room left, a directory held by one process.
+//!
+//! It knows nothing of messages. Calls that not every platform has stand here and nowhere else,
+//! each with what is done where it is missing.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::SystemTime;
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
+
+/// Permissions of the files of a store: messages are the owner's business.
+const FILE_MODE: u32 = 0o600;
+
+/// The same for directories.
+const DIRECTORY_MODE: u32 = 0o700;
+
+/// Makes a directory, and those above it, for nobody else to look into; one that is there stays as
+/// it is.
+pub(super) fn create_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DIRECTORY_MODE)
+        .create(path)
+}
+
+/// Replaces `directory/name` by a file with this content, whole or not at all, durable on return:
+/// written aside, synced, renamed, directory synced.
+pub(super) fn replace(directory: &Path, name: &str, content: &str) -> io::Result<()> {
+    let aside = directory.join(format!("{name}.new"));
+    let mut file = create(&aside)?;
+    file.write_all(content.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&aside, directory.join(name))?;
+    sync_directory(directory)
+}
+
+/// Creates an empty file for reading and writing, or empties the one that is there.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(FILE_MODE)
+        .open(path)
+}
+
+/// Makes the entries of `directory` durable.
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Gives `file` the length `bytes` and reserves its blocks, so that no later write inside that
+/// length meets a full disk. New bytes read as zeros. Where the file system cannot reserve (some
+/// network and copy-on-write ones), zeros are written instead.
+pub(super) fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+    match fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        Ok(()) => file.set_len(bytes),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => write_zeros(file, bytes),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn write_zeros(mut file: &File, bytes: u64) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    file.seek(io::SeekFrom::Start(length))?;
+    io::copy(
+        &mut io::repeat(0).take(bytes.saturating_sub(length)),
+        &mut file,
+    )?;
+    Ok(())
+}
+
+/// Room on the file system of a directory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Space {
+    /// Bytes an unprivileged process can still write.
+    pub(super) free: u64,
+    /// Bytes in all.
+    pub(super) total: u64,
+}
+
+/// The room on the file system that holds `directory`. One system call.
+pub(super) fn space(directory: &Path) -> io::Result<Space> {
+    let answer = statvfs(directory)?;
+    Ok(Space {
+        free: answer.f_bavail.saturating_mul(answer.f_frsize),
+        total: answer.f_blocks.saturating_mul(answer.f_frsize),
+    })
+}
+
+/// What there is too little of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// Blocks, inodes or quota of the disk.
+    Room,
+    /// File descriptors of the process or the machine.
+    Descriptors,
+}
+
+/// Whether an error says that there is too little of something, rather than that something broke.
+pub(super) fn lack(error: &io::Error) -> Option<Lack> {
+    match Errno::from_io_error(error)? {
+        Errno::NOSPC | Errno::DQUOT => Some(Lack::Room),
+        Errno::MFILE | Errno::NFILE => Some(Lack::Descriptors),
+        _ => None,
+    }
+}
+
+/// A data directory held by this process, until dropped or dead: the lock is the kernel's
+/// (`flock`), the file only tells others who holds it.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+/// Why a lock was not had.
+#[derive(Debug)]
+pub(super) enum LockError {
+    /// Another process holds it; what it wrote about itself.
+    Held(String),
+    /// The file could not be opened, locked or written.
+    Io(io::Error),
+}
+
+impl Lock {
+    /// Takes the lock at `path` or says who has it; never waits.
+    pub(super) fn take(path: &Path) -> Result<Self, LockError> {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(FILE_MODE)
+            .open(path)
+            .map_err(LockError::Io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // A holder that has not written its lines yet is still a holder.
+                let _ = file.read_to_string(&mut holder);
+                return Err(LockError::Held(holder));
+            }
+            Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
+        }
+        let holder = format!(
+            "pid {}\nstarted {}\n",
+            std::process::id(),
+            httpdate::fmt_http_date(SystemTime::now())
+        );
+        file.set_len(0)
+            .and_then(|()| file.write_all(holder.as_bytes()))
+            .map_err(LockError::Io)?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_refused_while_held_and_names_its_holder() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("LOCK");
+        let held = Lock::take(&path).unwrap();
+        let Err(LockError::Held(holder)) = Lock::take(&path) else {
+            panic!("the second lock was had");
+        };
+        assert!(holder.starts_with(&format!("pid {}\n", std::process::id())));
+        drop(held);
+        Lock::take(&path).unwrap();
+    }
+
+    #[test]
+    fn a_replaced_file_has_the_new_content_and_leaves_nothing_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        replace(directory.path(), "name", "old").unwrap();
+        replace(directory.path(), "name", "new").unwrap();
+        let content = fs::read_to_string(directory.path().join("name")).unwrap();
+        assert_eq!(content, "new");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn reserved_and_written_zeros_read_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        for fill in [reserve, write_zeros] {
+            let mut file = create(&directory.path().join("file")).unwrap();
+            file.write_all(b"head").unwrap();
+            fill(&file, 10_000).unwrap();
+            let content = fs::read(directory.path().join("file")).unwrap();
+            assert_eq!(content.len(), 10_000);
+            assert!(content.starts_with(b"head\0"));
+            assert!(content.iter().skip(4).all(|&byte| byte == 0));
+        }
+    }
+}

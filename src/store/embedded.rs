@@ -1,0 +1,426 @@
+//! The embedded store: one data directory, one committer, one keeper.
+//!
+//! The *committer* thread takes groups from the queue, appends and syncs them, enters them into the
+//! index and answers, in this order. The *keeper* thread does what must be done now and then beside
+//! it: checkpoints, the next segment, the room on the disk. Look-ups and puts of known messages run
+//! on the caller's thread.
+//!
+//! **Invariants:** the index never holds a place whose record is not as durable as the store
+//! promises. `failed` is set once and never taken back. A [`Receipt`] is made in two places only:
+//! after a commit, and for a known message that was compared with what the log holds.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+
+use bytes::Bytes;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::committer::{Committer, Entry};
+use super::directory::{self, DataDirectory, OpenError};
+use super::disk::{self, Lock};
+use super::index::{Checkpoint, Index, IndexError};
+use super::keeper::Keeper;
+use super::log::{Log, Place, Position, record_bytes};
+use super::opening::{self, Opened};
+use super::queue::{Queue, Refused};
+use super::{Durability, Health, Put, Receipt, Store, StoreError};
+use crate::digest::Digest;
+use crate::message::Message;
+
+/// What a cached message costs beside its text: key, links, reference counts.
+const CACHE_ENTRY_BYTES: u64 = 200;
+
+/// Average size of a cached message, for sizing the cache's tables.
+const CACHE_MESSAGE_BYTES: u64 = 512;
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What an acknowledged put survives.
+    pub durability: Durability,
+    /// Memory for the pages of the index, in bytes.
+    pub index_cache_bytes: u64,
+    /// Memory for the texts of messages that are read often, in bytes.
+    pub message_cache_bytes: u64,
+    /// Largest message that will be put, in bytes of text.
+    pub message_bytes_max: u64,
+    /// Writes are refused while less than this is free on the disk, in bytes. `None`: 256 MiB or
+    /// 2 % of the disk, whichever is more.
+    pub free_bytes_min: Option<u64>,
+}
+
+/// The embedded store.
+#[derive(Debug)]
+pub struct EmbeddedStore {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    _lock: Lock,
+}
+
+/// What the committer, the keeper and the callers see.
+#[derive(Debug)]
+pub(super) struct Shared {
+    path: PathBuf,
+    pub(super) options: Options,
+    pub(super) log: Arc<Log>,
+    pub(super) index: Index,
+    cache: Cache<Digest, Message, TextWeight>,
+    pub(super) queue: Queue<Entry>,
+    /// What the log and the index both have.
+    pub(super) indexed: Mutex<Checkpoint>,
+    full: AtomicBool,
+    failed: OnceLock<String>,
+}
+
+impl EmbeddedStore {
+    /// Opens the store in `directory`: replays the log behind the checkpoint, and redraws the index
+    /// from the whole log if it is missing, damaged or behind. `progress` is told in words what is
+    /// being done. Time is linear in the number of messages, and many times as long for a redraw.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. Damage in the log is no error: it is logged and the rest is served.
+    pub fn open(
+        directory: DataDirectory,
+        options: Options,
+        progress: &(dyn Fn(String) + Sync),
+    ) -> Result<Self, OpenError> {
+        let DataDirectory {
+            path,
+            segment_bytes,
+            lock,
+        } = directory;
+        let message_bytes_max = options.message_bytes_max;
+        if record_bytes(message_bytes_max) > u64::from(segment_bytes) {
+            return Err(OpenError::SegmentTooSmall {
+                segment_bytes,
+                message_bytes_max,
+            });
+        }
+        let log =
+            Log::open(&path.join("log"), segment_bytes).map_err(OpenError::io("open the log"))?;
+        let log = Arc::new(log);
+        let cache_bytes = options.index_cache_bytes;
+        let opened = opening::open_index(&path, cache_bytes, &log, progress)?;
+        let Opened {
+            index,
+            messages,
+            end,
+        } = opened;
+
+        let shared = Arc::new(Shared {
+            cache: message_cache(options.message_cache_bytes),
+            queue: Queue::new(),
+            indexed: Mutex::new(Checkpoint {
+                position: end,
+                messages,
+            }),
+            full: AtomicBool::new(false),
+            failed: OnceLock::new(),
+            path,
+            options,
+            log,
+            index,
+        });
+        // Before anything is appended: an old checkpoint may be ahead of a log that lost its tail.
+        shared.write_checkpoint().map_err(|error| match error {
+            CheckpointError::Index(error) => OpenError::Index(error.to_string()),
+            CheckpointError::File(reason) => OpenError::io("write the checkpoint")(reason),
+        })?;
+        shared.watch_space();
+        shared.prepare_segment();
+        let threads = start_threads(&shared, end).map_err(OpenError::io("start a thread"))?;
+        Ok(Self {
+            shared,
+            threads: Mutex::new(threads),
+            _lock: lock,
+        })
+    }
+
+    /// Number of messages stored.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.shared.indexed().messages
+    }
+}
+
+impl Store for EmbeddedStore {
+    fn put(&self, message: Message) -> Put {
+        self.shared.put(message)
+    }
+
+    fn get(&self, digest: &Digest) -> Result<Option<Message>, StoreError> {
+        self.shared.get(digest)
+    }
+
+    fn holds(&self, digest: &Digest) -> Result<bool, StoreError> {
+        Ok(self.shared.cache.contains_key(digest) || self.shared.place(digest)?.is_some())
+    }
+
+    fn health(&self) -> Health {
+        self.shared.health()
+    }
+
+    fn close(&self) -> Result<(), StoreError> {
+        self.shared.queue.close();
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // A thread that panicked has marked the store as failed.
+            let _ = thread.join();
+        }
+        self.shared
+            .failed
+            .get()
+            .map_or(Ok(()), |_| Err(StoreError::Failed))
+    }
+}
+
+impl Drop for EmbeddedStore {
+    fn drop(&mut self) {
+        let _ = self.close();
+    }
+}
+
+impl Shared {
+    fn put(&self, message: Message) -> Put {
+        if message.as_bytes().len() as u64 > self.options.message_bytes_max {
+            return Put::done(Err(StoreError::TooLarge));
+        }
+        match self.known(&message) {
+            Ok(Known::Stored) => {
+                Put::done(Ok(Receipt::new(message.digest(), self.options.durability)))
+            }
+            Ok(Known::Damaged(place)) => self.enqueue(message, Some(place)),
+            Ok(Known::No) => self.enqueue(message, None),
+            Err(error) => Put::done(Err(error)),
+        }
+    }
+
+    /// Whether the message is in the log, as it is now: what the index says is compared with what
+    /// the log holds, so that no 201 covers a damaged record.
+    fn known(&self, message: &Message) -> Result<Known, StoreError> {
+        let Some(place) = self.place(&message.digest())? else {
+            return Ok(Known::No);
+        };
+        match self.log.holds(place, message) {
+            Ok(true) => Ok(Known::Stored),
+            Ok(false) | Err(_) => Ok(Known::Damaged(place)),
+        }
+    }
+
+    fn enqueue(&self, message: Message, damaged: Option<Place>) -> Put {
+        if self.has_failed() {
+            return Put::done(Err(StoreError::Failed));
+        }
+        if self.full.load(Ordering::Relaxed) {
+            return Put::done(Err(StoreError::Full));
+        }
+        let (reply, answer) = oneshot::channel();
+        let bytes = message.as_bytes().len();
+        match self.queue.push(
+            Entry {
+                message,
+                damaged,
+                reply,
+                runtime: Handle::try_current().ok(),
+            },
+            bytes,
+        ) {
+            Ok(()) => Put::waiting(answer),
+            Err(Refused::Full) => Put::done(Err(StoreError::Busy)),
+            Err(Refused::Closed) => Put::done(Err(StoreError::Closed)),
+        }
+    }
+
+    fn get(&self, digest: &Digest) -> Result<Option<Message>, StoreError> {
+        if let Some(message) = self.cache.get(digest) {
+            return Ok(Some(message));
+        }
+        let Some(place) = self.place(digest)? else {
+            return Ok(None);
+        };
+        let message = match self.log.read(place) {
+            Ok(body) => Message::verified(Bytes::from(body), *digest),
+            Err(source) => {
+                error!(?digest, ?place, %source, "a stored message cannot be read");
+                return Err(StoreError::Damaged);
+            }
+        };
+        let Some(message) = message else {
+            error!(
+                ?digest,
+                ?place,
+                "a stored message does not have its digest any more"
+            );
+            return Err(StoreError::Damaged);
+        };
+        self.cache.insert(*digest, message.clone());
+        Ok(Some(message))
+    }
+
+    fn place(&self, digest: &Digest) -> Result<Option<Place>, StoreError> {
+        self.index
+            .get(digest)
+            .map_err(|error| self.fail(&error.to_string()))
+    }
+
+    fn health(&self) -> Health {
+        let failed = self.failed.get();
+        let reads = match self.index.failure() {
+            Some(failure) => Err(failure.to_string()),
+            None => Ok(()),
+        };
+        let writes = match failed {
+            Some(reason) => Err(reason.clone()),
+            None if self.full.load(Ordering::Relaxed) => Err(StoreError::Full.to_string()),
+            None => Ok(()),
+        };
+        Health { reads, writes }
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.get().is_some()
+    }
+
+    /// Stops writes for good.
+    pub(super) fn fail(&self, reason: &str) -> StoreError {
+        if self.failed.set(reason.to_owned()).is_ok() {
+            error!(
+                reason,
+                "the store failed: no more writes until a restart, reads go on as far as possible"
+            );
+        }
+        StoreError::Failed
+    }
+
+    pub(super) fn indexed(&self) -> Checkpoint {
+        *self.indexed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the state of now the one that the next start replays from.
+    pub(super) fn write_checkpoint(&self) -> Result<Checkpoint, CheckpointError> {
+        let checkpoint = self.indexed();
+        self.index.checkpoint(checkpoint)?;
+        directory::write_checkpoint(&self.path, checkpoint)?;
+        Ok(checkpoint)
+    }
+
+    /// Compares the room on the disk with the floor. A quarter more than the floor must be free again
+    /// before writes go on, so that the store does not flap.
+    pub(super) fn watch_space(&self) {
+        let space = match disk::space(&self.path) {
+            Ok(space) => space,
+            Err(source) => {
+                warn!(%source, "cannot see how much room the disk has");
+                return;
+            }
+        };
+        let floor = self
+            .options
+            .free_bytes_min
+            .unwrap_or_else(|| (space.total / 50).max(256 << 20));
+        let was_full = self.full.load(Ordering::Relaxed);
+        let full = if was_full {
+            space.free < floor.saturating_add(floor / 4)
+        } else {
+            space.free < floor
+        };
+        self.set_full(full, space.free);
+    }
+
+    pub(super) fn set_full(&self, full: bool, free_bytes: u64) {
+        if self.full.swap(full, Ordering::Relaxed) == full {
+            return;
+        }
+        if full {
+            warn!(
+                free_bytes,
+                "the disk is nearly full: new messages are refused, everything else goes on"
+            );
+        } else {
+            info!(
+                free_bytes,
+                "the disk has room again: new messages are taken"
+            );
+        }
+    }
+
+    /// Makes the next segment ahead of time, so that no group waits for it.
+    pub(super) fn prepare_segment(&self) {
+        let next = self.indexed().position.segment + 1;
+        if self.full.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Err(source) = self.log.prepare(next) {
+            // The committer tries again when it needs the segment, and answers for it.
+            warn!(%source, segment = next, "cannot make the next log segment ahead of time");
+        }
+    }
+}
+
+/// Why a checkpoint was not written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CheckpointError {
+    /// The index failed, for good.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The file was not written. The last one still holds, and the next one is another file.
+    #[error(transparent)]
+    File(#[from] io::Error),
+}
+
+/// What the store has of a message that is put.
+enum Known {
+    No,
+    Stored,
+    Damaged(Place),
+}
+
+/// Starts the committer and the keeper. The keeper ends when the committer has.
+fn start_threads(shared: &Arc<Shared>, end: Position) -> io::Result<Vec<JoinHandle<()>>> {
+    let (poke, poked) = mpsc::sync_channel(1);
+    let committer = Committer::new(Arc::clone(shared), end, poke);
+    let keeper = Keeper::new(Arc::clone(shared));
+    Ok(vec![
+        spawn("committer", Arc::clone(shared), move || committer.run())?,
+        spawn("keeper", Arc::clone(shared), move || keeper.run(&poked))?,
+    ])
+}
+
+fn spawn(
+    name: &'static str,
+    shared: Arc<Shared>,
+    run: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.into()).spawn(move || {
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            shared.fail(&format!("the {name} panicked"));
+            // Those who wait are told by their replies being dropped.
+            shared.queue.close();
+            while shared.queue.take_group().is_some() {}
+        }
+    })
+}
+
+fn message_cache(bytes: u64) -> Cache<Digest, Message, TextWeight> {
+    let messages = usize::try_from(bytes / CACHE_MESSAGE_BYTES).unwrap_or(usize::MAX);
+    Cache::with_weighter(messages, bytes, TextWeight)
+}
+
+/// Weighs cached messages in bytes.
+#[derive(Clone, Debug)]
+struct TextWeight;
+
+impl Weighter<Digest, Message> for TextWeight {
+    fn weight(&self, _: &Digest, message: &Message) -> u64 {
+        CACHE_ENTRY_BYTES + message.as_bytes().len() as u64
+    }
+}

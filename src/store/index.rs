@@ -1,0 +1,309 @@
+//! The index: digest → place in the log, kept in sled.
+//!
+//! It answers every look-up and is never the truth: whatever happens to it, it is thrown away and
+//! redrawn from the log. It does not know what a place holds. Nothing here relies on sled's
+//! durability except [`Index::checkpoint`], which adds the `fdatasync` that sled 0.34 leaves out
+//! (its `flush` calls `sync_file_range`, sled 0.34.7 `src/pagecache/iobuf.rs:736`).
+//!
+//! sled panics on some damage and some errors, and after its first error nothing it says can be
+//! relied on. So every call is fenced, and the first failure is final: the index is closed until
+//! the next start.
+//!
+//! **Invariant:** entries are 32 + 16 bytes, so a page of at most 17 is far below the 128 KiB at which
+//! sled would put it into a file of its own that it never syncs; `blobs/` stays empty. That is why
+//! sled's own segment size can stay: a larger one would only cost memory.
+
+use std::any::Any;
+use std::fs::{self, File};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use super::log::{Place, Position};
+use crate::digest::{DIGEST_BYTES, Digest};
+
+/// The one key that is no digest. Its value is the checkpoint up to which the index is complete.
+const CHECKPOINT_KEY: &[u8] = b"checkpoint";
+
+/// A state of log and index that is on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Everything before this position of the log is in the index.
+    pub position: Position,
+    /// Number of messages in the index.
+    pub messages: u64,
+}
+
+/// The engine failed or found damage; nothing more is asked of it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the index failed: {0}")]
+pub struct IndexError(String);
+
+impl IndexError {
+    pub(super) fn new(reason: &str) -> Self {
+        Self(reason.to_owned())
+    }
+}
+
+/// The open index.
+#[derive(Debug)]
+pub struct Index {
+    tree: sled::Db,
+    /// sled's data file, for syncing.
+    data: File,
+    failure: OnceLock<IndexError>,
+}
+
+impl Index {
+    /// Opens the index in `directory`, or makes an empty one. sled keeps up to `cache_bytes` of
+    /// pages in memory; what the process then really uses is 1.4 to 2.3 times that.
+    ///
+    /// # Errors
+    /// The first failure of the engine, then and ever after.
+    pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, IndexError> {
+        fence(|| {
+            let tree = sled::Config::new()
+                .path(directory)
+                .cache_capacity(cache_bytes)
+                // Its own flusher hides the errors of fsync; checkpoints replace it.
+                .flush_every_ms(None)
+                .open()?;
+            let data = File::open(directory.join("db"))?;
+            Ok(Self {
+                tree,
+                data,
+                failure: OnceLock::new(),
+            })
+        })
+    }
+
+    /// Reads every entry, so that damage shows now and not in a year, and returns the checkpoint the
+    /// index holds. Linear in their number; leaves the cache warm.
+    ///
+    /// # Errors
+    /// The first failure of the engine, then and ever after.
+    pub fn check(&self) -> Result<Checkpoint, IndexError> {
+        self.guard(|| {
+            let mut messages = 0;
+            let mut position = None;
+            for entry in self.tree.iter() {
+                let (key, value) = entry?;
+                if key == CHECKPOINT_KEY {
+                    position = value
+                        .split_first_chunk()
+                        .map(|(bytes, _)| u64::from_le_bytes(*bytes));
+                } else if key.len() == DIGEST_BYTES && decode(&value).is_some() {
+                    messages += 1;
+                } else {
+                    return Err(IndexError::new("an entry has the wrong size"));
+                }
+            }
+            let position = position.map_or(Position::START, Position::from_u64);
+            Ok(Checkpoint { position, messages })
+        })
+    }
+
+    /// The place of the message with this digest. Costs 1 to 7 µs, more when pages must be read.
+    ///
+    /// # Errors
+    /// The first failure of the engine, then and ever after.
+    pub fn get(&self, digest: &Digest) -> Result<Option<Place>, IndexError> {
+        self.guard(|| {
+            let Some(value) = self.tree.get(digest.as_bytes())? else {
+                return Ok(None);
+            };
+            let place =
+                decode(&value).ok_or_else(|| IndexError::new("an entry has the wrong size"))?;
+            Ok(Some(place))
+        })
+    }
+
+    /// Notes the place of a message, if the index still holds `known` for it (`None`: nothing).
+    /// Returns whether it did.
+    ///
+    /// # Errors
+    /// The first failure of the engine, then and ever after.
+    pub fn put(
+        &self,
+        digest: &Digest,
+        known: Option<Place>,
+        place: Place,
+    ) -> Result<bool, IndexError> {
+        self.guard(|| {
+            let known = known.map(encode);
+            let known = known.as_ref().map(<[u8; 16]>::as_slice);
+            let swapped =
+                self.tree
+                    .compare_and_swap(digest.as_bytes(), known, Some(&encode(place)))?;
+            Ok(swapped.is_ok())
+        })
+    }
+
+    /// Makes durable that the index is complete up to `checkpoint`. Takes milliseconds; look-ups and
+    /// puts go on meanwhile.
+    ///
+    /// # Errors
+    /// The first failure of the engine, then and ever after.
+    pub fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), IndexError> {
+        self.guard(|| {
+            self.tree
+                .insert(CHECKPOINT_KEY, &checkpoint.position.to_u64().to_le_bytes())?;
+            self.tree.flush()?;
+            self.data.sync_data()?;
+            Ok(())
+        })
+    }
+
+    /// Closes the index, caught like every other call: sled syncs when dropped and panics if it
+    /// cannot.
+    ///
+    /// # Errors
+    /// The first failure of the engine, then and ever after.
+    pub fn close(self) -> Result<(), IndexError> {
+        let Self { tree, .. } = self;
+        fence(|| {
+            drop(tree);
+            Ok(())
+        })
+    }
+
+    /// Why the index is closed, if it is.
+    pub(super) fn failure(&self) -> Option<&IndexError> {
+        self.failure.get()
+    }
+
+    fn guard<T>(&self, call: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
+        if let Some(failure) = self.failure.get() {
+            return Err(failure.clone());
+        }
+        fence(call).inspect_err(|error| {
+            let _ = self.failure.set(error.clone());
+        })
+    }
+}
+
+/// Throws the index away.
+pub(super) fn remove(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // Something else took its name: a file, a link.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(directory),
+        other => other,
+    }
+}
+
+/// Turns a panic of the engine into an error.
+fn fence<T>(call: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
+    catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|panic| Err(IndexError(panic_text(&*panic))))
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panic: {}", text.unwrap_or("without a message"))
+}
+
+impl From<sled::Error> for IndexError {
+    fn from(error: sled::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<io::Error> for IndexError {
+    fn from(error: io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Position, length, four spare bytes.
+fn encode(place: Place) -> [u8; 16] {
+    let value = u128::from(place.at.to_u64()) | u128::from(place.length) << 64;
+    value.to_le_bytes()
+}
+
+fn decode(value: &[u8]) -> Option<Place> {
+    let value = u128::from_le_bytes(value.try_into().ok()?);
+    #[expect(clippy::cast_possible_truncation, reason = "the parts of the value")]
+    Some(Place {
+        at: Position::from_u64(value as u64),
+        length: (value >> 64) as u32,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CACHE: u64 = 1 << 20;
+    const PLACE: Place = Place {
+        at: Position {
+            segment: 3,
+            offset: 64,
+        },
+        length: 5,
+    };
+    const LATER: Place = Place {
+        at: Position {
+            segment: 4,
+            offset: 8,
+        },
+        length: 5,
+    };
+
+    #[test]
+    fn a_place_is_kept_only_over_the_one_that_was_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let index = Index::open(directory.path(), CACHE).unwrap();
+        let digest = Digest::of(b"foo");
+        assert!(index.put(&digest, None, PLACE).unwrap());
+        assert!(!index.put(&digest, None, LATER).unwrap());
+        assert_eq!(index.get(&digest).unwrap(), Some(PLACE));
+        assert!(index.put(&digest, Some(PLACE), LATER).unwrap());
+        assert_eq!(index.get(&digest).unwrap(), Some(LATER));
+        assert_eq!(index.get(&Digest::of(b"bar")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_check_counts_messages_and_finds_the_checkpoint() {
+        let directory = tempfile::tempdir().unwrap();
+        let index = Index::open(directory.path(), CACHE).unwrap();
+        for number in 0..1000_u32 {
+            index
+                .put(&Digest::of(&number.to_le_bytes()), None, PLACE)
+                .unwrap();
+        }
+        let empty = Checkpoint {
+            position: Position::START,
+            messages: 1000,
+        };
+        assert_eq!(index.check().unwrap(), empty);
+        let checkpoint = Checkpoint {
+            position: LATER.at,
+            messages: 1000,
+        };
+        index.checkpoint(checkpoint).unwrap();
+        index.close().unwrap();
+        let index = Index::open(directory.path(), CACHE).unwrap();
+        assert_eq!(index.check().unwrap(), checkpoint);
+        assert_eq!(
+            fs::read_dir(directory.path().join("blobs"))
+                .unwrap()
+                .count(),
+            0
+        );
+    }
+
+    #[test]
+    fn the_first_failure_is_final() {
+        let directory = tempfile::tempdir().unwrap();
+        let index = Index::open(directory.path(), CACHE).unwrap();
+        let failed: Result<(), _> = index.guard(|| panic!("engine"));
+        assert_eq!(
+            failed.unwrap_err().to_string(),
+            "the index failed: panic: engine"
+        );
+        assert!(index.get(&Digest::of(b"foo")).is_err());
+    }
+}

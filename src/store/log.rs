@@ -1,0 +1,674 @@
+//! The message log: the truth of the store.
+//!
+//! Messages are appended in groups to numbered segment files and synced once a group. Nothing is
+//! ever changed or moved, so a [`Place`] stays valid for the life of the store. This room knows
+//! bytes, digests and files; it does not know who waits for a group, nor the index. What a log
+//! means after a crash is `recovery`'s business.
+//!
+//! # Format
+//!
+//! `log/00000001.log`, `log/00000002.log`, … are segments, all of the size that `FORMAT` names in
+//! bytes. A segment is filled with records from its first byte on; what is not written yet is zero.
+//! A record starts at an offset divisible by 8 and never crosses a segment. Integers are
+//! little-endian.
+//!
+//! | offset | bytes | field | |
+//! |---:|---:|---|---|
+//! | 0 | 4 | magic | `ff 64 67 31`; the first byte never occurs in UTF-8, so no text holds a header |
+//! | 4 | 1 | kind | 1 message · 3 filler (2 is kept for deletions) |
+//! | 5 | 3 | – | zero |
+//! | 8 | 8 | group | position at which this record's group starts, never behind the record |
+//! | 16 | 32 | digest | SHA-256 of the body; zero in a filler |
+//! | 48 | 4 | length | of the body, in bytes |
+//! | 52 | 4 | checksum | CRC-32C (Castagnoli) of the bytes 0 to 51 |
+//! | 56 | length | body | the text of a message, UTF-8; a filler's body means nothing |
+//! | … | 0–7 | padding | zeros up to the next offset divisible by 8 |
+//!
+//! A *position* is `segment number << 32 | offset in the segment`; positions grow along the log. A
+//! record that does not fit into the rest of a segment goes into the next one; the rest is covered
+//! by a filler, or left alone where it is shorter than a header (56 bytes). Names are the decimal
+//! numbers of positions, with eight digits or more; other files are not part of the log.
+//!
+//! To list a log: walk every segment in numeric order from offset 0, skip fillers, and step over
+//! `56 + length` rounded up to 8. Where magic, checksum or kind is wrong, or the record would leave its
+//! segment, look for the next good header at the offsets divisible by 8; without one the segment is
+//! over, and the next one follows. A body that does not hash to its digest is damaged or was never
+//! acknowledged. A digest may occur more than once; any record whose body hashes to it counts.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::ops::{Range, RangeInclusive};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tracing::warn;
+
+use super::disk;
+use crate::digest::{DIGEST_BYTES, Digest};
+use crate::message::Message;
+
+/// Length of a record's header.
+pub(super) const HEADER_BYTES: u32 = 56;
+
+/// Records start at multiples of this, so that a search for the next good header after a broken
+/// one looks at one offset in eight.
+pub(super) const RECORD_ALIGNMENT: u32 = 8;
+
+pub(super) const MAGIC: [u8; 4] = [0xff, b'd', b'g', b'1'];
+const KIND_MESSAGE: u8 = 1;
+const KIND_FILLER: u8 = 3;
+
+/// Sizes a segment may have, in bytes: offsets in it have 32 bits, and a start looks at up to two
+/// whole segments. A multiple of [`SEGMENT_BYTES_UNIT`].
+pub const SEGMENT_BYTES_RANGE: RangeInclusive<u32> = 64 << 10..=1 << 30;
+
+/// What the size of a segment is a multiple of: the page of the usual machine.
+pub const SEGMENT_BYTES_UNIT: u32 = 4096;
+
+/// Whether segments may have this size.
+#[must_use]
+pub fn is_segment_size(bytes: u32) -> bool {
+    SEGMENT_BYTES_RANGE.contains(&bytes) && bytes.is_multiple_of(SEGMENT_BYTES_UNIT)
+}
+
+/// Segments in a row that may be missing before what follows is not taken for part of the log.
+pub(super) const SEGMENTS_LOST_MAX: u32 = 1024;
+
+/// The append buffer is kept between groups unless one group blew it up beyond this.
+const BUFFER_KEPT_BYTES: usize = 1 << 20;
+
+/// A point in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Number of the segment, from 1.
+    pub segment: u32,
+    /// Offset in the segment, in bytes.
+    pub offset: u32,
+}
+
+impl Position {
+    /// The first position of the first segment.
+    pub const START: Self = Self {
+        segment: 1,
+        offset: 0,
+    };
+
+    pub(super) fn to_u64(self) -> u64 {
+        u64::from(self.segment) << 32 | u64::from(self.offset)
+    }
+
+    pub(super) fn from_u64(value: u64) -> Self {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the two halves of the value"
+        )]
+        Self {
+            segment: (value >> 32) as u32,
+            offset: value as u32,
+        }
+    }
+}
+
+/// Where the body of a message lies: what the index keeps for each digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Position of the record.
+    pub at: Position,
+    /// Length of its body in bytes.
+    pub length: u32,
+}
+
+/// What a good header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) content: Content,
+    pub(super) group: Position,
+    pub(super) length: u32,
+}
+
+/// What the body of a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// The text with this digest.
+    Message(Digest),
+    /// Nothing.
+    Filler,
+}
+
+impl Header {
+    pub(super) fn encode(&self) -> [u8; HEADER_BYTES as usize] {
+        let (kind, digest) = match self.content {
+            Content::Message(digest) => (KIND_MESSAGE, *digest.as_bytes()),
+            Content::Filler => (KIND_FILLER, [0; DIGEST_BYTES]),
+        };
+        let mut bytes = [0; HEADER_BYTES as usize];
+        let (fields, checksum) = split_checksum(&mut bytes);
+        let content = MAGIC
+            .into_iter()
+            .chain([kind, 0, 0, 0])
+            .chain(self.group.to_u64().to_le_bytes())
+            .chain(digest)
+            .chain(self.length.to_le_bytes());
+        for (field, byte) in fields.iter_mut().zip(content) {
+            *field = byte;
+        }
+        checksum.copy_from_slice(&crc32c::crc32c(fields).to_le_bytes());
+        bytes
+    }
+
+    /// Reads a header from the front of `bytes`; `None` if there is no good one.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (&magic, _) = bytes.split_first_chunk::<4>()?;
+        if magic != MAGIC {
+            return None;
+        }
+        let (fields, rest) = bytes.split_at_checked(HEADER_BYTES as usize - 4)?;
+        let (&checksum, _) = rest.split_first_chunk::<4>()?;
+        if crc32c::crc32c(fields) != u32::from_le_bytes(checksum) {
+            return None;
+        }
+        let (&[kind, ..], rest) = fields.get(4..)?.split_first_chunk::<4>()?;
+        let (&group, rest) = rest.split_first_chunk::<8>()?;
+        let (&digest, rest) = rest.split_first_chunk::<DIGEST_BYTES>()?;
+        let (&length, _) = rest.split_first_chunk::<4>()?;
+        let content = match kind {
+            KIND_MESSAGE => Content::Message(Digest::from_bytes(digest)),
+            KIND_FILLER => Content::Filler,
+            _ => return None,
+        };
+        Some(Self {
+            content,
+            group: Position::from_u64(u64::from_le_bytes(group)),
+            length: u32::from_le_bytes(length),
+        })
+    }
+}
+
+fn split_checksum(bytes: &mut [u8; HEADER_BYTES as usize]) -> (&mut [u8], &mut [u8]) {
+    bytes.split_at_mut(HEADER_BYTES as usize - 4)
+}
+
+/// Bytes that a record with a body of `length` bytes takes in a segment; with a length from outside,
+/// which may be anything, no more than there are.
+pub(super) fn record_bytes(length: impl Into<u64>) -> u64 {
+    length
+        .into()
+        .saturating_add(u64::from(HEADER_BYTES))
+        .checked_next_multiple_of(u64::from(RECORD_ALIGNMENT))
+        .unwrap_or(u64::MAX)
+}
+
+/// The segments, open for reading from any thread.
+#[derive(Debug)]
+pub struct Log {
+    directory: PathBuf,
+    segment_bytes: u32,
+    /// Segment `n` at index `n - 1`; `None` where a file is missing. One descriptor each.
+    segments: RwLock<Vec<Option<Arc<File>>>>,
+    /// Held while a segment is made, by the keeper ahead of time or by the committer.
+    making: Mutex<()>,
+}
+
+impl Log {
+    /// Opens all segments in `directory`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// If the directory cannot be made or read, or a segment cannot be opened.
+    pub fn open(directory: &Path, segment_bytes: u32) -> io::Result<Self> {
+        disk::create_directory(directory)?;
+        let mut found = Vec::new();
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "new") {
+                // A segment whose making was interrupted: it never had a record.
+                fs::remove_file(&path)?;
+                continue;
+            }
+            let name = path.file_name().and_then(|name| name.to_str());
+            found.extend(name.and_then(segment_number).map(|number| (number, path)));
+        }
+        found.sort_unstable();
+        let mut segments = Vec::new();
+        let mut lengths = Vec::new();
+        for (number, path) in found {
+            if number as usize > segments.len() + SEGMENTS_LOST_MAX as usize {
+                warn!(path = %path.display(), "this is no segment of this log; left alone");
+                break;
+            }
+            let file = OpenOptions::new().read(true).write(true).open(&path)?;
+            lengths.push(file.metadata()?.len());
+            put_segment(&mut segments, number, file);
+        }
+        if !agree(&lengths, u64::from(segment_bytes)) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the segments do not have the size that FORMAT says",
+            ));
+        }
+        Ok(Self {
+            directory: directory.to_owned(),
+            segment_bytes,
+            segments: RwLock::new(segments),
+            making: Mutex::new(()),
+        })
+    }
+
+    /// Size of a segment in bytes.
+    pub(super) fn segment_bytes(&self) -> u32 {
+        self.segment_bytes
+    }
+
+    /// Number of the last segment, 0 if there is none.
+    pub(super) fn last_segment(&self) -> u32 {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        u32::try_from(segments.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The file of a segment, `None` if it is missing.
+    pub(super) fn segment(&self, number: u32) -> Option<Arc<File>> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        segments.get(number.checked_sub(1)? as usize)?.clone()
+    }
+
+    /// Reads the body at `place`, unchecked. One system call.
+    pub(super) fn read(&self, place: Place) -> io::Result<Vec<u8>> {
+        self.read_part(place, HEADER_BYTES, place.length)
+    }
+
+    /// Whether the record at `place` is that of `message`, header and body: whether a redraw of the
+    /// index would find it. One system call.
+    pub(super) fn holds(&self, place: Place, message: &Message) -> io::Result<bool> {
+        let record = self.read_part(place, 0, HEADER_BYTES.saturating_add(place.length))?;
+        let is_header = |header: Header| {
+            header.content == Content::Message(message.digest()) && header.length == place.length
+        };
+        let body = record.get(HEADER_BYTES as usize..).unwrap_or_default();
+        Ok(Header::decode(&record).is_some_and(is_header) && body == *message.as_bytes())
+    }
+
+    /// Reads `length` bytes of the record at `place`, from `offset` in the record on.
+    fn read_part(&self, place: Place, offset: u32, length: u32) -> io::Result<Vec<u8>> {
+        let file = self
+            .segment(place.at.segment)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the segment is missing"))?;
+        // A damaged index entry must not ask for gigabytes.
+        if u64::from(place.at.offset) + record_bytes(place.length) > u64::from(self.segment_bytes) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the place is outside its segment",
+            ));
+        }
+        let mut bytes = vec![0; length as usize];
+        file.read_exact_at(&mut bytes, u64::from(place.at.offset + offset))?;
+        Ok(bytes)
+    }
+
+    /// Makes sure that segment `number` is there, with its blocks reserved and its directory entry
+    /// durable. Costs nothing when it is, a few milliseconds and several syncs when it is not.
+    pub(super) fn prepare(&self, number: u32) -> io::Result<()> {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.segment(number).is_some() {
+            return Ok(());
+        }
+        let path = self.directory.join(segment_name(number));
+        let aside = path.with_extension("new");
+        let file = disk::create(&aside)?;
+        let made = disk::reserve(&file, u64::from(self.segment_bytes))
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fs::rename(&aside, &path))
+            .and_then(|()| disk::sync_directory(&self.directory));
+        if let Err(error) = made {
+            // What was reserved so far is given back: the disk is probably full.
+            let _ = fs::remove_file(&aside);
+            return Err(error);
+        }
+        let mut segments = self
+            .segments
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        put_segment(&mut segments, number, file);
+        Ok(())
+    }
+
+    /// Makes durable what was written to the segments `range`.
+    pub(super) fn sync(&self, range: Range<u32>) -> io::Result<()> {
+        for number in range {
+            if let Some(file) = self.segment(number) {
+                file.sync_data()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether segments of these lengths can be of `segment_bytes` each. One may have been cut short, but
+/// none grows, and several are not cut to the same length.
+fn agree(lengths: &[u64], segment_bytes: u64) -> bool {
+    let longest = lengths.iter().copied().max().unwrap_or(segment_bytes);
+    let all_alike = lengths.len() > 1 && lengths.iter().all(|&length| length == longest);
+    longest == segment_bytes || longest < segment_bytes && !all_alike
+}
+
+/// `12` → `00000012.log`.
+fn segment_name(number: u32) -> String {
+    format!("{number:08}.log")
+}
+
+/// `00000012.log` → `12`; `None` for any other name.
+fn segment_number(name: &str) -> Option<u32> {
+    let number = name.strip_suffix(".log")?.parse().ok()?;
+    (number > 0 && segment_name(number) == name).then_some(number)
+}
+
+fn put_segment(segments: &mut Vec<Option<Arc<File>>>, number: u32, file: File) {
+    let index = number as usize - 1;
+    if segments.len() <= index {
+        segments.resize(index + 1, None);
+    }
+    if let Some(slot) = segments.get_mut(index) {
+        *slot = Some(Arc::new(file));
+    }
+}
+
+/// The one writer of the log: it alone knows where the log ends.
+#[derive(Debug)]
+pub struct Appender {
+    log: Arc<Log>,
+    end: Position,
+    buffer: Vec<u8>,
+    /// Parts of `buffer` and where they go; more than one where a group crosses a segment.
+    writes: Vec<(Position, Range<usize>)>,
+}
+
+impl Appender {
+    /// Appends from `end` on, which recovery found.
+    #[must_use]
+    pub fn new(log: Arc<Log>, end: Position) -> Self {
+        Self {
+            log,
+            end,
+            buffer: Vec::new(),
+            writes: Vec::new(),
+        }
+    }
+
+    /// Where the next group starts.
+    #[must_use]
+    pub fn end(&self) -> Position {
+        self.end
+    }
+
+    /// Lays out `messages` as one group and makes sure its segments exist. Nothing is written yet.
+    ///
+    /// # Errors
+    /// If a segment cannot be made, on a full disk above all. The log is as it was, and the group can
+    /// be dropped.
+    pub fn prepare<'a>(
+        &mut self,
+        messages: impl IntoIterator<Item = &'a Message>,
+    ) -> io::Result<Group> {
+        let start = self.end;
+        let mut end = start;
+        let mut places = Vec::new();
+        self.buffer.clear();
+        self.buffer.shrink_to(BUFFER_KEPT_BYTES);
+        self.writes.clear();
+        let mut part = (end, 0);
+        for message in messages {
+            let (length, bytes) = self.size(message)?;
+            let room = self.log.segment_bytes - end.offset;
+            if bytes > room {
+                if room >= HEADER_BYTES {
+                    let length = room - HEADER_BYTES;
+                    let filler = Header {
+                        content: Content::Filler,
+                        group: start,
+                        length,
+                    };
+                    self.buffer.extend_from_slice(&filler.encode());
+                }
+                self.writes.push((part.0, part.1..self.buffer.len()));
+                end = Position {
+                    segment: end.segment + 1,
+                    offset: 0,
+                };
+                part = (end, self.buffer.len());
+            }
+            places.push(Place { at: end, length });
+            let content = Content::Message(message.digest());
+            let header = Header {
+                content,
+                group: start,
+                length,
+            };
+            self.buffer.extend_from_slice(&header.encode());
+            self.buffer.extend_from_slice(message.as_bytes());
+            let padded = self.buffer.len() + (bytes - HEADER_BYTES - length) as usize;
+            self.buffer.resize(padded, 0);
+            end.offset += bytes;
+        }
+        self.writes.push((part.0, part.1..self.buffer.len()));
+        for segment in start.segment..=end.segment {
+            self.log.prepare(segment)?;
+        }
+        Ok(Group { start, end, places })
+    }
+
+    /// Length of the body and of the whole record of `message`.
+    fn size(&self, message: &Message) -> io::Result<(u32, u32)> {
+        let fits = |length: u32| {
+            let bytes = u32::try_from(record_bytes(length)).ok()?;
+            (bytes <= self.log.segment_bytes).then_some((length, bytes))
+        };
+        u32::try_from(message.as_bytes().len())
+            .ok()
+            .and_then(fits)
+            .ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "the message is larger than a segment",
+                )
+            })
+    }
+
+    /// Writes the group that was prepared last; with `sync`, it is durable on return.
+    ///
+    /// # Errors
+    /// If it cannot be written or synced. Nobody knows what the disk holds then: nothing may be
+    /// appended any more.
+    pub fn write(&mut self, group: &Group, sync: bool) -> io::Result<()> {
+        for (at, range) in &self.writes {
+            let file = self
+                .log
+                .segment(at.segment)
+                .ok_or_else(|| io::Error::other("a prepared segment is gone"))?;
+            let bytes = self.buffer.get(range.clone()).unwrap_or_default();
+            file.write_all_at(bytes, u64::from(at.offset))?;
+        }
+        self.end = group.end;
+        if sync {
+            self.log.sync(group.start.segment..group.end.segment + 1)?;
+        }
+        Ok(())
+    }
+}
+
+/// A group laid out for writing.
+#[derive(Debug)]
+pub struct Group {
+    start: Position,
+    end: Position,
+    places: Vec<Place>,
+}
+
+impl Group {
+    /// Where the log ends once the group is written.
+    #[must_use]
+    pub fn end(&self) -> Position {
+        self.end
+    }
+
+    /// The place of each message, in the order they were given.
+    #[must_use]
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENT: u32 = 4096;
+
+    fn log(directory: &Path) -> (Arc<Log>, Appender) {
+        let log = Arc::new(Log::open(directory, SEGMENT).unwrap());
+        let appender = Appender::new(Arc::clone(&log), Position::START);
+        (log, appender)
+    }
+
+    fn append(appender: &mut Appender, messages: &[Message]) -> Vec<Place> {
+        let group = appender.prepare(messages).unwrap();
+        appender.write(&group, true).unwrap();
+        group.places().to_vec()
+    }
+
+    fn text(length: usize) -> Message {
+        Message::new("x".repeat(length))
+    }
+
+    #[test]
+    fn a_header_reads_back_and_any_flipped_bit_is_seen() {
+        let header = Header {
+            content: Content::Message(Digest::of(b"foo")),
+            group: Position {
+                segment: 7,
+                offset: 4096,
+            },
+            length: 3,
+        };
+        let bytes = header.encode();
+        assert_eq!(Header::decode(&bytes), Some(header));
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Header::decode(&flipped), None, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_header_cut_short_is_none() {
+        let header = Header {
+            content: Content::Filler,
+            group: Position::START,
+            length: 0,
+        };
+        assert_eq!(Header::decode(&header.encode()[..55]), None);
+    }
+
+    #[test]
+    fn bodies_of_all_small_sizes_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, mut appender) = log(directory.path());
+        let messages: Vec<_> = (0..40).map(text).collect();
+        let places = append(&mut appender, &messages);
+        for (message, place) in messages.iter().zip(places) {
+            assert_eq!(log.read(place).unwrap(), *message.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_group_that_crosses_segments_reads_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, mut appender) = log(directory.path());
+        let messages: Vec<_> = (1500..1510).map(text).collect();
+        let places = append(&mut appender, &messages);
+        assert!(places.last().unwrap().at.segment > 2);
+        for (message, place) in messages.iter().zip(places) {
+            assert_eq!(log.read(place).unwrap(), *message.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_message_may_fill_a_segment_and_not_a_byte_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, mut appender) = log(directory.path());
+        append(&mut appender, &[text(10)]);
+        let whole = text((SEGMENT - HEADER_BYTES) as usize);
+        let places = append(&mut appender, &[whole.clone(), text(1)]);
+        assert_eq!(
+            places[0].at,
+            Position {
+                segment: 2,
+                offset: 0
+            }
+        );
+        assert_eq!(
+            places[1].at,
+            Position {
+                segment: 3,
+                offset: 0
+            }
+        );
+        assert_eq!(log.read(places[0]).unwrap(), *whole.as_bytes());
+        let larger = text((SEGMENT - HEADER_BYTES) as usize + 1);
+        let refused = appender.prepare(&[larger]).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_rest_shorter_than_a_header_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, mut appender) = log(directory.path());
+        // 48 bytes stay.
+        append(
+            &mut appender,
+            &[text((SEGMENT - HEADER_BYTES - 48) as usize)],
+        );
+        let places = append(&mut appender, &[text(1)]);
+        assert_eq!(
+            places[0].at,
+            Position {
+                segment: 2,
+                offset: 0
+            }
+        );
+        let mut rest = [0xee; 48];
+        let first = log.segment(1).unwrap();
+        first
+            .read_exact_at(&mut rest, u64::from(SEGMENT - 48))
+            .unwrap();
+        assert_eq!(rest, [0; 48]);
+    }
+
+    #[test]
+    fn a_place_outside_its_segment_is_refused_before_anything_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, mut appender) = log(directory.path());
+        append(&mut appender, &[text(1)]);
+        let place = Place {
+            at: Position::START,
+            length: u32::MAX,
+        };
+        assert_eq!(
+            log.read(place).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+    }
+
+    #[test]
+    fn names_of_other_files_are_no_segments() {
+        assert_eq!(segment_number("00000012.log"), Some(12));
+        assert_eq!(segment_number("123456789.log"), Some(123_456_789));
+        for name in [
+            "12.log",
+            "00000000.log",
+            "+0000012.log",
+            "00000012.new",
+            "x.log",
+        ] {
+            assert_eq!(segment_number(name), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! A store in memory, for tests of everything above the store: it counts what it does and fails on
+//! demand. It keeps no promise of durability.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::{Durability, Health, Put, Receipt, Store, StoreError};
+use crate::digest::Digest;
+use crate::message::Message;
+
+/// What a [`MemoryStore`] does instead of its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Puts of new messages fail with this error.
+    Puts(StoreError),
+    /// Look-ups fail with this error.
+    Gets(StoreError),
+    /// Puts of new messages are never answered.
+    Stall,
+}
+
+/// Messages in a map.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    messages: HashMap<Digest, Message>,
+    fault: Option<Fault>,
+    stalled: Vec<oneshot::Sender<Result<Receipt, StoreError>>>,
+    writes: usize,
+}
+
+impl MemoryStore {
+    /// Fails like this from now on, or not any more. Puts that stalled are refused.
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        let mut inner = self.lock();
+        inner.fault = fault;
+        inner.stalled.clear();
+    }
+
+    /// Messages written so far; one that was known is not.
+    #[must_use]
+    pub fn writes(&self) -> usize {
+        self.lock().writes
+    }
+
+    /// Puts that were begun and not answered.
+    #[must_use]
+    pub fn stalled(&self) -> usize {
+        self.lock().stalled.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for MemoryStore {
+    fn put(&self, message: Message) -> Put {
+        let mut inner = self.lock();
+        let digest = message.digest();
+        if !inner.messages.contains_key(&digest) {
+            match inner.fault {
+                Some(Fault::Puts(error)) => return Put::done(Err(error)),
+                Some(Fault::Stall) => {
+                    let (reply, answer) = oneshot::channel();
+                    inner.stalled.push(reply);
+                    return Put::waiting(answer);
+                }
+                Some(Fault::Gets(_)) | None => {}
+            }
+            inner.messages.insert(digest, message);
+            inner.writes += 1;
+        }
+        Put::done(Ok(Receipt::new(digest, Durability::Os)))
+    }
+
+    fn get(&self, digest: &Digest) -> Result<Option<Message>, StoreError> {
+        let inner = self.lock();
+        match inner.fault {
+            Some(Fault::Gets(error)) => Err(error),
+            _ => Ok(inner.messages.get(digest).cloned()),
+        }
+    }
+
+    fn holds(&self, digest: &Digest) -> Result<bool, StoreError> {
+        self.get(digest).map(|message| message.is_some())
+    }
+
+    fn health(&self) -> Health {
+        let reason = |error: StoreError| Err(error.to_string());
+        match self.lock().fault {
+            Some(Fault::Puts(error)) => Health {
+                reads: Ok(()),
+                writes: reason(error),
+            },
+            Some(Fault::Gets(error)) => Health {
+                reads: reason(error),
+                writes: reason(error),
+            },
+            Some(Fault::Stall) | None => Health {
+                reads: Ok(()),
+                writes: Ok(()),
+            },
+        }
+    }
+
+    fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,210 @@
+//! Where messages are kept: what a store promises, and why the embedded one may promise it.
+//!
+//! This room knows messages and disks. It knows nothing of HTTP, of who asks, or of how long they
+//! are willing to wait.
+//!
+//! # The durability argument
+//!
+//! *The log is the truth, the index is drawn from it.* A put is done when its record is in the log
+//! and `fdatasync` on the record's segment has returned; only then is it entered into the index, and
+//! only then is it answered. So nothing is visible before it is durable, and what a look-up has
+//! returned once is not gone later. A second put of the same text finds it in the index, which proves
+//! that it is durable, compares it with what the log holds, and is answered at once.
+//!
+//! Segments are reserved in full and their directory entries synced before their first record, so
+//! `fdatasync` of the segment covers everything a record needs, and a full disk shows before a group
+//! is written, not in the middle of one.
+//!
+//! Each way a crash can fall:
+//!
+//! * *before the write, or within it*: the group was not answered. What is left of it is a torn tail
+//!   and is erased, or whole records, which are kept: to have more than was promised is no loss.
+//!   (`a_torn_group_costs_nothing_that_was_acked`)
+//! * *between the write and the sync, with power*: the records may be there, in any selection of
+//!   blocks. `recovery` tells the group from an older, damaged one by the group's start in each
+//!   header. What it keeps, it syncs before anyone can read it.
+//! * *between the sync and the answer, or before the index has it*: the record is in the log behind
+//!   the checkpoint and is replayed. (`every_acked_message_survives_a_kill`)
+//! * *anywhere in the index*: a checkpoint is written only after the index was flushed and synced, so
+//!   replaying from it completes any index that still holds it. One that does not, or that cannot be
+//!   read from end to end, is thrown away and redrawn. (`a_damaged_index_is_redrawn`)
+//! * *while recovering*: recovery only erases what was never answered and may run any number of
+//!   times.
+//!
+//! A failed write or sync is never retried: after it, the kernel may call pages clean that never
+//! reached the disk. The group is refused and the store takes no more writes until it is opened
+//! again; reads go on.
+//!
+//! Not covered: a file system or disk that lies about `fdatasync`, and loss of the disk.
+//!
+//! With [`Durability::Os`] the answer leaves after the write: it survives the death of the process,
+//! not that of the machine.
+
+// The index and the log are public for those who measure them alone.
+pub mod index;
+pub mod log;
+
+mod committer;
+mod directory;
+mod disk;
+mod embedded;
+mod keeper;
+mod memory;
+mod opening;
+mod queue;
+mod recovery;
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::sync::oneshot;
+
+pub use self::directory::{DataDirectory, OpenError};
+pub use self::embedded::{EmbeddedStore, Options};
+pub use self::memory::{Fault, MemoryStore};
+use crate::digest::Digest;
+use crate::message::Message;
+
+/// Keeps messages.
+///
+/// Implementations take their own threads for what waits on a disk.
+pub trait Store: fmt::Debug + Send + Sync {
+    /// Stores a message. The receipt comes once it is durable; a message that is already there costs
+    /// a look-up and writes nothing. Dropping the future does not take the message back.
+    fn put(&self, message: Message) -> Put;
+
+    /// The message with this digest, its text checked against it. Blocks for a few microseconds, or
+    /// for as long as a page takes to come from the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if the message was stored and cannot be read any more.
+    fn get(&self, digest: &Digest) -> Result<Option<Message>, StoreError>;
+
+    /// Whether a message with this digest was stored; its text is not read.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] if the index cannot be asked.
+    fn holds(&self, digest: &Digest) -> Result<bool, StoreError>;
+
+    /// What works and what does not. Costs nothing.
+    fn health(&self) -> Health;
+
+    /// Takes no more writes, finishes those that wait, and leaves everything on the disk. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] if the last sync failed; what was acknowledged is safe all the same.
+    fn close(&self) -> Result<(), StoreError>;
+}
+
+/// What an acknowledged put survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Loss of power: the answer leaves after `fdatasync`.
+    Disk,
+    /// Death of the process only: the answer leaves after the write, a sync follows within 100 ms.
+    Os,
+}
+
+impl Durability {
+    /// The name used on the command line and in answers.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+            Self::Os => "os",
+        }
+    }
+}
+
+/// Proof that a message is stored as durably as it says. Only a store can make one.
+#[derive(Clone, Copy, Debug)]
+pub struct Receipt {
+    digest: Digest,
+    durability: Durability,
+}
+
+impl Receipt {
+    fn new(digest: Digest, durability: Durability) -> Self {
+        Self { digest, durability }
+    }
+
+    /// The digest of the stored message.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// What the message survives from now on.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.durability
+    }
+}
+
+/// Why a store did not do what it was asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Too many writes wait; nothing was stored.
+    #[error("too many writes are waiting")]
+    Busy,
+    /// There is no room on the disk; nothing was stored.
+    #[error("the disk is full")]
+    Full,
+    /// The message is larger than the store was opened for; nothing was stored.
+    #[error("the message is too large")]
+    TooLarge,
+    /// The store takes no more writes because it is being closed; nothing was stored.
+    #[error("the store is being closed")]
+    Closed,
+    /// Something failed below the store; whether the message was stored is not known.
+    #[error("the store failed and takes no more writes until it is restarted")]
+    Failed,
+    /// The message was stored, but what the disk holds now is not it.
+    #[error("the stored message is damaged")]
+    Damaged,
+}
+
+/// What a store can do at the moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Look-ups work, or why they do not.
+    pub reads: Result<(), String>,
+    /// Puts of new messages work, or why they do not.
+    pub writes: Result<(), String>,
+}
+
+/// A put on its way to the disk.
+#[derive(Debug)]
+#[must_use = "only the receipt says that the message is stored"]
+pub struct Put(Progress);
+
+#[derive(Debug)]
+enum Progress {
+    Done(Result<Receipt, StoreError>),
+    Waiting(oneshot::Receiver<Result<Receipt, StoreError>>),
+}
+
+impl Put {
+    fn done(result: Result<Receipt, StoreError>) -> Self {
+        Self(Progress::Done(result))
+    }
+
+    fn waiting(reply: oneshot::Receiver<Result<Receipt, StoreError>>) -> Self {
+        Self(Progress::Waiting(reply))
+    }
+}
+
+impl Future for Put {
+    type Output = Result<Receipt, StoreError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Progress::Done(result) => Poll::Ready(*result),
+            // A sender that is gone without a word is a committer that died.
+            Progress::Waiting(reply) => Pin::new(reply)
+                .poll(context)
+                .map(|reply| reply.unwrap_or(Err(StoreError::Failed))),
+        }
+    }
+}

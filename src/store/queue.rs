@@ -1,0 +1,167 @@
+//! The line in front of the committer: bounded in entries and in bytes, drained in groups.
+//!
+//! There is no artificial delay: whatever came while one group was being synced is the next group.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Entries that may wait; also the limit on how many writers one sync can release twice over.
+pub(super) const QUEUE_ENTRIES_MAX: usize = 1024;
+
+/// Bytes of text that may wait. One text larger than this is let in when nothing else waits.
+pub(super) const QUEUE_BYTES_MAX: usize = 64 << 20;
+
+/// Entries of one group: beyond it the sync's share of a put is below the rest of its cost.
+pub(super) const GROUP_ENTRIES_MAX: usize = 512;
+
+/// Bytes of one group, so that small messages do not wait long behind large ones. A larger text
+/// makes a group of its own.
+pub(super) const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// A bounded queue with one consumer.
+#[derive(Debug)]
+pub(super) struct Queue<T> {
+    inner: Mutex<Inner<T>>,
+    arrived: Condvar,
+}
+
+#[derive(Debug)]
+struct Inner<T> {
+    /// Entries with the bytes they stand for.
+    waiting: VecDeque<(T, usize)>,
+    bytes: usize,
+    closed: bool,
+}
+
+/// Why an entry was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// The queue is full.
+    Full,
+    /// The queue was closed.
+    Closed,
+}
+
+impl<T> Queue<T> {
+    pub(super) fn new() -> Self {
+        let inner = Inner {
+            waiting: VecDeque::new(),
+            bytes: 0,
+            closed: false,
+        };
+        Self {
+            inner: Mutex::new(inner),
+            arrived: Condvar::new(),
+        }
+    }
+
+    /// Adds an entry that stands for `bytes` bytes; never waits.
+    pub(super) fn push(&self, entry: T, bytes: usize) -> Result<(), Refused> {
+        let mut inner = self.lock();
+        if inner.closed {
+            return Err(Refused::Closed);
+        }
+        let crowded = inner.bytes + bytes > QUEUE_BYTES_MAX && !inner.waiting.is_empty();
+        if crowded || inner.waiting.len() >= QUEUE_ENTRIES_MAX {
+            return Err(Refused::Full);
+        }
+        let first = inner.waiting.is_empty();
+        inner.waiting.push_back((entry, bytes));
+        inner.bytes += bytes;
+        drop(inner);
+        if first {
+            self.arrived.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Waits for entries and takes the first of them, up to the size of a group. `None` once the
+    /// queue is closed and empty.
+    pub(super) fn take_group(&self) -> Option<Vec<T>> {
+        let mut inner = self.lock();
+        while inner.waiting.is_empty() {
+            if inner.closed {
+                return None;
+            }
+            inner = self
+                .arrived
+                .wait(inner)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut bytes = 0;
+        let fitting = inner
+            .waiting
+            .iter()
+            .take(GROUP_ENTRIES_MAX)
+            .take_while(|(_, size)| {
+                bytes += size;
+                bytes <= GROUP_BYTES_MAX
+            });
+        let entries = fitting.count().max(1);
+        let group: Vec<_> = inner.waiting.drain(..entries).collect();
+        inner.bytes -= group.iter().map(|(_, size)| size).sum::<usize>();
+        Some(group.into_iter().map(|(entry, _)| entry).collect())
+    }
+
+    /// Takes no more entries; those that wait can still be taken out.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.arrived.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner<T>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_refused_beyond_the_limit_and_taken_again_after_a_group_left() {
+        let queue = Queue::new();
+        for number in 0..QUEUE_ENTRIES_MAX {
+            queue.push(number, 1).unwrap();
+        }
+        assert_eq!(queue.push(0, 1), Err(Refused::Full));
+        let group = queue.take_group().unwrap();
+        assert_eq!(group, (0..GROUP_ENTRIES_MAX).collect::<Vec<_>>());
+        queue.push(0, 1).unwrap();
+    }
+
+    #[test]
+    fn bytes_are_limited_too_but_one_large_entry_passes_alone() {
+        let queue = Queue::new();
+        queue.push('a', QUEUE_BYTES_MAX + 1).unwrap();
+        assert_eq!(queue.push('b', 0), Err(Refused::Full));
+        assert_eq!(queue.take_group().unwrap(), ['a']);
+        queue.push('c', QUEUE_BYTES_MAX).unwrap();
+        assert_eq!(queue.push('d', 1), Err(Refused::Full));
+        queue.push('e', 0).unwrap();
+    }
+
+    #[test]
+    fn a_group_ends_before_the_entry_that_would_make_it_too_large() {
+        let queue = Queue::new();
+        queue.push('a', GROUP_BYTES_MAX - 1).unwrap();
+        queue.push('b', 1).unwrap();
+        queue.push('c', 1).unwrap();
+        queue.push('d', GROUP_BYTES_MAX + 1).unwrap();
+        queue.push('e', 1).unwrap();
+        assert_eq!(queue.take_group().unwrap(), ['a', 'b']);
+        assert_eq!(queue.take_group().unwrap(), ['c']);
+        assert_eq!(queue.take_group().unwrap(), ['d']);
+        assert_eq!(queue.take_group().unwrap(), ['e']);
+    }
+
+    #[test]
+    fn a_closed_queue_gives_out_what_waits_and_then_nothing() {
+        let queue = Queue::new();
+        queue.push('a', 1).unwrap();
+        queue.close();
+        assert_eq!(queue.push('b', 1), Err(Refused::Closed));
+        assert_eq!(queue.take_group().unwrap(), ['a']);
+        assert_eq!(queue.take_group(), None);
+    }
+}
