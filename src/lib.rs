@@ -16,3 +16,7 @@ pub mod message;
 pub mod store;
 
 pub mod service;
+
+pub mod http;
+
+pub mod config;

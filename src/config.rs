@@ -1,0 +1,177 @@
+//! Settings after every check: what the rest of the program can rely on.
+//!
+//! Limits are here because everything has one. Each default is a named constant with its reason;
+//! tests lower them to see both sides.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::store::Durability;
+
+/// Default of [`Limits::body_bytes_max`]: far above any message meant to be read by people, small
+/// enough that a few dozen at once do not matter.
+pub const BODY_BYTES_MAX: u64 = 1 << 20;
+
+/// Default of [`Config::segment_bytes`]: making one takes milliseconds, and a terabyte is 16,384
+/// descriptors.
+pub const SEGMENT_BYTES: u32 = 64 << 20;
+
+/// The part of the memory limit that caches get unless told otherwise.
+const CACHE_SHARE: u64 = 4;
+
+/// Caches where the memory limit cannot be found out.
+const CACHE_BYTES_FALLBACK: u64 = 256 << 20;
+
+/// Settings of `digestd serve`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Addresses to listen on; at least one.
+    pub listen: Vec<SocketAddr>,
+    /// Directory of the store.
+    pub data_dir: PathBuf,
+    /// What an acknowledged message survives.
+    pub durability: Durability,
+    /// Memory for caches, in bytes.
+    pub cache_bytes: u64,
+    /// Size of the segments of a new store, in bytes.
+    pub segment_bytes: u32,
+    /// Room on the disk below which writes are refused; `None` for the store's default.
+    pub free_bytes_min: Option<u64>,
+    /// Threads that serve requests.
+    pub workers: usize,
+    /// What clients may take.
+    pub limits: Limits,
+}
+
+/// What clients may take of memory, time and descriptors.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// A request body, in bytes.
+    pub body_bytes_max: u64,
+    /// Request bodies larger than [`Limits::small_body_bytes_max`] in memory at once, all
+    /// connections together, in bytes.
+    pub large_bodies_bytes_max: usize,
+    /// The same for the others, so that large bodies never keep small ones out.
+    pub small_bodies_bytes_max: usize,
+    /// A body up to this size is small, in bytes.
+    pub small_body_bytes_max: usize,
+    /// Answers larger than 64 KiB that clients have not taken yet, all connections together, in bytes.
+    pub answers_bytes_max: usize,
+    /// A body may pause this long.
+    pub body_stall_timeout: Duration,
+    /// What a body must bring on average once it took longer than a pause, in bytes a second.
+    pub body_rate_min: u64,
+    /// From the start of a connection to the end of its first request head, and from the first byte
+    /// of a later head to its last.
+    pub head_timeout: Duration,
+    /// A request head, in bytes.
+    pub head_bytes_max: usize,
+    /// Fields of a request head.
+    pub head_fields_max: usize,
+    /// A client may leave an answer unread this long.
+    pub write_stall_timeout: Duration,
+    /// A connection may be silent this long between requests.
+    pub idle_timeout: Duration,
+    /// A connection may live this long.
+    pub age_max: Duration,
+    /// Requests on one connection.
+    pub connection_requests_max: u64,
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Connections at once of one client: an IPv4 address, an IPv6 /64 network.
+    pub client_connections_max: usize,
+    /// Writes at once, from the end of their body to their answer.
+    pub writes_max: usize,
+    /// Requests may go on this long after the order to stop.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: BODY_BYTES_MAX,
+            // Together 48 MiB: 32 of the largest bodies, and a thousand small ones beside them.
+            large_bodies_bytes_max: 32 << 20,
+            small_bodies_bytes_max: 16 << 20,
+            // A page of text as JSON with every character escaped.
+            small_body_bytes_max: 16 << 10,
+            // 64 of the largest messages at once.
+            answers_bytes_max: 64 << 20,
+            // Long enough for a lost packet's third retry, on a bad line.
+            body_stall_timeout: Duration::from_secs(30),
+            // A modem of 1990; a client below it holds memory and sends nothing.
+            body_rate_min: 1024,
+            head_timeout: Duration::from_secs(10),
+            // Twice what browsers with full cookie jars send.
+            head_bytes_max: 16 << 10,
+            head_fields_max: 64,
+            write_stall_timeout: Duration::from_secs(30),
+            // Longer than the pause between two clicks, shorter than most proxies keep theirs.
+            idle_timeout: Duration::from_mins(1),
+            // So that load balancers spread again, and no client holds a slot for ever.
+            age_max: Duration::from_hours(1),
+            connection_requests_max: 10_000,
+            // About 40 KiB each at the worst.
+            connections_max: 8192,
+            client_connections_max: 256,
+            writes_max: 1024,
+            // What supervisors allow between SIGTERM and SIGKILL, with room for the last sync.
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Limits {
+    /// What connections, bodies and large answers can take at the very most, in bytes. Caches come on
+    /// top.
+    #[must_use]
+    pub fn memory_bytes_max(&self) -> usize {
+        // Read buffer, write buffer, and about 8 KiB of state for each connection.
+        let connection = 2 * self.head_bytes_max + (8 << 10);
+        let bodies = self.large_bodies_bytes_max + self.small_bodies_bytes_max;
+        self.connections_max
+            .saturating_mul(connection)
+            .saturating_add(bodies + self.answers_bytes_max)
+    }
+}
+
+/// A quarter of the memory this process may use: of its control group, or of the machine.
+#[must_use]
+pub fn default_cache_bytes() -> u64 {
+    memory_limit_bytes().map_or(CACHE_BYTES_FALLBACK, |bytes| bytes / CACHE_SHARE)
+}
+
+fn memory_limit_bytes() -> Option<u64> {
+    let group = [
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ]
+    .into_iter()
+    .find_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok());
+    let machine = fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| total_memory_bytes(&text));
+    group.into_iter().chain(machine).min()
+}
+
+fn total_memory_bytes(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_s_memory_is_read_from_meminfo() {
+        let meminfo = "MemTotal:       24626856 kB\nMemFree:        1 kB\n";
+        assert_eq!(total_memory_bytes(meminfo), Some(24_626_856 * 1024));
+        assert_eq!(total_memory_bytes("nothing"), None);
+    }
+}

@@ -1,0 +1,178 @@
+//! The body of an answer, and what a client that does not take it may hold.
+//!
+//! A small answer is handed over in one piece. A large one is handed over in pieces, as the client
+//! takes them: what it has not taken yet is counted against a budget that all connections share, and
+//! its [`Taking`] shows whether the client takes anything at all. HTTP/2 makes both necessary: there,
+//! one connection can leave many answers unread and be busy with others.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Largest piece of an answer, in bytes: what is buffered for a stream anyway. An answer up to this
+/// is small.
+const PIECE_BYTES_MAX: usize = 64 << 10;
+
+/// The body of an answer.
+#[derive(Debug, Default)]
+pub struct Answer {
+    rest: Bytes,
+    /// For a large answer.
+    held: Option<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    taking: Taking,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Follows a large answer on its way out.
+#[derive(Clone, Debug, Default)]
+pub struct Taking(Arc<AtomicUsize>);
+
+impl Taking {
+    /// Pieces that the client took so far, `None` once that is all of them or it went away.
+    #[must_use]
+    pub fn pieces(&self) -> Option<usize> {
+        (Arc::strong_count(&self.0) > 1).then(|| self.0.load(Relaxed))
+    }
+}
+
+/// Room for what large answers hold, all connections together.
+#[derive(Debug)]
+pub(super) struct Room {
+    bytes: Arc<Semaphore>,
+    bytes_max: usize,
+}
+
+impl Room {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        let bytes = Arc::new(Semaphore::new(bytes_max));
+        Self { bytes, bytes_max }
+    }
+
+    /// Counts `answer`, if it is large; `None` if there is no room for it. One that is larger than
+    /// all the room passes alone.
+    pub(super) fn admit(&self, mut answer: Answer) -> Option<Answer> {
+        let length = answer.rest.len();
+        if length > PIECE_BYTES_MAX {
+            let permits = u32::try_from(length.min(self.bytes_max)).unwrap_or(u32::MAX);
+            let permit = Arc::clone(&self.bytes).try_acquire_many_owned(permits);
+            answer.held = Some(Held {
+                taking: Taking::default(),
+                _permit: permit.ok()?,
+            });
+        }
+        Some(answer)
+    }
+}
+
+impl Answer {
+    /// Follows this answer, if it is large.
+    #[must_use]
+    pub fn taking(&self) -> Option<Taking> {
+        self.held.as_ref().map(|held| held.taking.clone())
+    }
+}
+
+impl From<Bytes> for Answer {
+    fn from(bytes: Bytes) -> Self {
+        Self {
+            rest: bytes,
+            held: None,
+        }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        if let Some(held) = &self.held {
+            held.taking.0.fetch_add(1, Relaxed);
+        }
+        let length = self.rest.len().min(PIECE_BYTES_MAX);
+        let piece = self.rest.split_to(length);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    fn answer(bytes: usize) -> Answer {
+        Bytes::from(vec![b'x'; bytes]).into()
+    }
+
+    #[test]
+    fn large_answers_are_admitted_while_there_is_room() {
+        let room = Room::new(200_000);
+        let first = room.admit(answer(100_000)).unwrap();
+        let _second = room.admit(answer(100_000)).unwrap();
+        assert!(room.admit(answer(PIECE_BYTES_MAX + 1)).is_none());
+        assert!(room.admit(answer(PIECE_BYTES_MAX)).is_some());
+        drop(first);
+        assert!(room.admit(answer(100_000)).is_some());
+    }
+
+    #[test]
+    fn an_answer_larger_than_all_the_room_passes_alone() {
+        let room = Room::new(100_000);
+        let large = room.admit(answer(1_000_000)).unwrap();
+        assert!(room.admit(answer(1_000_000)).is_none());
+        drop(large);
+        assert!(room.admit(answer(1_000_000)).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_large_answer_comes_in_pieces_and_can_be_followed() {
+        let room = Room::new(1_000_000);
+        let mut large = room.admit(answer(PIECE_BYTES_MAX + 1)).unwrap();
+        let taking = large.taking().unwrap();
+        assert_eq!(taking.pieces(), Some(0));
+        let piece = large.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(piece.len(), PIECE_BYTES_MAX);
+        assert_eq!(taking.pieces(), Some(1));
+        assert_eq!(large.size_hint().exact(), Some(1));
+        assert_eq!(
+            large
+                .frame()
+                .await
+                .unwrap()
+                .unwrap()
+                .into_data()
+                .unwrap()
+                .len(),
+            1
+        );
+        assert!(large.frame().await.is_none());
+        drop(large);
+        assert_eq!(taking.pieces(), None);
+        assert!(room.admit(answer(10)).unwrap().taking().is_none());
+    }
+}

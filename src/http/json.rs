@@ -1,0 +1,295 @@
+//! JSON in and out, by `serde_json`, made stricter on the way in.
+//!
+//! `serde_json` skips over members it is not asked for without looking at their strings, and a
+//! derived decoder takes an array for an object. So every value is visited here, asked for or not:
+//! what is accepted is a valid JSON object with exactly one `message`, and nothing after it. Nesting
+//! ends at 128 levels (`serde_json`'s own limit), long before the stack does. Errors never quote the
+//! input.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytestring::ByteString;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+/// What is wrong with a body, and where.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(super) struct JsonError(#[from] serde_json::Error);
+
+impl JsonError {
+    /// Whether the body is not even JSON, rather than the wrong kind of it.
+    pub(super) fn is_syntax(&self) -> bool {
+        self.0.is_syntax() || self.0.is_eof()
+    }
+}
+
+/// The member `message` of the object in `body`. Copies the text only if it has escapes.
+pub(super) fn message_text(body: &ByteString) -> Result<ByteString, JsonError> {
+    let mut reader = serde_json::Deserializer::from_str(body);
+    let text = reader.deserialize_any(BodyVisitor)?;
+    reader.end()?;
+    Ok(match text {
+        Cow::Borrowed(text) => body.slice_ref(text),
+        Cow::Owned(text) => text.into(),
+    })
+}
+
+/// `{"<name>": "<text>"}` as people read it: two spaces of indent, a final newline.
+pub(super) fn object(name: &str, text: &str) -> Vec<u8> {
+    let mut body = Vec::with_capacity(text.len() + name.len() + 16);
+    body.extend_from_slice(b"{\n  \"");
+    body.extend_from_slice(name.as_bytes());
+    body.extend_from_slice(b"\": ");
+    // Cannot fail: a string is always JSON, a vector always takes more.
+    let _ = serde_json::to_writer(&mut body, text);
+    body.extend_from_slice(b"\n}\n");
+    body
+}
+
+/// Reads the whole body.
+struct BodyVisitor;
+
+const NOT_AN_OBJECT: &str = "the body must be a JSON object with a string \"message\"";
+
+impl<'de> Visitor<'de> for BodyVisitor {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(NOT_AN_OBJECT)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut message = None;
+        while let Some(Any(name)) = members.next_key()? {
+            let Any(value) = members.next_value()?;
+            if name.as_deref() != Some("message") {
+                continue;
+            }
+            let text = value.ok_or_else(|| de::Error::custom("\"message\" must be a string"))?;
+            if message.replace(text).is_some() {
+                return Err(de::Error::custom("\"message\" is there twice"));
+            }
+        }
+        message.ok_or_else(|| de::Error::custom("\"message\" is missing"))
+    }
+
+    // The default errors of a visitor quote the value.
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Self::Value, E> {
+        Err(E::custom(NOT_AN_OBJECT))
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Self::Value, E> {
+        Err(E::custom(NOT_AN_OBJECT))
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Self::Value, E> {
+        Err(E::custom(NOT_AN_OBJECT))
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Self::Value, E> {
+        Err(E::custom(NOT_AN_OBJECT))
+    }
+
+    fn visit_str<E: de::Error>(self, _: &str) -> Result<Self::Value, E> {
+        Err(E::custom(NOT_AN_OBJECT))
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+        Err(E::custom(NOT_AN_OBJECT))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
+        Err(de::Error::custom(NOT_AN_OBJECT))
+    }
+}
+
+/// Any value, read to its end and checked: the text of a string, `None` for all others.
+struct Any<'de>(Option<Cow<'de, str>>);
+
+impl<'de> Deserialize<'de> for Any<'de> {
+    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+        reader.deserialize_any(AnyVisitor)
+    }
+}
+
+struct AnyVisitor;
+
+impl<'de> Visitor<'de> for AnyVisitor {
+    type Value = Any<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON value")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Any<'de>, E> {
+        Ok(Any(Some(Cow::Borrowed(text))))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Any<'de>, E> {
+        Ok(Any(Some(Cow::Owned(text.to_owned()))))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Any<'de>, E> {
+        Ok(Any(None))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Any<'de>, E> {
+        Ok(Any(None))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Any<'de>, E> {
+        Ok(Any(None))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Any<'de>, E> {
+        Ok(Any(None))
+    }
+
+    fn visit_unit<E>(self) -> Result<Any<'de>, E> {
+        Ok(Any(None))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Any<'de>, A::Error> {
+        while let Some(Any(_)) = elements.next_element()? {}
+        Ok(Any(None))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Any<'de>, A::Error> {
+        while let Some((Any(_), Any(_))) = members.next_entry()? {}
+        Ok(Any(None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(body: &str) -> Result<String, String> {
+        message_text(&body.into())
+            .map(|text| text.to_string())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_text_of_the_member_message_is_read() {
+        for (body, text) in [
+            (r#"{"message": "foo"}"#, "foo"),
+            (r#" { "message" : "" } "#, ""),
+            (r#"{"message":"\u00e9\ud83d\ude00\n\/"}"#, "é😀\n/"),
+            (r#"{"mess\u0061ge": "foo"}"#, "foo"),
+            (
+                r#"{"a": [1, -2, 3.5, true, null, {"message": 1}], "message": "foo", "b": "\u0000"}"#,
+                "foo",
+            ),
+        ] {
+            assert_eq!(read(body), Ok(text.into()), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_not_json_is_refused_and_the_place_is_named() {
+        for body in [
+            "",
+            "foo",
+            "{",
+            r#"{"message": "foo""#,
+            r#"{"message": "foo"} x"#,
+            r#"{"message": "foo"}{}"#,
+            r#"{"message": "foo",}"#,
+            r#"{message: "foo"}"#,
+            "{'message': 'foo'}",
+            "{\"message\": \"a\nb\"}",
+            r#"{"message": "\x"}"#,
+            "\u{feff}{}",
+        ] {
+            let refused = read(body).unwrap_err();
+            assert!(
+                refused.contains("at line 1 column") || refused.contains("at line 2 column"),
+                "{body}: {refused}"
+            );
+            assert!(!refused.contains("foo"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn json_of_another_shape_is_refused_without_quoting_it() {
+        for body in [
+            r#""secret""#,
+            "4711",
+            "-4711",
+            "47.11",
+            "true",
+            "null",
+            "[]",
+            r#"["secret"]"#,
+            "{}",
+            r#"{"Message": "secret"}"#,
+            r#"{"message": 4711}"#,
+            r#"{"message": null}"#,
+            r#"{"message": ["secret"]}"#,
+            r#"{"message": {"secret": "secret"}}"#,
+            r#"{"message": "secret", "message": "secret"}"#,
+            r#"{"message": "secret", "mess\u0061ge": "other"}"#,
+        ] {
+            let refused = read(body).unwrap_err();
+            assert!(refused.contains("message"), "{body}: {refused}");
+            assert!(
+                !refused.contains("secret") && !refused.contains("47"),
+                "{refused}"
+            );
+        }
+    }
+
+    #[test]
+    fn lone_surrogates_are_refused_wherever_they_stand() {
+        for body in [
+            r#"{"message": "\ud83d"}"#,
+            r#"{"message": "\ude00\ud83d"}"#,
+            r#"{"message": "foo", "other": "\ud83d"}"#,
+            r#"{"message": "foo", "other": ["\ude00"]}"#,
+            r#"{"\ud83d": 1, "message": "foo"}"#,
+        ] {
+            assert!(read(body).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn nesting_ends_long_before_the_stack_does() {
+        let nested = |levels: usize| {
+            let (open, close) = ("[".repeat(levels), "]".repeat(levels));
+            format!(r#"{{"message": "foo", "other": {open}{close}}}"#)
+        };
+        assert_eq!(read(&nested(100)), Ok("foo".into()));
+        for levels in [128, 100_000] {
+            assert!(
+                read(&nested(levels))
+                    .unwrap_err()
+                    .contains("recursion limit exceeded")
+            );
+        }
+        assert!(read(&"[".repeat(100_000)).is_err());
+        assert!(read(&r#"{"a":"#.repeat(100_000)).is_err());
+    }
+
+    #[test]
+    fn a_text_without_escapes_is_not_copied() {
+        let body = ByteString::from(r#"{"message": "foo"}"#);
+        let text = message_text(&body).unwrap();
+        assert!(
+            body.as_bytes()
+                .as_ptr_range()
+                .contains(&text.as_bytes().as_ptr())
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_survives_writing_and_reading(text: String) {
+            let body = String::from_utf8(object("message", &text)).unwrap();
+            prop_assert_eq!(read(&body), Ok(text));
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Reading a request body: within its size, within the memory set aside for bodies, and not for
+//! ever.
+//!
+//! **Invariant:** every byte of a body in memory is covered by a [`Reservation`], which lives as long
+//! as the body does. A body whose length is known is covered in full before its first byte is read:
+//! what is begun can be finished, and what cannot be is refused while it costs nothing.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout};
+
+use super::error::HttpError;
+use crate::config::Limits;
+
+/// Memory for bodies in flight, in two parts, so that however many large bodies are on their way,
+/// small ones pass.
+#[derive(Debug)]
+pub(super) struct Budget {
+    small: Semaphore,
+    large: Semaphore,
+    small_body_bytes_max: usize,
+}
+
+/// A part of the [`Budget`], given back when dropped.
+#[derive(Debug)]
+pub(super) struct Reservation<'a> {
+    _permit: Option<SemaphorePermit<'a>>,
+    bytes: usize,
+}
+
+impl Budget {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            small: Semaphore::new(limits.small_bodies_bytes_max),
+            large: Semaphore::new(limits.large_bodies_bytes_max),
+            small_body_bytes_max: limits.small_body_bytes_max,
+        }
+    }
+
+    /// Sets aside room for a body of `bytes` bytes; never waits.
+    fn reserve(&self, bytes: usize) -> Result<Reservation<'_>, HttpError> {
+        let part = if bytes <= self.small_body_bytes_max {
+            &self.small
+        } else {
+            &self.large
+        };
+        let permits = u32::try_from(bytes).map_err(|_| HttpError::NoRoomForBody)?;
+        let permit = part
+            .try_acquire_many(permits)
+            .map_err(|_| HttpError::NoRoomForBody)?;
+        Ok(Reservation {
+            _permit: Some(permit),
+            bytes,
+        })
+    }
+}
+
+/// Reads a whole body.
+///
+/// Dropping the future, which is what happens when the client goes away, frees everything.
+pub(super) async fn read_body<'a>(
+    limits: &Limits,
+    budget: &'a Budget,
+    mut body: Incoming,
+) -> Result<(Bytes, Reservation<'a>), HttpError> {
+    let too_large = || HttpError::BodyTooLarge {
+        bytes_max: limits.body_bytes_max,
+    };
+    let size = body.size_hint();
+    if size.lower() > limits.body_bytes_max {
+        return Err(too_large());
+    }
+    // Exact where the head gave a length; grown as it comes where it did not.
+    let declared = usize::try_from(size.lower()).map_err(|_| too_large())?;
+    let mut reservation = budget.reserve(declared)?;
+    let pace = Pace::new(limits);
+    let mut text = BytesMut::new();
+    while let Some(data) = pace.next_data(&mut body).await? {
+        let bytes = text.len() + data.len();
+        if bytes as u64 > limits.body_bytes_max {
+            return Err(too_large());
+        }
+        if bytes > reservation.bytes {
+            // Doubling, so that a long body asks a few times and not for every frame.
+            let most = usize::try_from(limits.body_bytes_max).unwrap_or(usize::MAX);
+            let wanted = (2 * bytes).min(most);
+            reservation = budget.reserve(wanted)?;
+        }
+        if text.is_empty() && body.is_end_stream() {
+            // The usual case: all of it came with the head, and nothing is copied.
+            return Ok((data, reservation));
+        }
+        text.reserve(reservation.bytes - text.len());
+        text.extend_from_slice(&data);
+        pace.check(text.len())?;
+    }
+    Ok((text.freeze(), reservation))
+}
+
+/// How long a body may take.
+struct Pace {
+    stall_timeout: Duration,
+    rate_min: u64,
+    started: Instant,
+}
+
+impl Pace {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            stall_timeout: limits.body_stall_timeout,
+            rate_min: limits.body_rate_min,
+            started: Instant::now(),
+        }
+    }
+
+    /// The next piece of the body; trailers are dropped.
+    async fn next_data(&self, body: &mut Incoming) -> Result<Option<Bytes>, HttpError> {
+        loop {
+            let frame = timeout(self.stall_timeout, body.frame()).await;
+            match frame.map_err(|_| HttpError::BodyTooSlow)? {
+                None => return Ok(None),
+                Some(Err(_)) => return Err(HttpError::BodyBroken),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends a body that trickles: each piece in time, the whole never.
+    fn check(&self, received: usize) -> Result<(), HttpError> {
+        let elapsed = self.started.elapsed();
+        let due = self.rate_min.saturating_mul(elapsed.as_secs());
+        if elapsed > self.stall_timeout && (received as u64) < due {
+            return Err(HttpError::BodyTooSlow);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget() -> Budget {
+        Budget::new(&Limits {
+            small_bodies_bytes_max: 100,
+            large_bodies_bytes_max: 1000,
+            small_body_bytes_max: 10,
+            ..Limits::default()
+        })
+    }
+
+    #[test]
+    fn bodies_within_the_budget_are_covered_and_one_more_is_not() {
+        let budget = budget();
+        let first = budget.reserve(600).unwrap();
+        let second = budget.reserve(400).unwrap();
+        assert!(matches!(budget.reserve(11), Err(HttpError::NoRoomForBody)));
+        drop(first);
+        budget.reserve(600).unwrap();
+        drop(second);
+    }
+
+    #[test]
+    fn large_bodies_never_keep_small_ones_out() {
+        let budget = budget();
+        let _large = budget.reserve(1000).unwrap();
+        let small: Vec<_> = (0..10).map(|_| budget.reserve(10).unwrap()).collect();
+        assert!(matches!(budget.reserve(10), Err(HttpError::NoRoomForBody)));
+        drop(small);
+        budget.reserve(0).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trickling_body_is_ended_once_it_is_behind_its_rate() {
+        let limits = Limits::default();
+        let pace = Pace::new(&limits);
+        tokio::time::advance(limits.body_stall_timeout).await;
+        pace.check(0).unwrap();
+        tokio::time::advance(Duration::from_secs(10)).await;
+        pace.check(40 * 1024).unwrap();
+        assert!(matches!(
+            pace.check(40 * 1024 - 1),
+            Err(HttpError::BodyTooSlow)
+        ));
+    }
+}

@@ -1,0 +1,148 @@
+//! Answers: one function for each kind, the fields of each in one place.
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::body::Body;
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap,
+    HeaderName, HeaderValue, LOCATION, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
+};
+
+use super::answer::Answer;
+use super::json;
+use super::negotiation::Form;
+use crate::digest::{DIGEST_DIGITS, Digest};
+use crate::message::Message;
+use crate::service::Receipt;
+
+pub(super) type Response = hyper::Response<Answer>;
+
+/// Names what a stored message survives; `disk` or `os`.
+const DURABILITY: HeaderName = HeaderName::from_static("durability");
+
+/// Room for the fields of the largest answer and those the connection adds.
+const FIELDS: usize = 12;
+
+/// 201 for a stored message, new or known.
+pub(super) fn created(receipt: &Receipt, form: Form) -> Response {
+    let digits = receipt.digest().to_hex();
+    let body = match form {
+        Form::Json => concat(b"{\n  \"digest\": \"", &digits, b"\"\n}\n"),
+        Form::Text => concat(b"", &digits, b"\n"),
+    };
+    let location = concat(b"/messages/", &digits, b"");
+    let mut response = response(StatusCode::CREATED, form, body);
+    let fields = response.headers_mut();
+    insert(fields, LOCATION, location);
+    fields.insert(
+        DURABILITY,
+        HeaderValue::from_static(receipt.durability().name()),
+    );
+    fields.insert(VARY, HeaderValue::from_static("accept"));
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// 200 with a message.
+pub(super) fn found(message: &Message, form: Form) -> Response {
+    let body = match form {
+        Form::Json => json::object("message", message.text()).into(),
+        Form::Text => message.as_bytes().clone(),
+    };
+    let mut response = response(StatusCode::OK, form, body);
+    set_cache_fields(response.headers_mut(), &message.digest(), form);
+    response.headers_mut().insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; sandbox"),
+    );
+    response
+}
+
+/// 304 for a message the client has.
+pub(super) fn not_modified(digest: &Digest, form: Form) -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    let fields = response.headers_mut();
+    fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    set_cache_fields(fields, digest, form);
+    response
+}
+
+/// A digest never changes its meaning.
+fn set_cache_fields(fields: &mut HeaderMap, digest: &Digest, form: Form) {
+    fields.insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static("max-age=31536000, immutable"),
+    );
+    fields.insert(ETAG, etag(digest, form));
+    fields.insert(VARY, HeaderValue::from_static("accept"));
+}
+
+/// The entity tag of a form of a message: the text is named by its digest, its JSON by a derived name.
+pub(super) fn etag(digest: &Digest, form: Form) -> HeaderValue {
+    let end: &[u8] = match form {
+        Form::Json => b"-json\"",
+        Form::Text => b"\"",
+    };
+    field_value(concat(b"\"", &digest.to_hex(), end))
+}
+
+/// A short text from the service itself.
+pub(super) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response {
+    let mut response = response(status, Form::Text, text.into());
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// What went wrong, for the client.
+pub(super) fn error(
+    status: StatusCode,
+    text: &str,
+    allow: Option<&'static str>,
+    retry_after_seconds: Option<u32>,
+) -> Response {
+    let mut response = response(status, Form::Json, json::object("error", text).into());
+    let fields = response.headers_mut();
+    // A 404 may turn into a 200 at any moment.
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(methods) = allow {
+        fields.insert(ALLOW, HeaderValue::from_static(methods));
+    }
+    if let Some(seconds) = retry_after_seconds {
+        fields.insert(RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+fn response(status: StatusCode, form: Form, body: Bytes) -> Response {
+    let mut response = Response::new(Answer::from(body));
+    *response.status_mut() = status;
+    let kind = match form {
+        Form::Json => "application/json",
+        Form::Text => "text/plain; charset=utf-8",
+    };
+    let mut fields = HeaderMap::with_capacity(FIELDS);
+    if response.body().is_end_stream() {
+        // hyper says the length of every body but an empty one.
+        fields.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    *response.headers_mut() = fields;
+    response
+}
+
+fn concat(start: &[u8], digits: &[u8; DIGEST_DIGITS], end: &[u8]) -> Bytes {
+    [start, digits, end].concat().into()
+}
+
+fn insert(fields: &mut HeaderMap, name: HeaderName, value: Bytes) {
+    fields.insert(name, field_value(value));
+}
+
+/// A field value of digits and a few marks, which is always one.
+fn field_value(value: Bytes) -> HeaderValue {
+    HeaderValue::from_maybe_shared(value).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
