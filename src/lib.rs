@@ -19,4 +19,10 @@ pub mod service;
 
 pub mod http;
 
+pub mod server;
+
+pub mod client;
+
+pub mod cli;
 pub mod config;
+pub mod telemetry;

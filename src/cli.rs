@@ -1,0 +1,344 @@
+//! The command line: clap arguments, and their one conversion into checked settings.
+//!
+//! Every option is flag, then environment (`DIGESTD_…`), then default.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{IsTerminal, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use anyhow::{Context, bail};
+use bytesize::ByteSize;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{self, Config, Limits};
+use crate::store::Durability;
+use crate::store::log::is_segment_size;
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failure, 2 usage, 4 the data directory is held by another process,
+5 cannot bind, 6 not found, 7 server unreachable.";
+
+/// Keeps messages and finds them by their SHA-256 digest.
+///
+/// Without a command it serves, like `digestd serve`.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+impl Cli {
+    /// What is to be done.
+    #[must_use]
+    pub fn into_command(self) -> Command {
+        self.command.unwrap_or(Command::Serve(self.serve))
+    }
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve messages over HTTP (the default)
+    Serve(ServeArgs),
+    /// Print the digest of a text; needs no server
+    Hash(TextArgs),
+    /// Store a text on a server and print its digest
+    Put(PutArgs),
+    /// Print the text with a digest, exactly as it was stored
+    Get(GetArgs),
+}
+
+/// Options of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Address to listen on; may be given several times [default: 127.0.0.1:8080, or all
+    /// addresses at $PORT if that is set]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "DIGESTD_LISTEN",
+        value_delimiter = ','
+    )]
+    listen: Vec<SocketAddr>,
+
+    /// Directory of the store; made if it is not there
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "DIGESTD_DATA_DIR",
+        default_value = "data/store"
+    )]
+    data_dir: PathBuf,
+
+    /// What a stored message survives: loss of power (disk), or the death of the process only (os)
+    #[arg(long, value_enum, env = "DIGESTD_DURABILITY", default_value = "disk")]
+    durability: DurabilityArg,
+
+    /// Largest request body
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "DIGESTD_BODY_MAX",
+        default_value = "1MiB"
+    )]
+    body_max: ByteSize,
+
+    /// Memory for caches [default: a quarter of the memory limit]
+    #[arg(long, value_name = "SIZE", env = "DIGESTD_CACHE")]
+    cache: Option<ByteSize>,
+
+    /// Threads that serve requests [default: one a core]
+    #[arg(long, value_name = "N", env = "DIGESTD_WORKERS")]
+    workers: Option<u16>,
+
+    /// Size of the log segments of a new store; an old one keeps its own
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "DIGESTD_SEGMENT_SIZE",
+        default_value = "64MiB"
+    )]
+    segment_size: ByteSize,
+
+    /// Refuse new messages while less than this is free on the disk [default: 256 MiB or 2 %,
+    /// whichever is more]
+    #[arg(long, value_name = "SIZE", env = "DIGESTD_FREE_MIN")]
+    free_min: Option<ByteSize>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum DurabilityArg {
+    Disk,
+    Os,
+}
+
+impl ServeArgs {
+    /// The settings these arguments stand for.
+    ///
+    /// # Errors
+    /// On the first argument that makes no sense.
+    pub fn into_config(self) -> Result<Config, UsageError> {
+        let segment_bytes = u32::try_from(self.segment_size.as_u64()).unwrap_or(u32::MAX);
+        check(
+            is_segment_size(segment_bytes),
+            "--segment-size must be between 64KiB and 1GiB and a multiple of 4KiB",
+        )?;
+        check(self.body_max.as_u64() > 0, "--body-max must not be zero")?;
+        check(self.workers != Some(0), "--workers must not be zero")?;
+        let listen = if self.listen.is_empty() {
+            default_listen()?
+        } else {
+            self.listen
+        };
+        let mut limits = Limits {
+            body_bytes_max: self.body_max.as_u64(),
+            ..Limits::default()
+        };
+        // One body of the largest size must always be able to pass.
+        let body_bytes_max = usize::try_from(limits.body_bytes_max).unwrap_or(usize::MAX);
+        limits.large_bodies_bytes_max = limits.large_bodies_bytes_max.max(body_bytes_max);
+        Ok(Config {
+            listen,
+            data_dir: self.data_dir,
+            durability: match self.durability {
+                DurabilityArg::Disk => Durability::Disk,
+                DurabilityArg::Os => Durability::Os,
+            },
+            cache_bytes: self
+                .cache
+                .map_or_else(config::default_cache_bytes, |size| size.as_u64()),
+            segment_bytes,
+            free_bytes_min: self.free_min.map(|size| size.as_u64()),
+            workers: self.workers.map_or_else(cores, usize::from),
+            limits,
+        })
+    }
+}
+
+/// Arguments that are well formed and make no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(&'static str);
+
+fn check(makes_sense: bool, otherwise: &'static str) -> Result<(), UsageError> {
+    if makes_sense {
+        Ok(())
+    } else {
+        Err(UsageError(otherwise))
+    }
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// `127.0.0.1:8080`, or all addresses at `$PORT`, which platforms set that expect just that.
+fn default_listen() -> Result<Vec<SocketAddr>, UsageError> {
+    let Some(port) = env::var_os("PORT").filter(|port| !port.is_empty()) else {
+        return Ok(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))]);
+    };
+    let port = port
+        .to_str()
+        .and_then(|port| port.parse().ok())
+        .ok_or(UsageError(
+            "the environment variable PORT is not a port number",
+        ))?;
+    // One socket for both families, where the machine has both.
+    let both = IpAddr::from(Ipv6Addr::UNSPECIFIED);
+    let address = match TcpListener::bind((both, 0)) {
+        Ok(_) => both,
+        Err(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+    };
+    Ok(vec![SocketAddr::from((address, port))])
+}
+
+/// A text from the command line, a file, or standard input.
+#[derive(Debug, Args)]
+pub struct TextArgs {
+    /// The text; `-`, or nothing at all, reads standard input to its end
+    #[arg(allow_hyphen_values = true, conflicts_with = "file")]
+    text: Option<OsString>,
+
+    /// Read the text from a file, every byte of it
+    #[arg(long, short, value_name = "PATH")]
+    file: Option<PathBuf>,
+}
+
+impl TextArgs {
+    /// Reads the text.
+    ///
+    /// # Errors
+    /// If it cannot be read or is not UTF-8.
+    pub fn read(self) -> anyhow::Result<String> {
+        let bytes = match (self.text, self.file) {
+            (_, Some(path)) => read_file(&path)?,
+            (Some(text), None) if text != "-" => text.into_encoded_bytes(),
+            (_, None) => read_stdin()?,
+        };
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(text),
+            Err(error) => bail!(
+                "the text is not UTF-8: invalid byte at offset {}",
+                error.utf8_error().valid_up_to()
+            ),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn read_stdin() -> anyhow::Result<Vec<u8>> {
+    let mut input = std::io::stdin().lock();
+    if input.is_terminal() {
+        let _ = writeln!(
+            std::io::stderr(),
+            "Type the text, then press Ctrl-D on a line of its own."
+        );
+    }
+    let mut bytes = Vec::new();
+    input
+        .read_to_end(&mut bytes)
+        .context("cannot read standard input")?;
+    Ok(bytes)
+}
+
+/// Where the server is.
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    /// Address of the server
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "DIGESTD_URL",
+        default_value = "http://127.0.0.1:8080"
+    )]
+    pub url: String,
+}
+
+/// Options of `put`.
+#[derive(Debug, Args)]
+pub struct PutArgs {
+    /// The text to store.
+    #[command(flatten)]
+    pub text: TextArgs,
+    /// The server to store it on.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Options of `get`.
+#[derive(Debug, Args)]
+pub struct GetArgs {
+    /// The digest: 64 hexadecimal digits
+    pub digest: crate::digest::Digest,
+    /// The server to ask.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn serve(arguments: &[&str]) -> anyhow::Result<Config> {
+        let cli = Cli::try_parse_from([&["digestd"], arguments].concat())?;
+        match cli.into_command() {
+            Command::Serve(serve) => Ok(serve.into_config()?),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_arguments_mean_serve_on_loopback_with_a_store_below_data() {
+        let config = serve(&[]).unwrap();
+        assert_eq!(config.listen, ["127.0.0.1:8080".parse().unwrap()]);
+        assert_eq!(config.data_dir, Path::new("data/store"));
+        assert_eq!(config.durability, Durability::Disk);
+        assert_eq!(config.limits.body_bytes_max, config::BODY_BYTES_MAX);
+        assert_eq!(config.segment_bytes, config::SEGMENT_BYTES);
+    }
+
+    #[test]
+    fn sizes_carry_units() {
+        let config = serve(&["--body-max", "2MiB", "--cache", "64MB"]).unwrap();
+        assert_eq!(config.limits.body_bytes_max, 2 << 20);
+        assert_eq!(config.cache_bytes, 64_000_000);
+    }
+
+    #[test]
+    fn a_body_larger_than_the_budget_raises_the_budget() {
+        let config = serve(&["--body-max", "63MiB"]).unwrap();
+        assert_eq!(config.limits.large_bodies_bytes_max, 63 << 20);
+    }
+
+    #[test]
+    fn segments_out_of_range_are_refused() {
+        for size in ["63KiB", "1025MiB", "100000"] {
+            assert!(serve(&["--segment-size", size]).is_err(), "{size}");
+        }
+        for size in ["64KiB", "1GiB"] {
+            serve(&["--segment-size", size]).unwrap();
+        }
+    }
+
+    #[test]
+    fn several_addresses_may_be_given() {
+        let config = serve(&["--listen", "127.0.0.1:1", "--listen", "[::1]:2"]).unwrap();
+        assert_eq!(config.listen.len(), 2);
+    }
+}

@@ -1,0 +1,194 @@
+//! The verbs that talk to a server, over hyper.
+//!
+//! They trust nobody: what a server says a text's digest is, and what text it sends for a digest, is
+//! checked here, where hashing is cheap.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::digest::Digest;
+
+/// A server that is there accepts at once; across the world it takes a second.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// From the first byte of a request to the last of its answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// The address of the server makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("{url:?} is not the address of a server: it must be like http://localhost:8080")]
+pub struct InvalidUrl {
+    url: String,
+}
+
+/// The server cannot be reached.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot reach {authority}: {reason}")]
+pub struct Unreachable {
+    authority: String,
+    reason: String,
+}
+
+/// The server has no message with that digest.
+#[derive(Debug, thiserror::Error)]
+#[error("message not found")]
+pub struct NotFound;
+
+/// A server, by its address.
+#[derive(Debug)]
+pub struct Client {
+    host: String,
+    port: u16,
+}
+
+impl Client {
+    /// Speaks to the server at `url`, `http://host[:port]`.
+    ///
+    /// # Errors
+    /// If `url` is not of that form.
+    pub fn new(url: &str) -> Result<Self, InvalidUrl> {
+        let uri = url.parse::<Uri>().ok().filter(|uri| {
+            uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none()
+        });
+        let host = uri.as_ref().and_then(Uri::host);
+        let host = host.ok_or_else(|| InvalidUrl { url: url.into() })?;
+        Ok(Self {
+            host: host.into(),
+            port: uri.as_ref().and_then(Uri::port_u16).unwrap_or(80),
+        })
+    }
+
+    /// Stores `text`; returns its digest once the server has said that it is stored.
+    ///
+    /// # Errors
+    /// [`Unreachable`], or what the server said.
+    pub async fn put(&self, text: String) -> anyhow::Result<Digest> {
+        let digest = Digest::of(text.as_bytes());
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri("/messages")
+            .header(CONTENT_TYPE, "text/plain; charset=utf-8");
+        let (status, body) = self.ask(request, text.into()).await?;
+        if status != StatusCode::CREATED {
+            bail!(refusal(status, &body));
+        }
+        let answered = std::str::from_utf8(&body).unwrap_or_default().trim_end();
+        ensure!(
+            answered.parse() == Ok(digest),
+            "the server answered another digest than that of the text"
+        );
+        Ok(digest)
+    }
+
+    /// The text with this digest.
+    ///
+    /// # Errors
+    /// [`NotFound`], [`Unreachable`], or what the server said.
+    pub async fn get(&self, digest: &Digest) -> anyhow::Result<Bytes> {
+        let request = Request::builder().uri(format!("/messages/{digest}"));
+        let (status, text) = self.ask(request, Bytes::new()).await?;
+        match status {
+            StatusCode::OK if Digest::of(&text) == *digest => Ok(text),
+            StatusCode::OK => bail!("the server answered a text with another digest"),
+            StatusCode::NOT_FOUND => Err(NotFound.into()),
+            _ => bail!(refusal(status, &text)),
+        }
+    }
+
+    /// Sends one request on a connection of its own; wants plain text back.
+    async fn ask(
+        &self,
+        request: hyper::http::request::Builder,
+        body: Bytes,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
+        let request = request
+            .header(HOST, self.authority())
+            .header(ACCEPT, "text/plain")
+            .body(Full::new(body))?;
+        let stream = self.connect().await?;
+        let exchange = async {
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+            let connection = tokio::spawn(connection);
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            let body = response.into_body().collect().await?.to_bytes();
+            connection.abort();
+            Ok((status, body))
+        };
+        match timeout(ANSWER_TIMEOUT, exchange).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                Err::<_, hyper::Error>(error).context("the server broke off the connection")
+            }
+            Err(_) => bail!("the server did not answer in time"),
+        }
+    }
+
+    async fn connect(&self) -> Result<TcpStream, Unreachable> {
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        let unreachable = |reason: String| Unreachable {
+            authority: self.authority(),
+            reason,
+        };
+        match timeout(CONNECT_TIMEOUT, TcpStream::connect((host, self.port))).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(unreachable(error.to_string())),
+            Err(_) => Err(unreachable("no answer".into())),
+        }
+    }
+
+    fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
+/// What the server said, as a sentence.
+fn refusal(status: StatusCode, body: &Bytes) -> String {
+    let value: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let text = value
+        .as_ref()
+        .and_then(|value| value.get("error")?.as_str());
+    format!(
+        "the server answered {status}: {}",
+        text.unwrap_or("no reason given")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_without_a_port_means_port_80() {
+        assert_eq!(
+            Client::new("http://example.org").unwrap().authority(),
+            "example.org:80"
+        );
+        assert_eq!(
+            Client::new("http://[::1]:8080/").unwrap().authority(),
+            "[::1]:8080"
+        );
+    }
+
+    #[test]
+    fn other_urls_are_refused() {
+        for url in [
+            "",
+            "example.org",
+            "https://example.org",
+            "http://example.org/messages",
+            "ftp://x",
+        ] {
+            assert!(Client::new(url).is_err(), "{url}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Accepting connections: within their number, whatever happens.
+//!
+//! A connection beyond a limit is closed at once: an answer would cost what the limit saves. An error
+//! of `accept` never ends the loop: when descriptors have run out it pauses, since the next try
+//! cannot fare better before some connection has ended.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, warn};
+
+use super::Phase;
+use super::connection::serve;
+use crate::config::Limits;
+use crate::http::App;
+
+/// Pause after an error of `accept`, long enough for connections to end, short enough that the
+/// backlog holds meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Time between two lines in the log about the same trouble.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Accepts connections for ever; ends by being dropped.
+pub(super) async fn accept(
+    listener: TcpListener,
+    app: Arc<App>,
+    limits: Arc<Limits>,
+    admissions: Arc<Admissions>,
+    phase: watch::Sender<Phase>,
+) {
+    let mut failures = Warning::default();
+    let mut refusals = Warning::default();
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) if is_of_one_connection(&error) => continue,
+            Err(error) => {
+                if let Some(times) = failures.due() {
+                    warn!(%error, times, "cannot accept connections; trying on");
+                }
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(admission) = admissions.admit(peer.ip()) else {
+            if let Some(times) = refusals.due() {
+                warn!(client = %peer.ip(), times, "closed connections beyond the limit");
+            }
+            continue;
+        };
+        // Answers are written in one piece; waiting for more only delays them.
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "a connection was gone before it began");
+            continue;
+        }
+        let (app, limits) = (Arc::clone(&app), Arc::clone(&limits));
+        let phase = phase.subscribe();
+        tokio::spawn(async move {
+            serve(stream, app, limits, phase).await;
+            drop(admission);
+        });
+    }
+}
+
+/// Whether only the connection that was to be accepted is broken, not the listener (accept(2)).
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// Something that may happen a thousand times a second and be logged every ten.
+#[derive(Default)]
+struct Warning {
+    last: Option<Instant>,
+    times: u64,
+}
+
+impl Warning {
+    /// Counts one more time. Returns how often it happened since the last line, if one is due.
+    fn due(&mut self) -> Option<u64> {
+        self.times += 1;
+        if self
+            .last
+            .is_some_and(|last| last.elapsed() < WARNING_INTERVAL)
+        {
+            return None;
+        }
+        self.last = Some(Instant::now());
+        Some(std::mem::take(&mut self.times))
+    }
+}
+
+/// How many connections there are, in all and of each client.
+#[derive(Debug)]
+pub(super) struct Admissions {
+    connections_max: usize,
+    client_connections_max: usize,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    connections: usize,
+    /// Only clients with connections: no larger than the limit on those.
+    clients: HashMap<IpAddr, usize>,
+}
+
+impl Admissions {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            connections_max: limits.connections_max,
+            client_connections_max: limits.client_connections_max,
+            counts: Mutex::default(),
+        }
+    }
+
+    /// Counts a connection from `address`, until the admission is dropped; `None` beyond a limit.
+    fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Admission> {
+        let client = client_of(address);
+        let mut counts = self.lock();
+        if counts.connections >= self.connections_max {
+            return None;
+        }
+        match counts.clients.entry(client) {
+            Entry::Occupied(count) if *count.get() >= self.client_connections_max => return None,
+            Entry::Occupied(mut count) => *count.get_mut() += 1,
+            Entry::Vacant(count) => {
+                count.insert(1);
+            }
+        }
+        counts.connections += 1;
+        Some(Admission {
+            admissions: Arc::clone(self),
+            client,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An IPv6 client has a whole /64 network to itself.
+fn client_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = address.to_bits() & (u128::MAX << 64);
+            Ipv6Addr::from_bits(network).into()
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// A connection that is counted.
+#[derive(Debug)]
+struct Admission {
+    admissions: Arc<Admissions>,
+    client: IpAddr,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let mut counts = self.admissions.lock();
+        counts.connections -= 1;
+        if let Entry::Occupied(mut count) = counts.clients.entry(self.client) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admissions() -> Arc<Admissions> {
+        let limits = Limits {
+            connections_max: 3,
+            client_connections_max: 2,
+            ..Limits::default()
+        };
+        Arc::new(Admissions::new(&limits))
+    }
+
+    fn ip(address: &str) -> IpAddr {
+        address.parse().unwrap()
+    }
+
+    #[test]
+    fn a_client_gets_its_connections_and_not_one_more() {
+        let admissions = admissions();
+        let first = admissions.admit(ip("10.0.0.1")).unwrap();
+        let _second = admissions.admit(ip("::ffff:10.0.0.1")).unwrap();
+        assert!(admissions.admit(ip("10.0.0.1")).is_none());
+        drop(first);
+        assert!(admissions.admit(ip("10.0.0.1")).is_some());
+    }
+
+    #[test]
+    fn all_clients_together_have_a_limit_too() {
+        let admissions = admissions();
+        let held: Vec<_> = (1..=3)
+            .map(|last| admissions.admit(IpAddr::from([10, 0, 0, last])))
+            .collect();
+        assert!(held.iter().all(Option::is_some));
+        assert!(admissions.admit(ip("10.0.0.4")).is_none());
+        drop(held);
+        assert!(admissions.lock().clients.is_empty());
+        assert!(admissions.admit(ip("10.0.0.4")).is_some());
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_client() {
+        assert_eq!(
+            client_of(ip("2001:db8::1")),
+            client_of(ip("2001:db8::ffff:1"))
+        );
+        assert_ne!(
+            client_of(ip("2001:db8::1")),
+            client_of(ip("2001:db8:0:1::1"))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trouble_is_logged_once_in_a_while_with_its_count() {
+        let mut warning = Warning::default();
+        assert_eq!(warning.due(), Some(1));
+        assert_eq!(warning.due(), None);
+        tokio::time::advance(WARNING_INTERVAL).await;
+        assert_eq!(warning.due(), Some(2));
+    }
+}

@@ -1,0 +1,114 @@
+//! Sockets: bind, accept, serve until told to stop, drain.
+//!
+//! This layer knows connections and time, and hands every request to [`App`]. It knows nothing of
+//! messages. Binding and the order to stop are the caller's, so that a test can bring its own port
+//! and its own end.
+
+mod connection;
+mod listener;
+mod signal;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use self::listener::{Admissions, accept};
+pub use self::signal::stop_signal;
+use crate::config::Limits;
+use crate::http::App;
+
+/// Connections the kernel may complete before they are accepted: a burst of clients, not a queue.
+const BACKLOG: u32 = 1024;
+
+/// An address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {reason}{}", hint(.reason))]
+pub struct BindError {
+    address: SocketAddr,
+    reason: io::Error,
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another program has this port, choose one with --listen",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege",
+        _ => "",
+    }
+}
+
+/// Listens on all of `addresses`, or on none.
+///
+/// # Errors
+/// On the first address that cannot be had.
+pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
+    let bind = |&address: &SocketAddr| {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        };
+        socket
+            .and_then(|socket| {
+                // A restart must not wait for the connections of the last run to fade away.
+                socket.set_reuseaddr(true)?;
+                socket.bind(address)?;
+                socket.listen(BACKLOG)
+            })
+            .map_err(|reason| BindError { address, reason })
+    };
+    addresses.iter().map(bind).collect()
+}
+
+/// What a connection is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serve,
+    /// Finish what was begun, start nothing.
+    Drain,
+    /// End.
+    Abort,
+}
+
+/// Serves `app` on `listeners` until `stop` is done, then lets requests in flight finish within
+/// [`Limits::drain_timeout`]. All connections are closed on return.
+pub async fn run(
+    listeners: Vec<TcpListener>,
+    app: Arc<App>,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) {
+    let limits = Arc::new(limits);
+    let admissions = Arc::new(Admissions::new(&limits));
+    let (phase, _) = watch::channel(Phase::Serve);
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        let (app, limits) = (Arc::clone(&app), Arc::clone(&limits));
+        accepting.spawn(accept(
+            listener,
+            app,
+            limits,
+            Arc::clone(&admissions),
+            phase.clone(),
+        ));
+    }
+    stop.await;
+    app.service().stop();
+    accepting.shutdown().await;
+    // Every connection holds a receiver; when none is left, all are done.
+    phase.send_replace(Phase::Drain);
+    if timeout(limits.drain_timeout, phase.closed()).await.is_err() {
+        warn!(
+            connections = phase.receiver_count(),
+            "requests were still running when their time to finish was over"
+        );
+        phase.send_replace(Phase::Abort);
+        phase.closed().await;
+    }
+    info!("all connections are closed");
+}
