@@ -1,0 +1,690 @@
+//! The command line: verbs, options, exit codes, signals, and what a log tells.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use digestd::digest::Digest;
+use rustix::process::Signal;
+use tokio::net::TcpSocket;
+
+use crate::process::{Client, Digestd, Launch, Outcome, Process, digestd, run};
+use crate::writers::Round;
+
+const FOO: &str = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
+const NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+/// Texts that something on their way might spoil.
+const AWKWARD: [&str; 8] = [
+    "",
+    "\n",
+    "one\ntwo\r\n\r\n",
+    " \t ",
+    "\u{feff}begins with a byte order mark",
+    "\0\u{1}\u{7f}\u{85}\u{2028}\u{ffff}\u{10ffff}",
+    "{\"message\": \"\\u0000\"}",
+    "--help",
+];
+
+#[test]
+fn hash_prints_the_digest_of_an_argument() {
+    for (text, digest) in [("foo", FOO), ("", NOTHING)] {
+        let outcome = run(digestd().args(["hash", text]), b"not this");
+        assert_eq!(result(&outcome), format!("{digest}\n"));
+    }
+}
+
+#[test]
+fn hash_prints_the_digest_of_standard_input() {
+    for arguments in [&["hash"][..], &["hash", "-"]] {
+        let outcome = run(digestd().args(arguments), b"foo");
+        assert_eq!(result(&outcome), format!("{FOO}\n"));
+    }
+}
+
+#[test]
+fn hash_prints_the_digest_of_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("text");
+    fs::write(&path, "foo").unwrap();
+    let outcome = run(digestd().args(["hash", "--file"]).arg(&path), b"not this");
+    assert_eq!(result(&outcome), format!("{FOO}\n"));
+}
+
+#[test]
+fn hash_takes_every_byte_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("text");
+    for text in AWKWARD {
+        let expected = format!("{}\n", Digest::of(text.as_bytes()));
+        let outcome = run(digestd().args(["hash", "-"]), text.as_bytes());
+        assert_eq!(result(&outcome), expected, "{text:?} from standard input");
+        fs::write(&path, text).unwrap();
+        let outcome = run(digestd().args(["hash", "-f"]).arg(&path), b"");
+        assert_eq!(result(&outcome), expected, "{text:?} from a file");
+        if !text.contains('\0') {
+            let outcome = run(digestd().args(["hash", "--", text]), b"");
+            assert_eq!(result(&outcome), expected, "{text:?} as an argument");
+        }
+    }
+}
+
+#[test]
+fn a_text_that_is_not_utf_8_is_refused_by_every_verb() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("text");
+    fs::write(&path, b"12\xff").unwrap();
+    // Nobody is asked to store it.
+    for verb in [&["hash"][..], &["put", "--url", "http://127.0.0.1:1"]] {
+        let command = || {
+            let mut command = digestd();
+            command.args(verb);
+            command
+        };
+        let argument = OsStr::from_bytes(b"12\xff");
+        for outcome in [
+            run(&mut command(), b"12\xff"),
+            run(command().arg(argument), b""),
+            run(command().arg("--file").arg(&path), b""),
+        ] {
+            let error = failure(&outcome, 1);
+            assert!(
+                error.contains("not UTF-8: invalid byte at offset 2"),
+                "{error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    for verb in ["hash", "put"] {
+        let outcome = run(digestd().args([verb, "--file", "/nowhere/at-all"]), b"");
+        let error = failure(&outcome, 1);
+        assert!(error.contains("/nowhere/at-all"), "{error}");
+    }
+}
+
+#[test]
+fn what_is_put_is_got_byte_for_byte() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Digestd::start(data.path());
+    let path = data.path().join("text");
+    let put = |arguments: &[&OsStr], input: &str| {
+        let mut command = digestd();
+        command
+            .args(["put", "--url", &server.url()])
+            .args(arguments);
+        result(&run(&mut command, input.as_bytes()))
+    };
+    let longest = "ä".repeat(1 << 19);
+    for text in AWKWARD.into_iter().chain([longest.as_str()]) {
+        let digest = format!("{}\n", Digest::of(text.as_bytes()));
+        assert_eq!(put(&["-".as_ref()], text), digest);
+        fs::write(&path, text).unwrap();
+        assert_eq!(put(&["--file".as_ref(), path.as_ref()], ""), digest);
+        if !text.contains('\0') && text.len() < 100 {
+            assert_eq!(put(&["--".as_ref(), text.as_ref()], ""), digest);
+        }
+        for digest in [digest.trim_end(), digest.trim_end().to_uppercase().as_str()] {
+            let outcome = get(&server.url(), digest);
+            assert_eq!(result(&outcome), text);
+        }
+    }
+    server.stop();
+}
+
+#[test]
+fn the_server_s_address_may_come_from_the_environment() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Digestd::start(data.path());
+    let outcome = run(
+        digestd()
+            .args(["put", "foo"])
+            .env("DIGESTD_URL", server.url()),
+        b"",
+    );
+    assert_eq!(result(&outcome), format!("{FOO}\n"));
+    let outcome = run(
+        digestd()
+            .args(["get", FOO, "--url", &server.url()])
+            .env("DIGESTD_URL", "http://127.0.0.1:1"),
+        b"",
+    );
+    assert_eq!(result(&outcome), "foo");
+}
+
+#[test]
+fn what_the_server_refuses_is_passed_on_in_a_sentence() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Launch::new(data.path()).option("--body-max", "10B").start();
+    let outcome = run(
+        digestd().args(["put", "eleven chars", "--url", &server.url()]),
+        b"",
+    );
+    let error = failure(&outcome, 1);
+    assert!(error.contains("413"), "{error}");
+    assert!(error.contains("larger than 10 bytes"), "{error}");
+}
+
+#[test]
+fn a_message_that_is_not_there_ends_with_6() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Digestd::start(data.path());
+    failure(&get(&server.url(), FOO), 6);
+}
+
+#[test]
+fn a_server_that_is_not_there_ends_with_7() {
+    // A port that is taken, so that nobody else can, and does not listen.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    let url = format!("http://{address}");
+    for outcome in [
+        get(&url, FOO),
+        run(digestd().args(["put", "foo", "--url", &url]), b""),
+    ] {
+        let error = failure(&outcome, 7);
+        assert!(error.contains(&address.to_string()), "{error}");
+    }
+}
+
+#[test]
+fn arguments_that_mean_nothing_end_with_2() {
+    let uses: [&[&str]; 11] = [
+        &["--nonsense"],
+        &["nonsense"],
+        &["--listen", "here"],
+        &["--durability", "maybe"],
+        &["--body-max", "much"],
+        &["--workers", "-1"],
+        &["hash", "foo", "bar"],
+        &["hash", "foo", "--file", "bar"],
+        &["get"],
+        &["get", "2c26b46b"],
+        &["--workers", "1", "hash", "foo"],
+    ];
+    for arguments in uses {
+        let outcome = run(digestd().args(arguments), b"");
+        let error = checked_failure(&outcome, 2);
+        assert!(error.starts_with("error: "), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn settings_that_make_no_sense_end_with_2_too() {
+    let data = tempfile::tempdir().unwrap();
+    let launch = || Launch::new(data.path());
+    for command in [
+        launch().option("--segment-size", "1KiB").command(),
+        launch().option("--segment-size", "100000").command(),
+        launch().option("--body-max", "0B").command(),
+        launch().option("--workers", "0").command(),
+        launch().without("--listen").env("PORT", "99999").command(),
+    ] {
+        let mut command = command;
+        checked_failure(&run(&mut command, b""), 2);
+    }
+    for url in ["127.0.0.1:8080", "ftp://x", "http://localhost/messages"] {
+        checked_failure(&get(url, FOO), 2);
+    }
+}
+
+#[test]
+fn a_second_process_on_a_data_directory_ends_with_4_and_names_the_first() {
+    let data = tempfile::tempdir().unwrap();
+    let first = Digestd::start(data.path());
+    let digest = first.client().publish("foo").unwrap();
+
+    let second = run(&mut Launch::new(data.path()).command(), b"");
+    let error = failure(&second, 4);
+    assert!(error.contains(&format!("pid {}", first.pid())), "{error}");
+    assert!(error.contains(&*data.path().to_string_lossy()), "{error}");
+
+    assert_eq!(first.client().fetch(&digest).as_deref(), Some("foo"));
+    first.client().publish("bar").unwrap();
+    first.stop();
+    // The file stays; what counts is the lock.
+    let third = Digestd::start(data.path());
+    assert_eq!(third.client().fetch(&digest).as_deref(), Some("foo"));
+}
+
+#[test]
+fn a_port_that_is_taken_ends_with_5_and_a_sentence() {
+    let data = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let launch = Launch::new(data.path()).option("--listen", &address);
+    let error = failure(&run(&mut launch.command(), b""), 5);
+    assert!(error.contains(&address), "{error}");
+    assert!(error.contains("--listen"), "{error}");
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_written_ends_with_1_and_a_sentence() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "").unwrap();
+    for path in [&*file, &file.join("store"), Path::new("/proc/store")] {
+        let outcome = run(&mut Launch::new(path).command(), b"");
+        let error = failure(&outcome, 1);
+        assert!(error.contains(&*path.to_string_lossy()), "{error}");
+    }
+}
+
+#[test]
+fn a_newer_format_is_refused_with_a_sentence_and_left_as_it_is() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Digestd::start(data.path());
+    let digest = server.client().publish("foo").unwrap();
+    server.stop();
+
+    let path = data.path().join("FORMAT");
+    let ours = fs::read_to_string(&path).unwrap();
+    let newer = ours.replacen("store 1\n", "store 2\n", 1);
+    assert_ne!(newer, ours);
+    fs::write(&path, &newer).unwrap();
+    let outcome = run(&mut Launch::new(data.path()).command(), b"");
+    let error = failure(&outcome, 1);
+    assert!(error.contains("has format 2"), "{error}");
+    assert!(error.contains("up to 1"), "{error}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), newer);
+
+    fs::write(&path, ours).unwrap();
+    let server = Digestd::start(data.path());
+    assert_eq!(server.client().fetch(&digest).as_deref(), Some("foo"));
+}
+
+#[test]
+fn a_directory_of_somebody_else_is_refused_with_a_sentence() {
+    let data = tempfile::tempdir().unwrap();
+    fs::write(data.path().join("FORMAT"), "PNG\n").unwrap();
+    let outcome = run(&mut Launch::new(data.path()).command(), b"");
+    let error = failure(&outcome, 1);
+    assert!(error.contains("not a digestd data directory"), "{error}");
+}
+
+#[test]
+fn an_error_tells_its_cause_once() {
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let data = tempfile::tempdir().unwrap();
+    let port = Launch::new(data.path()).option("--listen", address);
+    for mut command in [
+        port.command(),
+        Launch::new("/proc/store".as_ref()).command(),
+    ] {
+        let error = run(&mut command, b"").stderr;
+        assert_eq!(error.matches("(os error").count(), 1, "{error}");
+    }
+}
+
+#[test]
+fn help_names_every_core_option_and_every_exit_code() {
+    let help = result(&run(digestd().arg("--help"), b""));
+    for option in [
+        "--listen",
+        "--data-dir",
+        "--durability",
+        "--body-max",
+        "--cache",
+        "--workers",
+        "--segment-size",
+        "--free-min",
+    ] {
+        assert!(help.contains(&format!("{option} <")), "{option}\n{help}");
+        let variable = option
+            .trim_start_matches('-')
+            .replace('-', "_")
+            .to_uppercase();
+        assert!(
+            help.contains(&format!("[env: DIGESTD_{variable}")),
+            "{variable}\n{help}"
+        );
+    }
+    for text in ["PORT", "127.0.0.1:8080", "data/store", "1MiB", "disk, os"] {
+        assert!(help.contains(text), "{text}\n{help}");
+    }
+    for verb in ["serve", "hash", "put", "get"] {
+        assert!(help.contains(&format!("\n  {verb} ")), "{verb}\n{help}");
+    }
+    let (_, codes) = help.split_once("Exit codes:").unwrap();
+    for code in [0, 1, 2, 4, 5, 6, 7] {
+        let named = codes
+            .split([',', '\n'])
+            .any(|part| part.trim().starts_with(&format!("{code} ")));
+        assert!(named, "{code}\n{help}");
+    }
+}
+
+#[test]
+fn version_prints_the_version() {
+    let outcome = run(digestd().arg("--version"), b"");
+    assert_eq!(
+        result(&outcome),
+        concat!("digestd ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
+
+#[test]
+fn port_in_the_environment_means_all_addresses_at_that_port() {
+    let data = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let server = Launch::new(data.path())
+        .without("--listen")
+        .env("PORT", port.to_string())
+        .start();
+    assert_eq!(server.address().port(), port);
+    assert!(server.address().ip().is_unspecified());
+    for ip in [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)] {
+        let mut client = Client::connect((ip, port).into()).unwrap();
+        client.publish("foo").unwrap();
+    }
+    if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+        let mut client = Client::connect((Ipv6Addr::LOCALHOST, port).into()).unwrap();
+        client.publish("foo").unwrap();
+    }
+    server.stop();
+}
+
+#[test]
+fn an_empty_port_in_the_environment_means_none() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Launch::new(data.path()).env("PORT", "").start();
+    assert!(server.address().ip().is_loopback());
+}
+
+#[test]
+fn digestd_listen_wins_over_port() {
+    let data = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let server = Launch::new(data.path())
+        .without("--listen")
+        .env("DIGESTD_LISTEN", "127.0.0.2:0")
+        .env("PORT", port.to_string())
+        .start();
+    assert_eq!(server.address().ip(), Ipv4Addr::new(127, 0, 0, 2));
+    assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok());
+}
+
+#[test]
+fn an_option_wins_over_the_environment_and_that_over_the_default() {
+    let directory = tempfile::tempdir().unwrap();
+    let (flag, variable) = (
+        directory.path().join("flag"),
+        directory.path().join("variable"),
+    );
+    let durability = |server: &Digestd| {
+        let answer = server.client().post("foo").unwrap();
+        answer.fields["durability"].clone()
+    };
+
+    let launch = Launch::new(&flag)
+        .option("--listen", "127.0.0.3:0")
+        .env("DIGESTD_LISTEN", "127.0.0.2:0")
+        .env("DIGESTD_DATA_DIR", &variable)
+        .env("DIGESTD_DURABILITY", "os");
+    let server = launch.start();
+    assert_eq!(server.address().ip(), Ipv4Addr::new(127, 0, 0, 3));
+    assert!(flag.exists() && !variable.exists());
+    assert_eq!(durability(&server), "os");
+    server.stop();
+
+    let server = launch.option("--durability", "disk").start();
+    assert_eq!(durability(&server), "disk");
+    server.stop();
+
+    let server = Launch::new(&flag).start();
+    assert_eq!(durability(&server), "disk");
+}
+
+#[test]
+fn several_addresses_are_all_listened_on() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Launch::new(data.path())
+        .option("--listen", "127.0.0.1:0,127.0.0.2:0")
+        .start();
+    let line = server.wait_for("listening on http://127.0.0.2:");
+    let (_, second) = line.split_once("http://").unwrap();
+    let digest = server.client().publish("foo").unwrap();
+    let mut client = Client::connect(second.parse().unwrap()).unwrap();
+    assert_eq!(client.fetch(&digest).as_deref(), Some("foo"));
+}
+
+#[test]
+fn a_signal_in_the_middle_of_writes_ends_with_0_and_everything_is_there() {
+    let data = tempfile::tempdir().unwrap();
+    for (number, signal) in [Signal::TERM, Signal::INT].into_iter().enumerate() {
+        let server = Digestd::start(data.path());
+        let round = Round::write(&server, number, 16, 200, || server.signal(signal));
+        let (status, log) = server.wait();
+        assert_eq!(status.code(), Some(0), "{status}\n{log}");
+
+        let server = Digestd::start(data.path());
+        round.check(&server);
+        // What is acknowledged and nothing else: all writes had their answer.
+        let log = server.stop();
+        assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    }
+}
+
+#[test]
+fn a_request_in_flight_is_finished_after_the_signal() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Digestd::start(data.path());
+    let mut client = held_request(&server);
+    server.signal(Signal::TERM);
+    server.wait_for("stopping");
+    client.send(b"56789").unwrap();
+    let answer = client.answer().unwrap();
+    assert_eq!(answer.status, 201);
+    assert!(client.answer().is_err(), "the connection is closed");
+    drop(client);
+    let (status, log) = server.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+
+    let server = Digestd::start(data.path());
+    let found = server.client().fetch(&Digest::of(b"0123456789"));
+    assert_eq!(found.as_deref(), Some("0123456789"));
+}
+
+#[test]
+fn a_second_signal_ends_at_once_with_1() {
+    let data = tempfile::tempdir().unwrap();
+    for [first, second] in [
+        [Signal::TERM, Signal::TERM],
+        [Signal::INT, Signal::INT],
+        [Signal::INT, Signal::TERM],
+    ] {
+        let server = Digestd::start(data.path());
+        let digest = server.client().publish("acknowledged").unwrap();
+        let _client = held_request(&server);
+        server.signal(first);
+        server.wait_for("stopping");
+        let started = Instant::now();
+        server.signal(second);
+        let (status, log) = server.wait();
+        assert_eq!(status.code(), Some(1), "{status}\n{log}");
+        // Far below the time that the request has to finish.
+        assert!(started.elapsed() < Duration::from_secs(5));
+
+        let server = Digestd::start(data.path());
+        let found = server.client().fetch(&digest);
+        assert_eq!(found.as_deref(), Some("acknowledged"));
+    }
+}
+
+/// A request whose body lacks its last five bytes, `56789`, and which the server is waiting for.
+fn held_request(server: &Digestd) -> Client {
+    let mut client = server.client();
+    client
+        .send(
+            b"POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n\
+              Content-Length: 10\r\nExpect: 100-continue\r\n\r\n",
+        )
+        .unwrap();
+    // Sent when somebody begins to read the body.
+    assert_eq!(client.line().unwrap(), "HTTP/1.1 100 Continue");
+    assert_eq!(client.line().unwrap(), "");
+    client.send(b"01234").unwrap();
+    client
+}
+
+#[test]
+fn a_signal_right_after_the_port_is_open_is_an_order_to_stop_as_well() {
+    let data = tempfile::tempdir().unwrap();
+    for _ in 0..10 {
+        Launch::new(data.path()).start_unready().stop();
+    }
+    Digestd::start(data.path()).stop();
+}
+
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let child = Launch::new(data.path())
+        .command()
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut server = Process(child);
+    let mut log = BufReader::new(server.0.stderr.take().unwrap()).lines();
+    let mut address: Option<SocketAddr> = None;
+    for line in log.by_ref() {
+        let line = line.unwrap();
+        if let Some((_, found)) = line.split_once("listening on http://") {
+            address = Some(found.parse().unwrap());
+        }
+        if line.contains("ready") {
+            break;
+        }
+    }
+    // Like `digestd 2>&1 | head`.
+    drop(log);
+    let mut client = Client::connect(address.unwrap()).unwrap();
+    let digest = client.publish("foo").unwrap();
+    server.signal(Signal::TERM);
+    let status = server.wait();
+    assert_eq!(status.code(), Some(0), "{status}");
+
+    let server = Digestd::start(data.path());
+    assert_eq!(server.client().fetch(&digest).as_deref(), Some("foo"));
+}
+
+#[test]
+fn an_error_that_cannot_be_written_has_its_exit_code_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("not-there");
+    let outcome = run(
+        Command::new("sh")
+            .args(["-c", "exec \"$0\" hash --file \"$1\" 2>/dev/full"])
+            .arg(digestd().get_program())
+            .arg(path),
+        b"",
+    );
+    assert_eq!(outcome.code, Some(1));
+}
+
+#[test]
+fn a_log_never_holds_the_text_of_a_message_or_a_whole_digest() {
+    let data = tempfile::tempdir().unwrap();
+    let launch = Launch::new(data.path()).option("--body-max", "1KiB");
+    let texts = ["quokka", "wombat", "bandicoot"];
+    let server = launch.start();
+    let mut client = server.client();
+    let [damaged, whole, missing] = texts.map(|text| Digest::of(text.as_bytes()));
+    client.publish("quokka").unwrap();
+    client.publish("quokka").unwrap();
+    client.publish("wombat").unwrap();
+    client.fetch(&whole).unwrap();
+    assert_eq!(client.fetch(&missing), None);
+    let json = [("Content-Type", "application/json")];
+    for (body, status) in [
+        ("{\"message\": \"wombat\"}".to_owned(), 201),
+        ("{\"message\": \"bandicoot\", }".to_owned(), 400),
+        ("bandicoot".to_owned(), 400),
+        ("bandicoot".repeat(1000), 413),
+    ] {
+        let answer = client.ask("POST", "/messages", &json, body.as_bytes());
+        assert_eq!(answer.unwrap().status, status);
+        if status == 413 {
+            client = server.client();
+        }
+    }
+    drop(client);
+    let log = [server.stop(), after_damage(&launch, &damaged, &whole)].concat();
+
+    // The first digits are there, so the log is one that could have held more.
+    assert!(log.contains(&damaged.to_string()[..8]), "{log}");
+    for digest in [damaged, whole, missing] {
+        assert!(!log.contains(&digest.to_string()[..9]), "{log}");
+    }
+    for text in texts {
+        assert!(!log.contains(text), "{log}");
+    }
+}
+
+/// Spoils the text "quokka" on the disk, asks for it, and returns the log.
+fn after_damage(launch: &Launch, damaged: &Digest, whole: &Digest) -> String {
+    let path = launch.data_dir().join("log/00000001.log");
+    let mut segment = fs::read(&path).unwrap();
+    let at = segment
+        .windows(6)
+        .position(|bytes| bytes == b"quokka")
+        .unwrap();
+    segment[at] ^= 1;
+    fs::write(&path, segment).unwrap();
+    let server = launch.start();
+    let mut client = server.client();
+    assert_eq!(client.get(damaged).unwrap().status, 500);
+    assert_eq!(client.get(whole).unwrap().status, 200);
+    drop(client);
+    server.stop()
+}
+
+fn get(url: &str, digest: &str) -> Outcome {
+    run(digestd().args(["get", digest, "--url", url]), b"")
+}
+
+/// The result of a command that must have succeeded and have nothing else to say.
+fn result(outcome: &Outcome) -> String {
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!(outcome.stderr, "");
+    String::from_utf8(outcome.stdout.clone()).unwrap()
+}
+
+/// The sentence of a command that must have failed with `code`.
+fn failure(outcome: &Outcome, code: i32) -> String {
+    let error = checked_failure(outcome, code);
+    let sentence = error.strip_prefix("digestd: ").expect(&error);
+    let sentence = sentence.strip_suffix('\n').expect(&error);
+    assert!(!sentence.contains('\n'), "{error}");
+    sentence.to_owned()
+}
+
+/// What a command that must have failed with `code` said, for a person to read.
+fn checked_failure(outcome: &Outcome, code: i32) -> String {
+    assert_eq!(outcome.code, Some(code), "{outcome:?}");
+    assert_eq!(outcome.stdout, b"", "{outcome:?}");
+    let error = outcome.stderr.clone();
+    assert!(!error.is_empty());
+    for noise in ["panicked", "backtrace", "thread '", "Error {", "src/"] {
+        assert!(!error.contains(noise), "{error}");
+    }
+    error
+}
+
+/// A port that nobody has, outside of the range from which the kernel gives ports to connections.
+fn free_port() -> u16 {
+    let first = 20_000 + std::process::id() % 10_000;
+    (first..32_000)
+        .filter_map(|port| u16::try_from(port).ok())
+        .find(|&port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok())
+        .unwrap()
+}

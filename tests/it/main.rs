@@ -1,0 +1,34 @@
+//! The tests from outside, one binary so that it is linked once.
+//!
+//! * over sockets, in this process: [`messages`], [`limits`], [`shutdown`], with [`support`];
+//! * the store by itself: [`store`], [`directory`], [`damage`], [`torn`], [`model`], [`reader`], with
+//!   [`store_support`];
+//! * the real binary: [`command`], [`crash`], [`memory`], [`samples`], [`readme`], with [`process`]
+//!   and [`writers`].
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that panics is a test that fails"
+)]
+
+mod command;
+mod crash;
+mod damage;
+mod directory;
+mod limits;
+mod memory;
+mod messages;
+mod model;
+mod process;
+mod reader;
+mod readme;
+mod samples;
+mod shutdown;
+mod store;
+mod store_support;
+mod support;
+mod torn;
+mod writers;

@@ -1,0 +1,470 @@
+//! The real binary as a child process, and a client that speaks just enough HTTP to talk to it.
+//!
+//! Nothing of the environment that `digestd` heeds reaches a child, every child is dead when its
+//! handle is gone, and every wait has an end.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use std::{env, str};
+
+use digestd::digest::Digest;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// For whatever takes a moment: far more than it takes on a slow and busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A command line of the binary, deaf to the environment of the tests.
+pub(crate) fn digestd() -> Command {
+    deafened(Command::new(env!("CARGO_BIN_EXE_digestd")))
+}
+
+fn deafened(mut command: Command) -> Command {
+    for (name, _) in env::vars_os() {
+        if name == "PORT" || name.as_encoded_bytes().starts_with(b"DIGESTD_") {
+            command.env_remove(name);
+        }
+    }
+    // Would show a backtrace if anything ever asked for one.
+    command.env("RUST_BACKTRACE", "1");
+    command
+}
+
+/// What a command that ended left behind.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+/// Runs a command to its end with `input` on its standard input.
+pub(crate) fn run(command: &mut Command, input: &[u8]) -> Outcome {
+    let child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut process = Process(child);
+    let stdout = read_aside(process.0.stdout.take().unwrap());
+    let stderr = read_aside(process.0.stderr.take().unwrap());
+    // It need not read what it does not want.
+    let _ = process.0.stdin.take().unwrap().write_all(input);
+    let code = process.wait().code();
+    Outcome {
+        code,
+        stdout: stdout.join().unwrap(),
+        stderr: String::from_utf8(stderr.join().unwrap()).unwrap(),
+    }
+}
+
+fn read_aside(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).unwrap();
+        bytes
+    })
+}
+
+/// A child that is dead when its handle is gone.
+#[derive(Debug)]
+pub(crate) struct Process(pub(crate) Child);
+
+impl Process {
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status;
+            }
+            assert!(
+                started.elapsed() < PATIENCE,
+                "process {} does not end",
+                self.0.id()
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Neither can fail in a way that matters: it is our own child.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A server about to be started.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    wrapper: Vec<OsString>,
+    options: BTreeMap<&'static str, OsString>,
+    environment: BTreeMap<&'static str, OsString>,
+}
+
+impl Launch {
+    /// With its data in `data_dir`, a port of its own, and kind to the disk.
+    pub(crate) fn new(data_dir: &Path) -> Self {
+        let launch = Self {
+            wrapper: Vec::new(),
+            options: BTreeMap::new(),
+            environment: BTreeMap::new(),
+        };
+        launch
+            .option("--data-dir", data_dir)
+            .option("--listen", "127.0.0.1:0")
+            .option("--segment-size", "4MiB")
+            .option("--free-min", "0B")
+    }
+
+    /// With this option, instead of the one of that name.
+    pub(crate) fn option(mut self, name: &'static str, value: impl AsRef<OsStr>) -> Self {
+        self.options.insert(name, value.as_ref().into());
+        self
+    }
+
+    /// Without that option.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.options.remove(name).unwrap();
+        self
+    }
+
+    /// With this variable in its environment.
+    pub(crate) fn env(mut self, name: &'static str, value: impl AsRef<OsStr>) -> Self {
+        self.environment.insert(name, value.as_ref().into());
+        self
+    }
+
+    /// Through another program, which gets the command line as its last arguments and must become
+    /// the server, so that both have the same pid.
+    pub(crate) fn through<S: AsRef<OsStr>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.wrapper
+            .extend(words.into_iter().map(|word| word.as_ref().to_owned()));
+        self
+    }
+
+    /// Where the server will have its data.
+    pub(crate) fn data_dir(&self) -> &Path {
+        Path::new(&self.options["--data-dir"])
+    }
+
+    /// The whole command line.
+    pub(crate) fn command(&self) -> Command {
+        let mut words = self.wrapper.iter();
+        let mut command = match words.next() {
+            None => digestd(),
+            Some(program) => {
+                let mut command = deafened(Command::new(program));
+                command.args(words).arg(env!("CARGO_BIN_EXE_digestd"));
+                command
+            }
+        };
+        for (name, value) in &self.options {
+            command.arg(name).arg(value);
+        }
+        command.envs(&self.environment);
+        command
+    }
+
+    /// Starts it, and returns once it serves messages.
+    pub(crate) fn start(&self) -> Digestd {
+        let server = self.start_unready();
+        server.wait_for("ready");
+        server
+    }
+
+    /// Starts it, and returns once it has a port; its store may not be open yet.
+    pub(crate) fn start_unready(&self) -> Digestd {
+        let child = self
+            .command()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut process = Process(child);
+        let stderr = process.0.stderr.take().unwrap();
+        let log = Arc::new(Log::default());
+        let reader = {
+            let log = Arc::clone(&log);
+            thread::spawn(move || log.fill(stderr))
+        };
+        let line = log.wait_for("listening on http://");
+        let (_, address) = line.split_once("http://").unwrap();
+        Digestd {
+            address: address.parse().unwrap(),
+            process,
+            log,
+            reader,
+        }
+    }
+}
+
+/// A running server.
+#[derive(Debug)]
+pub(crate) struct Digestd {
+    address: SocketAddr,
+    process: Process,
+    log: Arc<Log>,
+    reader: JoinHandle<()>,
+}
+
+impl Digestd {
+    /// Starts a server on `data_dir` with all defaults; see [`Launch`].
+    pub(crate) fn start(data_dir: &Path) -> Self {
+        Launch::new(data_dir).start()
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.0.id()
+    }
+
+    /// A new connection to it.
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.address).unwrap()
+    }
+
+    /// Waits for a line of its log with `text` in it, and returns it.
+    pub(crate) fn wait_for(&self, text: &str) -> String {
+        self.log.wait_for(text)
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lines.lock().unwrap().text()
+    }
+
+    /// Number of messages it said it had when it was ready.
+    pub(crate) fn messages(&self) -> u64 {
+        let line = self.wait_for("ready messages=");
+        let (_, number) = line.split_once("messages=").unwrap();
+        number.parse().unwrap()
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Waits for its end, and returns its status and everything it has logged.
+    pub(crate) fn wait(self) -> (ExitStatus, String) {
+        let Self {
+            mut process,
+            log,
+            reader,
+            ..
+        } = self;
+        let status = process.wait();
+        let mut stdout = String::new();
+        let mut pipe = process.0.stdout.take().unwrap();
+        pipe.read_to_string(&mut stdout).unwrap();
+        assert_eq!(stdout, "", "standard output is for results");
+        reader.join().unwrap();
+        let log = log.lines.lock().unwrap().text();
+        (status, log)
+    }
+
+    /// Stops it as a supervisor does, and returns everything it has logged.
+    pub(crate) fn stop(self) -> String {
+        self.signal(Signal::TERM);
+        let (status, log) = self.wait();
+        assert_eq!(status.code(), Some(0), "{status}\n{log}");
+        log
+    }
+
+    /// Ends it without a warning, and returns everything it has logged.
+    pub(crate) fn kill(self) -> String {
+        self.signal(Signal::KILL);
+        let (status, log) = self.wait();
+        assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{log}");
+        log
+    }
+}
+
+/// The standard error of a server, line by line.
+#[derive(Debug, Default)]
+struct Log {
+    lines: Mutex<Lines>,
+    more: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    lines: Vec<String>,
+    ended: bool,
+}
+
+impl Lines {
+    fn text(&self) -> String {
+        self.lines.join("\n")
+    }
+}
+
+impl Log {
+    fn fill(&self, pipe: impl Read) {
+        for line in BufReader::new(pipe).lines() {
+            self.lines.lock().unwrap().lines.push(line.unwrap());
+            self.more.notify_all();
+        }
+        self.lines.lock().unwrap().ended = true;
+        self.more.notify_all();
+    }
+
+    fn wait_for(&self, text: &str) -> String {
+        let holds = |lines: &Lines| lines.lines.iter().any(|line| line.contains(text));
+        let (lines, _) = self
+            .more
+            .wait_timeout_while(self.lines.lock().unwrap(), PATIENCE, |lines| {
+                !lines.ended && !holds(lines)
+            })
+            .unwrap();
+        let line = lines.lines.iter().find(|line| line.contains(text)).cloned();
+        let log = lines.text();
+        // Not while the lock is held: the handle's drop must not meet a poisoned one.
+        drop(lines);
+        line.unwrap_or_else(|| panic!("no line with {text:?} in the log:\n{log}"))
+    }
+}
+
+/// A connection that is kept open.
+#[derive(Debug)]
+pub(crate) struct Client(BufReader<TcpStream>);
+
+impl Client {
+    pub(crate) fn connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    /// Sends a request and reads its answer.
+    pub(crate) fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        fields: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Answer> {
+        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
+        for (name, value) in fields {
+            request.extend([*name, ": ", *value, "\r\n"]);
+        }
+        if method == "POST" {
+            let length = body.len().to_string();
+            request.extend(["Content-Length: ", &length, "\r\n"]);
+        }
+        request += "\r\n";
+        self.send(&[request.as_bytes(), body].concat())?;
+        self.answer()
+    }
+
+    /// Sends bytes as they are.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.get_mut().write_all(bytes)
+    }
+
+    /// Reads an answer.
+    pub(crate) fn answer(&mut self) -> io::Result<Answer> {
+        let line = self.line()?;
+        let status = line.strip_prefix("HTTP/1.1 ").expect("a status line");
+        let status = status.get(..3).unwrap().parse().unwrap();
+        let mut fields = BTreeMap::new();
+        loop {
+            let line = self.line()?;
+            if line.is_empty() {
+                break;
+            }
+            let (name, value) = line.split_once(": ").expect("a field");
+            let known = fields.insert(name.to_ascii_lowercase(), value.to_owned());
+            assert_eq!(known, None, "two fields {name}");
+        }
+        let length = fields.get("content-length").expect("a length");
+        let mut body = vec![0; length.parse().unwrap()];
+        self.0.read_exact(&mut body)?;
+        Ok(Answer {
+            status,
+            fields,
+            body,
+        })
+    }
+
+    /// Reads a line of an answer.
+    pub(crate) fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        self.0.read_line(&mut line)?;
+        match line.strip_suffix("\r\n") {
+            Some(line) => Ok(line.to_owned()),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// Posts a text. An error means that the connection broke, nothing else.
+    pub(crate) fn post(&mut self, text: &str) -> io::Result<Answer> {
+        let fields = [("Content-Type", "text/plain"), ("Accept", "text/plain")];
+        self.ask("POST", "/messages", &fields, text.as_bytes())
+    }
+
+    /// Stores a text that must be taken.
+    pub(crate) fn publish(&mut self, text: &str) -> io::Result<Digest> {
+        let answer = self.post(text)?;
+        let digest = Digest::of(text.as_bytes());
+        assert_eq!(answer.status, 201, "{answer:?}");
+        assert_eq!(answer.text(), format!("{digest}\n"));
+        Ok(digest)
+    }
+
+    /// Asks for a text.
+    pub(crate) fn get(&mut self, digest: &Digest) -> io::Result<Answer> {
+        let path = format!("/messages/{digest}");
+        self.ask("GET", &path, &[("Accept", "text/plain")], b"")
+    }
+
+    /// The text with this digest, `None` if there is no such message.
+    pub(crate) fn fetch(&mut self, digest: &Digest) -> Option<String> {
+        let answer = self.get(digest).unwrap();
+        match answer.status {
+            200 => Some(answer.text().to_owned()),
+            404 => None,
+            _ => panic!("{answer:?}"),
+        }
+    }
+}
+
+/// An answer of a server.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) fields: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    /// The body, which is UTF-8 whatever it is.
+    pub(crate) fn text(&self) -> &str {
+        str::from_utf8(&self.body).unwrap()
+    }
+}

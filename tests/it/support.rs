@@ -1,0 +1,789 @@
+//! A server for each test, and clients that believe nothing.
+//!
+//! A [`TestServer`] has a port and, if it needs one, a directory of its own, runs on the thread of
+//! its test and ends with it. Every answer that a [`Client`] or a [`Raw`] socket hands out was
+//! checked for what all answers have in common, see [`check`]. Everything that waits is guarded by
+//! [`PATIENCE`], so that a test fails where it would otherwise hang.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::fs;
+use std::future::poll_fn;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use digestd::config::Limits;
+use digestd::http::App;
+use digestd::server;
+use digestd::service::Service;
+use digestd::store::{DataDirectory, Durability, EmbeddedStore, MemoryStore, Options, Store};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::client::conn::{http1, http2};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tempfile::TempDir;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+/// The published digest of `foo`.
+pub(crate) const FOO: &str = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
+
+/// No single step takes longer, however busy the machine is.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Every field an answer may have.
+const FIELDS: [&str; 14] = [
+    "allow",
+    "cache-control",
+    "connection",
+    "content-length",
+    "content-security-policy",
+    "content-type",
+    "date",
+    "durability",
+    "etag",
+    "location",
+    "retry-after",
+    "vary",
+    "x-content-type-options",
+    "x-request-id",
+];
+
+pub(crate) fn milliseconds(number: u64) -> Duration {
+    Duration::from_millis(number)
+}
+
+/// What `future` gives, if it does so in time.
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let value = timeout(PATIENCE, future).await;
+    value.unwrap_or_else(|_| panic!("{what} took too long"))
+}
+
+/// Waits until `is_so` says yes.
+pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let polling = async {
+        while !is_so().await {
+            sleep(milliseconds(2)).await;
+        }
+    };
+    within(what, polling).await;
+}
+
+/// A server that lives as long as its test.
+pub(crate) struct TestServer<S: Store + 'static = MemoryStore> {
+    pub(crate) address: SocketAddr,
+    pub(crate) service: Arc<Service>,
+    pub(crate) store: Arc<S>,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<()>,
+    directory: Option<TempDir>,
+}
+
+impl TestServer {
+    /// Serves an empty store in memory within the default limits.
+    pub(crate) fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// Serves an empty store in memory within the default limits as changed by `adjust`.
+    pub(crate) fn with(adjust: impl FnOnce(&mut Limits)) -> Self {
+        let server = Self::starting(adjust);
+        server
+            .service
+            .start(Arc::<MemoryStore>::clone(&server.store));
+        server
+    }
+
+    /// Serves no store yet.
+    pub(crate) fn starting(adjust: impl FnOnce(&mut Limits)) -> Self {
+        Self::run(MemoryStore::default(), None, adjust)
+    }
+}
+
+impl TestServer<EmbeddedStore> {
+    /// Serves an empty store on the disk, which keeps no message in memory.
+    pub(crate) fn on_disk() -> Self {
+        let limits = Limits::default();
+        let directory = tempfile::tempdir().unwrap();
+        let claimed = DataDirectory::claim(&directory.path().join("store"), 2 << 20).unwrap();
+        let options = Options {
+            durability: Durability::Disk,
+            index_cache_bytes: 1 << 20,
+            message_cache_bytes: 0,
+            message_bytes_max: limits.body_bytes_max,
+            free_bytes_min: Some(0),
+        };
+        let store = EmbeddedStore::open(claimed, options, &|_| {}).unwrap();
+        let server = Self::run(store, Some(directory), |_| {});
+        server
+            .service
+            .start(Arc::<EmbeddedStore>::clone(&server.store));
+        server
+    }
+
+    /// Changes one byte of the stored `text` behind the back of the store.
+    pub(crate) fn damage(&self, text: &str) {
+        let directory = self.directory.as_ref().unwrap().path();
+        let path = directory.join("store/log/00000001.log");
+        let content = fs::read(&path).unwrap();
+        let offset = content
+            .windows(text.len())
+            .position(|bytes| bytes == text.as_bytes())
+            .expect("the text is in the log");
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        let changed = [content[offset] ^ 1];
+        file.write_all_at(&changed, offset as u64).unwrap();
+    }
+}
+
+impl<S: Store + 'static> TestServer<S> {
+    fn run(store: S, directory: Option<TempDir>, adjust: impl FnOnce(&mut Limits)) -> Self {
+        let mut limits = Limits::default();
+        adjust(&mut limits);
+        let listeners = server::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        let service = Arc::new(Service::default());
+        let app = Arc::new(App::new(Arc::clone(&service), limits.clone()));
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(server::run(listeners, app, limits, async {
+            let _ = stopped.await;
+        }));
+        Self {
+            address,
+            service,
+            store: Arc::new(store),
+            stop: Some(stop),
+            running,
+            directory,
+        }
+    }
+
+    /// Asks over HTTP/1.1 and over HTTP/2, on new connections; the answers must agree.
+    pub(crate) async fn ask(&self, ask: &Ask) -> Answer {
+        let first = self.ask_over(Protocol::Http1, ask).await;
+        let second = self.ask_over(Protocol::Http2, ask).await;
+        assert_eq!(first.essence(), second.essence(), "{ask:?}");
+        second
+    }
+
+    /// Asks on a new connection.
+    pub(crate) async fn ask_over(&self, protocol: Protocol, ask: &Ask) -> Answer {
+        self.connect(protocol).await.ask(ask).await
+    }
+
+    /// Stores `text`; returns the path to it.
+    pub(crate) async fn publish(&self, text: &str) -> String {
+        let answer = self.ask_over(Protocol::Http1, &Ask::publish(text)).await;
+        assert_eq!(answer.status, 201);
+        answer.field("location").unwrap().to_owned()
+    }
+
+    pub(crate) async fn connect(&self, protocol: Protocol) -> Client {
+        within("connecting", Client::connect(self.address, protocol)).await
+    }
+
+    pub(crate) async fn connect_raw(&self) -> Raw {
+        let stream = within("connecting", TcpStream::connect(self.address)).await;
+        Raw::new(stream.unwrap())
+    }
+
+    /// Waits until the server has read what was sent on other connections so far. One thread runs
+    /// the server and the test, and runs tasks in the order in which they were woken: what came
+    /// earlier has been seen when what came later is answered.
+    pub(crate) async fn has_seen_all(&self) {
+        let mut client = self.connect(Protocol::Http1).await;
+        for _ in 0..2 {
+            client.ask(&Ask::get("/livez")).await;
+        }
+    }
+
+    /// Gives the order to stop.
+    pub(crate) fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+
+    /// Waits until the server has stopped.
+    pub(crate) async fn stopped(&mut self) {
+        within("stopping", &mut self.running).await.unwrap();
+    }
+
+    /// Waits until new connections are refused.
+    pub(crate) async fn is_closed_to_new_clients(&self) {
+        until("the end of accepting", async || {
+            let refused = TcpStream::connect(self.address).await;
+            refused.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+        })
+        .await;
+    }
+}
+
+impl<S: Store + 'static> Drop for TestServer<S> {
+    fn drop(&mut self) {
+        self.running.abort();
+        // Before its directory goes.
+        let _ = self.store.close();
+    }
+}
+
+/// Versions of HTTP, both without TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http1,
+    Http2,
+}
+
+impl Protocol {
+    pub(crate) const ALL: [Self; 2] = [Self::Http1, Self::Http2];
+}
+
+/// A request in the making.
+#[derive(Clone)]
+pub(crate) struct Ask {
+    method: Method,
+    path: String,
+    fields: Vec<(String, String)>,
+    body: Bytes,
+}
+
+impl Ask {
+    pub(crate) fn new(method: &str, path: impl Into<String>) -> Self {
+        Self {
+            method: method.parse().unwrap(),
+            path: path.into(),
+            fields: Vec::new(),
+            body: Bytes::new(),
+        }
+    }
+
+    pub(crate) fn get(path: impl Into<String>) -> Self {
+        Self::new("GET", path)
+    }
+
+    pub(crate) fn head(path: impl Into<String>) -> Self {
+        Self::new("HEAD", path)
+    }
+
+    pub(crate) fn post(path: impl Into<String>) -> Self {
+        Self::new("POST", path)
+    }
+
+    /// Stores `text`, sent as it is.
+    pub(crate) fn publish(text: impl AsRef<[u8]>) -> Self {
+        Self::post("/messages")
+            .field("content-type", "text/plain")
+            .body(text)
+    }
+
+    /// Stores the message of a JSON body.
+    pub(crate) fn publish_json(body: impl AsRef<[u8]>) -> Self {
+        Self::post("/messages")
+            .field("content-type", "application/json")
+            .body(body)
+    }
+
+    pub(crate) fn field(mut self, name: &str, value: &str) -> Self {
+        self.fields.push((name.into(), value.into()));
+        self
+    }
+
+    pub(crate) fn body(mut self, body: impl AsRef<[u8]>) -> Self {
+        self.body = Bytes::copy_from_slice(body.as_ref());
+        self
+    }
+
+    fn request(
+        &self,
+        address: SocketAddr,
+        protocol: Protocol,
+        body: SentBody,
+    ) -> Request<SentBody> {
+        let mut request = Request::builder().method(&self.method);
+        request = match protocol {
+            Protocol::Http1 => request.uri(&self.path).header("host", address.to_string()),
+            Protocol::Http2 => request.uri(format!("http://{address}{}", self.path)),
+        };
+        for (name, value) in &self.fields {
+            request = request.header(name, value);
+        }
+        request.body(body).unwrap()
+    }
+}
+
+impl fmt::Debug for Ask {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self { method, path, .. }, fields) = (self, &self.fields);
+        write!(
+            formatter,
+            "{method} {path} {fields:?} {}",
+            start_of(&self.body)
+        )
+    }
+}
+
+/// As much of a body as a person reads.
+fn start_of(body: &[u8]) -> String {
+    const SHOWN: usize = 200;
+    let start = &body[..body.len().min(SHOWN)];
+    format!("{} bytes: {}", body.len(), start.escape_ascii())
+}
+
+type SentBody = UnsyncBoxBody<Bytes, Infallible>;
+
+/// A body that comes in pieces, when the test sends them.
+struct Pieces(mpsc::UnboundedReceiver<Bytes>);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = self.0.poll_recv(context);
+        piece.map(|piece| Some(Ok(Frame::data(piece?))))
+    }
+}
+
+/// One connection.
+pub(crate) struct Client {
+    address: SocketAddr,
+    sender: Sender,
+    connection: JoinHandle<()>,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<SentBody>),
+    Http2(http2::SendRequest<SentBody>),
+}
+
+type Responding = Pin<Box<dyn Future<Output = hyper::Result<Response<Incoming>>> + Send>>;
+
+impl Client {
+    async fn connect(address: SocketAddr, protocol: Protocol) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let stream = TokioIo::new(stream);
+        // How a connection ends shows in the answers, or in their absence.
+        let (sender, connection) = match protocol {
+            Protocol::Http1 => {
+                let (sender, connection) = http1::handshake(stream).await.unwrap();
+                let connection = tokio::spawn(async { drop(connection.await) });
+                (Sender::Http1(sender), connection)
+            }
+            Protocol::Http2 => {
+                let handshake = http2::handshake(TokioExecutor::new(), stream);
+                let (sender, connection) = handshake.await.unwrap();
+                let connection = tokio::spawn(async { drop(connection.await) });
+                (Sender::Http2(sender), connection)
+            }
+        };
+        Self {
+            address,
+            sender,
+            connection,
+        }
+    }
+
+    pub(crate) async fn ask(&mut self, ask: &Ask) -> Answer {
+        let answer = self.try_ask(ask).await;
+        answer.unwrap_or_else(|error| panic!("no answer to {ask:?}: {error:?}"))
+    }
+
+    /// Asks on a connection that may be closed.
+    pub(crate) async fn try_ask(&mut self, ask: &Ask) -> hyper::Result<Answer> {
+        let answer = self.try_ask_unchecked(ask).await?;
+        answer.check(&ask.method);
+        Ok(answer)
+    }
+
+    /// Asks for what a part below the router answers, which does not know how all answers look.
+    pub(crate) async fn try_ask_unchecked(&mut self, ask: &Ask) -> hyper::Result<Answer> {
+        let responding = async {
+            match &mut self.sender {
+                Sender::Http1(sender) => sender.ready().await?,
+                Sender::Http2(sender) => sender.ready().await?,
+            }
+            let response = self.send(ask, Full::new(ask.body.clone()).boxed_unsync());
+            Answer::collect(response.await?).await
+        };
+        within("the answer", responding).await
+    }
+
+    /// Asks, and does not read the answer but for its head.
+    pub(crate) async fn begin_reading(&mut self, ask: &Ask) -> Unread {
+        let response = self.send(ask, Full::new(ask.body.clone()).boxed_unsync());
+        Unread(within("the answer", response).await.unwrap())
+    }
+
+    /// Begins a request whose body comes later.
+    pub(crate) fn begin(&mut self, ask: &Ask) -> Begun {
+        let (pieces, receiver) = mpsc::unbounded_channel();
+        let response = self.send(ask, Pieces(receiver).boxed_unsync());
+        let method = ask.method.clone();
+        let answer = tokio::spawn(async move {
+            let answer = Answer::collect(response.await?).await?;
+            answer.check(&method);
+            Ok(answer)
+        });
+        let pieces = Some(pieces);
+        Begun { pieces, answer }
+    }
+
+    fn send(&mut self, ask: &Ask, body: SentBody) -> Responding {
+        match &mut self.sender {
+            Sender::Http1(sender) => {
+                let request = ask.request(self.address, Protocol::Http1, body);
+                Box::pin(sender.send_request(request))
+            }
+            Sender::Http2(sender) => {
+                let request = ask.request(self.address, Protocol::Http2, body);
+                Box::pin(sender.send_request(request))
+            }
+        }
+    }
+
+    /// Waits until the server has closed the connection.
+    pub(crate) async fn closed(mut self) {
+        within("the end of the connection", &mut self.connection)
+            .await
+            .unwrap();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.connection.is_finished()
+    }
+}
+
+/// An answer whose body was not read yet.
+pub(crate) struct Unread(Response<Incoming>);
+
+impl Unread {
+    pub(crate) async fn collect(self) -> hyper::Result<Answer> {
+        within("the rest of the answer", Answer::collect(self.0)).await
+    }
+}
+
+/// A request whose body is under way.
+pub(crate) struct Begun {
+    pieces: Option<mpsc::UnboundedSender<Bytes>>,
+    answer: JoinHandle<hyper::Result<Answer>>,
+}
+
+impl Begun {
+    /// Sends a piece of the body.
+    pub(crate) fn send(&self, piece: impl AsRef<[u8]>) {
+        let pieces = self.pieces.as_ref().expect("a body that has not ended");
+        // A server that has answered takes no more; the answer says why.
+        let _ = pieces.send(Bytes::copy_from_slice(piece.as_ref()));
+    }
+
+    /// Ends the body.
+    pub(crate) fn end(&mut self) {
+        self.pieces = None;
+    }
+
+    /// The answer, which may come before the body has ended.
+    pub(crate) async fn answer(&mut self) -> Answer {
+        let answer = within("the answer", &mut self.answer).await.unwrap();
+        answer.expect("an answer, not the end of the connection")
+    }
+
+    /// Ends the body; the answer to the whole of it.
+    pub(crate) async fn finish(mut self) -> Answer {
+        self.end();
+        self.answer().await
+    }
+
+    /// Waits for the end of a connection that brings no answer.
+    pub(crate) async fn ends_unanswered(mut self) {
+        let answer = within("the end of the connection", &mut self.answer).await;
+        assert!(answer.unwrap().is_err());
+    }
+
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answer.is_finished()
+    }
+
+    /// Goes away in the middle.
+    pub(crate) async fn abandon(self) {
+        self.answer.abort();
+        let _ = self.answer.await;
+    }
+}
+
+/// An answer, whole and checked.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) fields: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { status, fields, .. } = self;
+        write!(formatter, "{status} {fields:?} {}", start_of(&self.body))
+    }
+}
+
+impl Answer {
+    async fn collect(response: Response<Incoming>) -> hyper::Result<Self> {
+        let (head, body) = response.into_parts();
+        Ok(Self {
+            status: head.status.as_u16(),
+            fields: head.headers,
+            body: body.collect().await?.to_bytes(),
+        })
+    }
+
+    /// The value of a field that is there at most once.
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        let mut values = self.fields.get_all(name).iter();
+        let value = values.next()?;
+        assert!(values.next().is_none(), "{name} is there twice: {self:?}");
+        Some(value.to_str().unwrap())
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    /// The text of an error.
+    pub(crate) fn error(&self) -> String {
+        let body: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
+        let members = body.as_object().unwrap();
+        assert_eq!(members.len(), 1, "{body}");
+        body["error"].as_str().unwrap().to_owned()
+    }
+
+    /// The fields that do not differ between two answers to the same question.
+    pub(crate) fn lasting_fields(&self) -> HeaderMap {
+        let mut fields = self.fields.clone();
+        for name in ["connection", "date", "x-request-id"] {
+            fields.remove(name);
+        }
+        fields
+    }
+
+    fn essence(&self) -> (u16, HeaderMap, &Bytes) {
+        (self.status, self.lasting_fields(), &self.body)
+    }
+
+    /// Checks what all answers have in common.
+    fn check(&self, method: &Method) {
+        for name in self.fields.keys() {
+            assert!(FIELDS.contains(&name.as_str()), "{name}: {self:?}");
+        }
+        let id = self.field("x-request-id").expect("a request id");
+        assert!((1..=128).contains(&id.len()), "{self:?}");
+        assert_eq!(
+            self.field("x-content-type-options"),
+            Some("nosniff"),
+            "{self:?}"
+        );
+        self.check_body(method);
+        if self.status >= 400 {
+            self.check_error(method);
+        }
+    }
+
+    fn check_body(&self, method: &Method) {
+        let kind = self.field("content-type");
+        let length = self.field("content-length");
+        if self.status == 304 {
+            assert!(self.body.is_empty(), "{self:?}");
+            // It would be that of the 200, not that of the 304 (RFC 9110, 8.6).
+            assert_eq!((kind, length), (None, None), "{self:?}");
+            return;
+        }
+        let kinds = ["application/json", "text/plain; charset=utf-8"];
+        assert!(kinds.contains(&kind.unwrap()), "{self:?}");
+        let length: usize = length.expect("a length").parse().unwrap();
+        if method == Method::HEAD {
+            assert!(self.body.is_empty(), "{self:?}");
+        } else {
+            assert_eq!(length, self.body.len(), "{self:?}");
+        }
+    }
+
+    fn check_error(&self, method: &Method) {
+        assert_eq!(self.field("content-type"), Some("application/json"));
+        assert_eq!(self.field("cache-control"), Some("no-store"), "{self:?}");
+        assert!(
+            self.status < 500 || [500, 503, 507].contains(&self.status),
+            "{self:?}"
+        );
+        let is_passing = [503, 507].contains(&self.status);
+        assert_eq!(self.field("retry-after").is_some(), is_passing, "{self:?}");
+        assert_eq!(self.field("allow").is_some(), self.status == 405);
+        if method != Method::HEAD {
+            let text = serde_json::Value::from(self.error());
+            assert_eq!(self.text(), format!("{{\n  \"error\": {text}\n}}\n"));
+        }
+    }
+}
+
+/// A socket.
+pub(crate) struct Raw {
+    stream: TcpStream,
+    unread: Vec<u8>,
+}
+
+/// What came before the end of a connection.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) was_reset: bool,
+}
+
+impl Rest {
+    pub(crate) fn text(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(&self.bytes)
+    }
+}
+
+impl Raw {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).unwrap();
+        Self {
+            stream,
+            unread: Vec::new(),
+        }
+    }
+
+    /// Sends all of `bytes`.
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let sending = self.try_send(bytes.as_ref());
+        within("sending", sending).await.unwrap();
+    }
+
+    /// Sends all of `bytes` on a connection that may be closed.
+    pub(crate) async fn try_send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.stream.writable().await?;
+            match self.stream.try_write(bytes) {
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that nothing more will be sent.
+    pub(crate) async fn finish_sending(&mut self) {
+        let closing = poll_fn(|context| Pin::new(&mut self.stream).poll_shutdown(context));
+        closing.await.unwrap();
+    }
+
+    /// Reads the next answer, which is not one to HEAD.
+    pub(crate) async fn answer(&mut self) -> Answer {
+        let answer = self.bare_answer().await;
+        answer.check(&Method::GET);
+        answer
+    }
+
+    /// The same for what a part below the router answers.
+    pub(crate) async fn bare_answer(&mut self) -> Answer {
+        let head = self.head().await;
+        let head = String::from_utf8(head).unwrap();
+        let mut lines = head.split("\r\n");
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap();
+        let fields = lines.filter(|line| !line.is_empty()).map(|line| {
+            let (name, value) = line.split_once(':').unwrap();
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            (name, HeaderValue::from_str(value.trim()).unwrap())
+        });
+        let mut fields_map = HeaderMap::new();
+        for (name, value) in fields {
+            fields_map.append(name, value);
+        }
+        let mut answer = Answer {
+            status: status.parse().unwrap(),
+            fields: fields_map,
+            body: Bytes::new(),
+        };
+        assert!(
+            answer.status >= 200,
+            "an interim answer came instead: {answer:?}"
+        );
+        let length = answer
+            .field("content-length")
+            .map_or(0, |length| length.parse().unwrap());
+        while self.unread.len() < length {
+            self.read_more().await.expect("the rest of a body");
+        }
+        answer.body = self.unread.drain(..length).collect();
+        answer
+    }
+
+    /// Reads the invitation to send the body.
+    pub(crate) async fn continue_line(&mut self) {
+        let head = self.head().await;
+        assert_eq!(head, b"HTTP/1.1 100 Continue\r\n\r\n");
+    }
+
+    async fn head(&mut self) -> Vec<u8> {
+        loop {
+            let end = self
+                .unread
+                .windows(4)
+                .position(|bytes| bytes == b"\r\n\r\n");
+            if let Some(end) = end {
+                return self.unread.drain(..end + 4).collect();
+            }
+            self.read_more().await.expect("an answer");
+        }
+    }
+
+    /// Waits until the server has closed the connection.
+    pub(crate) async fn rest(&mut self) -> Rest {
+        let end = loop {
+            if let Err(error) = self.read_more().await {
+                break error.kind();
+            }
+        };
+        Rest {
+            bytes: std::mem::take(&mut self.unread),
+            was_reset: end == ErrorKind::ConnectionReset,
+        }
+    }
+
+    /// Reads what is there, or waits for it.
+    pub(crate) async fn read_more(&mut self) -> io::Result<()> {
+        let reading = async {
+            let mut buffer = vec![0; 16 << 10];
+            loop {
+                self.stream.readable().await?;
+                match self.stream.try_read(&mut buffer) {
+                    Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                    Ok(read) => {
+                        self.unread.extend_from_slice(&buffer[..read]);
+                        return Ok(());
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        within("reading", reading).await
+    }
+
+    /// Goes away without a word to those who still send.
+    pub(crate) fn reset(self) {
+        self.stream.set_zero_linger().unwrap();
+    }
+}
