@@ -23,13 +23,17 @@ use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 
-/// Time measured for a row, or `DIGESTD_BENCH_SECONDS`.
+/// Seconds of one measurement, or `DIGESTD_BENCH_SECONDS`.
 const SECONDS: u64 = 3;
+
+/// Measurements of each of two rows that are compared.
+const ROUNDS: usize = 3;
 
 /// Messages that the reads ask for.
 const HOT: u64 = 1000;
@@ -75,88 +79,96 @@ fn report() {
         Command::new(env::current_exe().unwrap()).args(["floor", &answer.to_string()]),
     );
     for connections in [64, 8] {
-        let floor_cpu = row(
-            &format!("floor, {connections} connections"),
-            &floor,
-            connections,
-            None,
-            None,
-            &mut get_hot,
-        );
-        row(
+        // In turns, so that what else the machine does meets both.
+        let (mut bare, mut hits) = (Sample::default(), Sample::default());
+        for _ in 0..ROUNDS {
+            bare.add(measure(&floor, connections, &mut get_hot));
+            hits.add(measure(&service, connections, &mut get_hot));
+        }
+        let floor_cpu = Some(bare.cpu_each());
+        bare.print(&format!("floor, {connections} connections"), None, None);
+        hits.print(
             &format!("GET hit, {connections} connections"),
-            &service,
-            connections,
-            Some(floor_cpu),
+            floor_cpu,
             None,
-            &mut get_hot,
         );
     }
     let mut unique = |number| post("unique", number);
     for connections in [64, 1, 128] {
         let name = format!("POST unique 90 B, {connections} connections");
-        row(&name, &service, connections, None, Some(f), &mut unique);
+        measure(&service, connections, &mut unique).print(&name, None, Some(f));
     }
     let mut known = |number: u64| posts[(number % HOT) as usize].clone();
-    row(
-        "POST known 90 B, 64 connections",
-        &service,
-        64,
-        None,
-        None,
-        &mut known,
-    );
+    measure(&service, 64, &mut known).print("POST known 90 B, 64 connections", None, None);
     println!("F = {:.0}/s afterwards", common::sync_rate(&directory));
 }
 
-/// Measures and prints one row; returns server CPU a request, in seconds.
-fn row(
-    name: &str,
-    server: &Server,
-    connections: usize,
-    floor: Option<f64>,
-    f: Option<f64>,
-    request: &mut dyn FnMut(u64) -> Vec<u8>,
-) -> f64 {
-    let seconds =
-        env::var("DIGESTD_BENCH_SECONDS").map_or(SECONDS, |seconds| seconds.parse().unwrap());
-    // Numbers go on where the last row stopped, so that unique stays unique.
-    let first = NEXT.load(std::sync::atomic::Ordering::Relaxed);
-    drive(
-        server.address,
-        connections,
-        Stop::In(Duration::from_millis(300)),
-        |number| request(first + number),
-    );
-    let warm = first + (1 << 32);
-    let cpu = server.cpu_seconds();
-    let start = Instant::now();
-    let mut latencies = drive(
-        server.address,
-        connections,
-        Stop::In(Duration::from_secs(seconds)),
-        |number| request(warm + number),
-    );
-    let elapsed = start.elapsed().as_secs_f64();
-    let cpu = (server.cpu_seconds() - cpu) / latencies.len() as f64;
-    NEXT.store(warm + (1 << 32), std::sync::atomic::Ordering::Relaxed);
-    latencies.sort_unstable();
-    let rate = latencies.len() as f64 / elapsed;
-    let percentile = |part: usize| latencies[latencies.len() * part / 100] as f64 / 1e3;
-    let ratio =
-        |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.2}"));
-    println!(
-        "{name:<32} {rate:>11.0} {:>9.0} {:>9.0} {:>12.2} {:>8} {:>7}",
-        percentile(50),
-        percentile(99),
-        cpu * 1e6,
-        ratio(floor.map(|floor| cpu / floor)),
-        ratio(f.map(|f| rate / f)),
-    );
-    cpu
+/// What some seconds of requests gave.
+#[derive(Default)]
+struct Sample {
+    /// Of each request, in nanoseconds.
+    latencies: Vec<u64>,
+    seconds: f64,
+    /// Processor time of the server, user and system.
+    cpu_seconds: f64,
 }
 
-static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+impl Sample {
+    fn add(&mut self, other: Self) {
+        self.latencies.extend(other.latencies);
+        self.seconds += other.seconds;
+        self.cpu_seconds += other.cpu_seconds;
+    }
+
+    /// Server CPU a request, in seconds.
+    fn cpu_each(&self) -> f64 {
+        self.cpu_seconds / self.latencies.len() as f64
+    }
+
+    fn print(mut self, name: &str, floor_cpu: Option<f64>, f: Option<f64>) {
+        self.latencies.sort_unstable();
+        let rate = self.latencies.len() as f64 / self.seconds;
+        let percentile = |part| self.latencies[self.latencies.len() * part / 100] as f64 / 1e3;
+        let ratio = |value: Option<f64>| {
+            value.map_or_else(|| "–".to_owned(), |value| format!("{value:.2}"))
+        };
+        println!(
+            "{name:<32} {rate:>11.0} {:>9.0} {:>9.0} {:>12.2} {:>8} {:>7}",
+            percentile(50),
+            percentile(99),
+            self.cpu_each() * 1e6,
+            ratio(floor_cpu.map(|floor| self.cpu_each() / floor)),
+            ratio(f.map(|f| rate / f)),
+        );
+    }
+}
+
+/// Sends requests for some seconds.
+fn measure(server: &Server, connections: usize, request: &mut dyn FnMut(u64) -> Vec<u8>) -> Sample {
+    let seconds =
+        env::var("DIGESTD_BENCH_SECONDS").map_or(SECONDS, |seconds| seconds.parse().unwrap());
+    // Numbers go on where the last run stopped, so that unique stays unique.
+    let first = NEXT.load(Ordering::Relaxed);
+    let warm_up = Stop::In(Duration::from_millis(300));
+    drive(server.address, connections, warm_up, |number| {
+        request(first + number)
+    });
+    let first = first + (1 << 32);
+    NEXT.store(first + (1 << 32), Ordering::Relaxed);
+    let cpu = server.cpu_seconds();
+    let start = Instant::now();
+    let stop = Stop::In(Duration::from_secs(seconds));
+    let latencies = drive(server.address, connections, stop, |number| {
+        request(first + number)
+    });
+    Sample {
+        latencies,
+        seconds: start.elapsed().as_secs_f64(),
+        cpu_seconds: server.cpu_seconds() - cpu,
+    }
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 fn post(set: &str, number: u64) -> Vec<u8> {
     let body = format!(
