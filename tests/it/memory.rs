@@ -446,7 +446,7 @@ fn crowd(server: &Digestd) -> Vec<BlockingStream> {
 /// Leaves the server the descriptors it has: the next would get the lowest free number.
 fn forbid_new_descriptors(server: &Digestd) {
     let open = format!("/proc/{}/fd", server.pid());
-    let free = (0..).find(|number| !fs::exists(format!("{open}/{number}")).unwrap());
+    let free = (0..=10_000).find(|number| !fs::exists(format!("{open}/{number}")).unwrap());
     let limit = Rlimit {
         current: free,
         maximum: free,
