@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::Durability;
 use super::embedded::{CheckpointError, Shared};
@@ -27,6 +27,8 @@ pub(super) struct Keeper {
     shared: Arc<Shared>,
     checkpoint: Checkpoint,
     checkpoint_at: Instant,
+    /// The last checkpoint could not be written.
+    behind: bool,
     space_at: Instant,
     /// With [`Durability::Os`]: what has been synced.
     synced: Position,
@@ -40,6 +42,7 @@ impl Keeper {
             shared,
             checkpoint,
             checkpoint_at: now,
+            behind: false,
             space_at: now,
             synced: checkpoint.position,
         }
@@ -85,13 +88,20 @@ impl Keeper {
     fn write_checkpoint(&mut self) {
         self.checkpoint_at = Instant::now();
         match self.shared.write_checkpoint() {
-            Ok(checkpoint) => self.checkpoint = checkpoint,
+            Ok(checkpoint) => {
+                self.checkpoint = checkpoint;
+                if std::mem::take(&mut self.behind) {
+                    info!("checkpoints are written again");
+                }
+            }
             Err(CheckpointError::Index(error)) => {
                 self.shared.fail(&error.to_string());
             }
             // Out of descriptors, perhaps. The next start replays a little more, if this goes on.
             Err(CheckpointError::File(error)) => {
-                warn!(%error, "cannot write a checkpoint; trying again");
+                if !std::mem::replace(&mut self.behind, true) {
+                    warn!(%error, "cannot write a checkpoint; trying again");
+                }
             }
         }
     }

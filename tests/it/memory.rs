@@ -15,7 +15,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::process::{Digestd, Launch, PATIENCE};
+use crate::process::{Client, Digestd, Launch, PATIENCE};
 
 const CLIENTS: usize = 1000;
 const BODY_BYTES: usize = 1 << 20;
@@ -374,8 +374,7 @@ fn raise_descriptor_limit() {
 fn running_out_of_descriptors_pauses_accepting_and_goes_on() {
     let data = tempfile::tempdir().unwrap();
     let server = Digestd::start(data.path());
-    let mut early = server.client();
-    let crowd = crowd(&server);
+    let (mut early, crowd) = crowd(&server);
 
     let before = processor_time(&server);
     let started = Instant::now();
@@ -396,8 +395,7 @@ fn running_out_of_descriptors_pauses_accepting_and_goes_on() {
 fn running_out_of_descriptors_does_not_end_writes() {
     let data = tempfile::tempdir().unwrap();
     let server = Digestd::start(data.path());
-    let mut early = server.client();
-    let crowd = crowd(&server);
+    let (mut early, crowd) = crowd(&server);
     // Longer than the time between two checkpoints.
     let started = Instant::now();
     for number in 0.. {
@@ -433,14 +431,17 @@ fn a_low_limit_on_descriptors_leaves_the_store_its_share() {
     assert!(!log.contains("cannot accept connections"), "{log}");
 }
 
-/// More connections than the server has descriptors for; they are complete, but wait in its backlog.
-fn crowd(server: &Digestd) -> Vec<BlockingStream> {
+/// A client that was let in, and more connections behind it than the server has descriptors for:
+/// they are complete, but wait in its backlog.
+fn crowd(server: &Digestd) -> (Client, Vec<BlockingStream>) {
+    let mut early = server.client();
+    early.publish("early").unwrap();
     forbid_new_descriptors(server);
-    let crowd = (0..100)
+    let crowd = (0..20)
         .map(|_| BlockingStream::connect(server.address()).unwrap())
         .collect();
     server.wait_for("cannot accept connections");
-    crowd
+    (early, crowd)
 }
 
 /// Leaves the server the descriptors it has: the next would get the lowest free number.
