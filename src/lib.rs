@@ -26,3 +26,5 @@ pub mod client;
 pub mod cli;
 pub mod config;
 pub mod telemetry;
+
+pub mod gifts;

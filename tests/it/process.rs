@@ -26,6 +26,11 @@ pub(crate) fn digestd() -> Command {
     deafened(Command::new(env!("CARGO_BIN_EXE_digestd")))
 }
 
+/// A command line of the second binary.
+pub(crate) fn find_pair() -> Command {
+    deafened(Command::new(env!("CARGO_BIN_EXE_find-pair")))
+}
+
 fn deafened(mut command: Command) -> Command {
     for (name, _) in env::vars_os() {
         if name == "PORT" || name.as_encoded_bytes().starts_with(b"DIGESTD_") {
