@@ -8,11 +8,12 @@ use std::thread;
 use anyhow::Context;
 use bytesize::ByteSize;
 use clap::Parser;
-use digestd::cli::{Cli, Command, GetArgs, PutArgs, TextArgs, UsageError};
+use digestd::cli::{BenchArgs, Cli, Command, GetArgs, PutArgs, TextArgs, UsageError};
 use digestd::client::{Client, InvalidUrl, NotFound, Unreachable};
 use digestd::config::{Config, Limits};
 use digestd::digest::Digest;
 use digestd::http::App;
+use digestd::load;
 use digestd::server::{self, BindError};
 use digestd::service::Service;
 use digestd::store::{DataDirectory, EmbeddedStore, OpenError, Options, Store};
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Hash(arguments) => hash(arguments),
         Command::Put(arguments) => put(arguments),
         Command::Get(arguments) => get(&arguments),
+        Command::Bench(arguments) => bench(arguments),
     };
     let code = match result {
         Ok(()) => 0,
@@ -80,6 +82,21 @@ fn get(arguments: &GetArgs) -> anyhow::Result<()> {
     let client = Client::new(&arguments.server.url)?;
     let text = client_runtime()?.block_on(client.get(&arguments.digest))?;
     print(&text)
+}
+
+fn bench(arguments: BenchArgs) -> anyhow::Result<()> {
+    let client = Client::new(&arguments.server.url)?;
+    let json = arguments.json;
+    let outcome = client_runtime()?.block_on(async {
+        let (plan, requests) = arguments.into_plan(client.address().await?)?;
+        let outcome = load::prepare_and_run(&plan, &requests).await;
+        outcome.with_context(|| format!("cannot load {}", plan.address))
+    })?;
+    if json {
+        print(format!("{}\n", outcome.to_json()).as_bytes())
+    } else {
+        print(format!("{outcome}\n").as_bytes())
+    }
 }
 
 fn print(bytes: &[u8]) -> anyhow::Result<()> {

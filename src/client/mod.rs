@@ -3,6 +3,7 @@
 //! They trust nobody: what a server says a text's digest is, and what text it sends for a digest, is
 //! checked here, where hashing is cheap.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -133,16 +134,28 @@ impl Client {
         }
     }
 
+    /// The address at which the server is.
+    ///
+    /// # Errors
+    /// [`Unreachable`] if it is not.
+    pub async fn address(&self) -> Result<SocketAddr, Unreachable> {
+        let stream = self.connect().await?;
+        stream.peer_addr().map_err(|error| self.unreachable(error))
+    }
+
+    fn unreachable(&self, reason: impl ToString) -> Unreachable {
+        Unreachable {
+            authority: self.authority(),
+            reason: reason.to_string(),
+        }
+    }
+
     async fn connect(&self) -> Result<TcpStream, Unreachable> {
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        let unreachable = |reason: String| Unreachable {
-            authority: self.authority(),
-            reason,
-        };
         match timeout(CONNECT_TIMEOUT, TcpStream::connect((host, self.port))).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(unreachable(error.to_string())),
-            Err(_) => Err(unreachable("no answer".into())),
+            Ok(Err(error)) => Err(self.unreachable(error)),
+            Err(_) => Err(self.unreachable("no answer")),
         }
     }
 
