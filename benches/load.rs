@@ -1,10 +1,16 @@
 //! The service end to end over loopback: `cargo bench --bench load`.
 //!
-//! The release binary serves on a free port, from a scratch directory; this process drives it with
-//! plain sockets and epoll, closed loop, some seconds a row. Two figures make the rows comparable
-//! between machines: **F** (see `common`) for durable writes, and the **floor**, a responder that
-//! does one read, one write and no parsing, for reads. The floor runs as a process of its own and
-//! answers as many bytes as the service does.
+//! The release binary serves on a free port, from a scratch directory; this process drives it with the
+//! load generator of `digestd bench`, some seconds a row. Two figures make rows comparable between
+//! machines: **F** (see `common`) for durable writes, and the **floor**, a responder that does one
+//! read, one write and no parsing, for reads. The floor runs as a process of its own, answers as
+//! many bytes as the service does, and is measured in turns with it.
+//!
+//! * `cargo bench --bench load` measures every row, and leaves `target/load/report.{json,html}`;
+//!   words after `--` select the rows that have them all in their names (`-- POST 90`).
+//! * `cargo bench --bench load -- --sweep workers` measures worker threads against connections.
+//! * `DIGESTD_BENCH_SECONDS` is the time of one measurement, `DIGESTD_BENCH_MESSAGES` the size of the
+//!   large set, 1,000,000 by default.
 
 #![allow(
     missing_docs,
@@ -17,174 +23,361 @@
 )]
 
 mod common;
+mod report;
 
 use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use digestd::load::workload::{Popularity, Requests, Workload, Zipf};
+use digestd::load::{self, Outcome, Plan, Until};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::fd::OwnedFd;
+use tempfile::TempDir;
+
+use self::report::{Report, Row};
 
 /// Seconds of one measurement, or `DIGESTD_BENCH_SECONDS`.
 const SECONDS: u64 = 3;
 
-/// Measurements of each of two rows that are compared.
+/// Seconds before each measurement that do not count.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// Measurements of the floor and of reads, in turns: what else the machine does meets both.
 const ROUNDS: usize = 3;
 
-/// Messages that the reads ask for.
+/// Messages of the small set, which any cache holds.
 const HOT: u64 = 1000;
 
+/// Messages of the large set, or `DIGESTD_BENCH_MESSAGES`.
+const MANY: u64 = 1_000_000;
+
+/// Length of the usual message, in bytes.
+const LINE: usize = common::MESSAGE_BYTES;
+
 fn main() {
-    match env::args().nth(1).as_deref() {
-        Some("floor") => floor(),
-        _ => report(),
+    let words: Vec<_> = env::args()
+        .skip(1)
+        .filter(|word| word != "--bench")
+        .collect();
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["floor", bytes] => floor(bytes.parse().unwrap()),
+        ["--sweep", "workers"] => sweep_workers(),
+        _ => measure_rows(&words),
     }
 }
 
-fn report() {
+fn measure_rows(words: &[String]) {
     let directory = common::scratch();
-    let f = common::sync_rate(&directory);
-    println!("F = {f:.0}/s");
-    println!(
-        "{:<32} {:>11} {:>9} {:>9} {:>12} {:>8} {:>7}",
-        "", "requests/s", "p50 µs", "p99 µs", "CPU µs each", "/ floor", "F"
-    );
+    let service = Server::start(&mut service_command(&directory, &[]));
+    let mut bench = Bench::new(words, directory);
+    let hot = requests(Workload::Hit, HOT, LINE);
+    store(&service, &hot);
+    let floor = Server::start(&mut floor_command(answer_bytes(&service, &hot)));
 
-    let service = Server::start(
-        Command::new(env!("CARGO_BIN_EXE_digestd"))
-            .arg("--data-dir")
-            .arg(directory.path().join("store"))
-            .args([
-                "--listen",
-                "127.0.0.1:0",
-                "--cache",
-                "256MiB",
-                "--free-min",
-                "0B",
-            ]),
+    for connections in [1, 8, 64, 256] {
+        bench.reads(&service, &floor, connections, &hot);
+    }
+    for (name, workload) in [
+        ("GET miss", Workload::Miss),
+        ("GET not modified", Workload::NotModified),
+    ] {
+        bench.row(name, &service, 64, &requests(workload, HOT, LINE));
+    }
+    for connections in [1, 8, 64, 256] {
+        bench.row("POST unique 90 B", &service, connections, &posts(LINE));
+    }
+    for (name, bytes) in [
+        ("1 KiB", 1 << 10),
+        ("16 KiB", 16 << 10),
+        ("256 KiB", 256 << 10),
+    ] {
+        bench.row(&format!("POST unique {name}"), &service, 64, &posts(bytes));
+    }
+    bench.row(
+        "POST known 90 B",
+        &service,
+        64,
+        &requests(Workload::Known, HOT, LINE),
     );
-    let posts: Vec<_> = (0..HOT).map(|number| post("hot", number)).collect();
-    drive(service.address, 8, Stop::After(HOT), |number| {
-        posts[(number % HOT) as usize].clone()
-    });
-    let gets: Vec<_> = (0..HOT).map(|number| get("hot", number)).collect();
-    let mut get_hot = |number: u64| gets[(number % HOT) as usize].clone();
-    let answer = answer_bytes(service.address, &get_hot(0));
+    bench.row(
+        "95/5 mixed",
+        &service,
+        64,
+        &requests(Workload::Mixed, HOT, LINE),
+    );
+    bench.http2(&service, &hot);
+    bench.open_loop(&service, &hot);
 
-    let floor = Server::start(
-        Command::new(env::current_exe().unwrap()).args(["floor", &answer.to_string()]),
-    );
-    for connections in [64, 8] {
-        // In turns, so that what else the machine does meets both.
-        let (mut bare, mut hits) = (Sample::default(), Sample::default());
-        for _ in 0..ROUNDS {
-            bare.add(measure(&floor, connections, &mut get_hot));
-            hits.add(measure(&service, connections, &mut get_hot));
-        }
-        let floor_cpu = Some(bare.cpu_each());
-        bare.print(&format!("floor, {connections} connections"), None, None);
-        hits.print(
-            &format!("GET hit, {connections} connections"),
-            floor_cpu,
-            None,
-        );
+    let many = env::var("DIGESTD_BENCH_MESSAGES").map_or(MANY, |number| number.parse().unwrap());
+    let mut uniform = requests(Workload::Hit, many, LINE);
+    uniform.set = "many".into();
+    let mut zipf = uniform.clone();
+    zipf.popularity = Popularity::Zipf(Zipf::new(many));
+    if bench.wants("GET of many") {
+        store(&service, &uniform);
+        bench.row("GET of many, uniformly", &service, 64, &uniform);
+        bench.row("GET of many, zipf", &service, 64, &zipf);
     }
-    let mut unique = |number| post("unique", number);
-    for connections in [64, 1, 128] {
-        let name = format!("POST unique 90 B, {connections} connections");
-        measure(&service, connections, &mut unique).print(&name, None, Some(f));
-    }
-    let mut known = |number: u64| posts[(number % HOT) as usize].clone();
-    measure(&service, 64, &mut known).print("POST known 90 B, 64 connections", None, None);
-    println!("F = {:.0}/s afterwards", common::sync_rate(&directory));
+    bench.finish();
 }
 
-/// What some seconds of requests gave.
-#[derive(Default)]
+/// Worker threads × connections: what the default should be.
+fn sweep_workers() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let mut workers: Vec<_> = [1, cores / 2, cores, 2 * cores, 4 * cores].into();
+    workers.retain(|&workers| workers > 0);
+    workers.sort_unstable();
+    workers.dedup();
+    let mut best = (0.0, 0, 0);
+    println!("requests/s of GET hits + durable POSTs, by workers and connections");
+    for &workers in &workers {
+        let directory = common::scratch();
+        let workers_option = workers.to_string();
+        let arguments = ["--workers", &workers_option];
+        let service = Server::start(&mut service_command(&directory, &arguments));
+        let hot = requests(Workload::Hit, HOT, LINE);
+        store(&service, &hot);
+        for connections in [1, 8, 64, 256] {
+            let gets = measure(&service, &plan(connections), &hot).outcome.rate();
+            let posts = measure(&service, &plan(connections), &posts(LINE))
+                .outcome
+                .rate();
+            println!(
+                "{workers:>3} workers, {connections:>3} connections: {gets:>8.0} + {posts:>7.0}"
+            );
+            // A POST costs several GETs: a rate of each weighs the same.
+            let score = gets * posts;
+            if score > best.0 {
+                best = (score, workers, connections);
+            }
+        }
+    }
+    println!(
+        "best: {} workers with {} connections, on {cores} cores that the generator uses too",
+        best.1, best.2
+    );
+}
+
+fn requests(workload: Workload, messages: u64, message_bytes: usize) -> Requests {
+    Requests {
+        workload,
+        set: "hot".into(),
+        messages,
+        new_set: String::new(),
+        message_bytes,
+        popularity: Popularity::Uniform,
+    }
+}
+
+fn posts(message_bytes: usize) -> Requests {
+    requests(Workload::Post, HOT, message_bytes)
+}
+
+fn plan(connections: usize) -> Plan {
+    let seconds =
+        env::var("DIGESTD_BENCH_SECONDS").map_or(SECONDS, |seconds| seconds.parse().unwrap());
+    Plan {
+        address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        http2: false,
+        connections,
+        until: Until::Time(Duration::from_secs(seconds)),
+        rate: None,
+    }
+}
+
+/// What one measurement gave.
 struct Sample {
-    /// Of each request, in nanoseconds.
-    latencies: Vec<u64>,
-    seconds: f64,
+    outcome: Outcome,
     /// Processor time of the server, user and system.
     cpu_seconds: f64,
 }
 
 impl Sample {
-    fn add(&mut self, other: Self) {
-        self.latencies.extend(other.latencies);
-        self.seconds += other.seconds;
+    fn add(&mut self, other: &Self) {
+        self.outcome
+            .latencies
+            .add(&other.outcome.latencies)
+            .unwrap();
+        self.outcome.elapsed += other.outcome.elapsed;
         self.cpu_seconds += other.cpu_seconds;
     }
 
-    /// Server CPU a request, in seconds.
+    /// Server CPU a request, in microseconds.
     fn cpu_each(&self) -> f64 {
-        self.cpu_seconds / self.latencies.len() as f64
+        self.cpu_seconds * 1e6 / self.outcome.answers() as f64
+    }
+}
+
+/// Drives a server from this thread; every request must be answered as it should be.
+fn measure(server: &Server, plan: &Plan, requests: &Requests) -> Sample {
+    let mut plan = plan.clone();
+    plan.address = server.address;
+    let mut warm_up = plan.clone();
+    warm_up.until = Until::Time(WARM_UP);
+    drive(&warm_up, requests);
+    let cpu = server.cpu_seconds();
+    let outcome = drive(&plan, requests);
+    Sample {
+        cpu_seconds: server.cpu_seconds() - cpu,
+        outcome,
+    }
+}
+
+/// Stores the messages that `requests` asks for.
+fn store(service: &Server, requests: &Requests) {
+    let mut plan = plan(64);
+    plan.address = service.address;
+    plan.until = Until::Requests(requests.messages);
+    let setup = requests.clone();
+    let stored = runtime().block_on(load::run(&plan, move |number| setup.setup(number)));
+    assert_eq!(stored.unwrap().statuses[&201], requests.messages);
+}
+
+fn drive(plan: &Plan, requests: &Requests) -> Outcome {
+    let mut requests = requests.clone();
+    // Unique stays unique over all rows and rounds.
+    requests.new_set = common::fresh_name();
+    let expected: &[u16] = match requests.workload {
+        Workload::Hit => &[200],
+        Workload::Miss => &[404],
+        Workload::NotModified => &[304],
+        Workload::Post | Workload::Known => &[201],
+        Workload::Mixed => &[200, 201],
+    };
+    let outcome = runtime()
+        .block_on(load::run(plan, move |number| requests.request(number)))
+        .unwrap();
+    let is_expected = outcome
+        .statuses
+        .keys()
+        .all(|status| expected.contains(status));
+    assert!(is_expected && outcome.unanswered == 0, "{outcome}");
+    outcome
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// Measures rows, and prints each when it is there.
+struct Bench {
+    words: Vec<String>,
+    directory: TempDir,
+    report: Report,
+}
+
+impl Bench {
+    fn new(words: &[String], directory: TempDir) -> Self {
+        let f = common::sync_rate(&directory);
+        let report = Report::new(f);
+        Self {
+            words: words.to_vec(),
+            directory,
+            report,
+        }
     }
 
-    fn print(mut self, name: &str, floor_cpu: Option<f64>, f: Option<f64>) {
-        self.latencies.sort_unstable();
-        let rate = self.latencies.len() as f64 / self.seconds;
-        let percentile = |part| self.latencies[self.latencies.len() * part / 100] as f64 / 1e3;
-        let ratio = |value: Option<f64>| {
-            value.map_or_else(|| "–".to_owned(), |value| format!("{value:.2}"))
-        };
+    fn wants(&self, name: &str) -> bool {
+        self.words.iter().all(|word| name.contains(word))
+    }
+
+    fn row(&mut self, name: &str, service: &Server, connections: usize, requests: &Requests) {
+        self.planned_row(name, service, &plan(connections), requests);
+    }
+
+    fn planned_row(&mut self, name: &str, service: &Server, plan: &Plan, requests: &Requests) {
+        let row = Row::named(name, plan.connections);
+        if self.wants(&row.name) {
+            let sample = measure(service, plan, requests);
+            let writes = requests.workload == Workload::Post && plan.rate.is_none();
+            self.report.add(&row, &sample, None, writes);
+        }
+    }
+
+    fn reads(&mut self, service: &Server, floor: &Server, connections: usize, hot: &Requests) {
+        let (bare, hits) = (
+            Row::named("floor", connections),
+            Row::named("GET hit", connections),
+        );
+        if !self.wants(&hits.name) {
+            return;
+        }
+        let plan = plan(connections);
+        let mut samples = [measure(floor, &plan, hot), measure(service, &plan, hot)];
+        for _ in 1..ROUNDS {
+            samples[0].add(&measure(floor, &plan, hot));
+            samples[1].add(&measure(service, &plan, hot));
+        }
+        let [floor, service] = samples;
+        self.report.add(&bare, &floor, None, false);
+        self.report
+            .add(&hits, &service, Some(floor.cpu_each()), false);
+    }
+
+    fn http2(&mut self, service: &Server, hot: &Requests) {
+        let mut plan = plan(64);
+        plan.http2 = true;
+        self.planned_row("GET hit, HTTP/2", service, &plan, hot);
+        self.planned_row("POST unique 90 B, HTTP/2", service, &plan, &posts(LINE));
+    }
+
+    /// At a rate that any machine bears: what is left are the latencies.
+    fn open_loop(&mut self, service: &Server, hot: &Requests) {
+        let mut plan = plan(64);
+        plan.rate = Some(5000.0);
+        self.planned_row("GET hit, open loop at 5,000/s", service, &plan, hot);
+        let name = "POST unique 90 B, open loop at 5,000/s";
+        self.planned_row(name, service, &plan, &posts(LINE));
+    }
+
+    fn finish(self) {
+        println!("F = {:.0}/s afterwards", common::sync_rate(&self.directory));
+        // Cargo's own place for files of a bench is target/tmp.
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+        let directory = target.join("load");
+        self.report.write(&directory);
         println!(
-            "{name:<32} {rate:>11.0} {:>9.0} {:>9.0} {:>12.2} {:>8} {:>7}",
-            percentile(50),
-            percentile(99),
-            self.cpu_each() * 1e6,
-            ratio(floor_cpu.map(|floor| self.cpu_each() / floor)),
-            ratio(f.map(|f| rate / f)),
+            "written to {}/report.html and report.json",
+            directory.display()
         );
     }
 }
 
-/// Sends requests for some seconds.
-fn measure(server: &Server, connections: usize, request: &mut dyn FnMut(u64) -> Vec<u8>) -> Sample {
-    let seconds =
-        env::var("DIGESTD_BENCH_SECONDS").map_or(SECONDS, |seconds| seconds.parse().unwrap());
-    // Numbers go on where the last run stopped, so that unique stays unique.
-    let first = NEXT.load(Ordering::Relaxed);
-    let warm_up = Stop::In(Duration::from_millis(300));
-    drive(server.address, connections, warm_up, |number| {
-        request(first + number)
-    });
-    let first = first + (1 << 32);
-    NEXT.store(first + (1 << 32), Ordering::Relaxed);
-    let cpu = server.cpu_seconds();
-    let start = Instant::now();
-    let stop = Stop::In(Duration::from_secs(seconds));
-    let latencies = drive(server.address, connections, stop, |number| {
-        request(first + number)
-    });
-    Sample {
-        latencies,
-        seconds: start.elapsed().as_secs_f64(),
-        cpu_seconds: server.cpu_seconds() - cpu,
-    }
+fn service_command(directory: &TempDir, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_digestd"));
+    command
+        .arg("--data-dir")
+        .arg(directory.path().join("store"))
+        .args([
+            "--listen",
+            "127.0.0.1:0",
+            "--cache",
+            "512MiB",
+            "--free-min",
+            "0B",
+        ])
+        .args(arguments);
+    command
 }
 
-static NEXT: AtomicU64 = AtomicU64::new(0);
-
-fn post(set: &str, number: u64) -> Vec<u8> {
-    let body = format!(
-        "{{\"message\": \"{}\"}}",
-        common::message(set, number).text()
-    );
-    format!(
-        "POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
+fn floor_command(answer_bytes: usize) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["floor", &answer_bytes.to_string()]);
+    command
 }
 
-fn get(set: &str, number: u64) -> Vec<u8> {
-    let digest = common::message(set, number).digest();
-    format!("GET /messages/{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes()
+fn answer_bytes(server: &Server, requests: &Requests) -> usize {
+    let path = requests.request(0).path;
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    stream.read(&mut [0; 4096]).unwrap()
 }
 
 /// A process that serves, and says where in a line with `http://`.
@@ -200,13 +393,8 @@ impl Server {
             .lines()
             .map(Result::unwrap);
         let line = lines.find(|line| line.contains("http://")).unwrap();
-        let address = line
-            .rsplit("http://")
-            .next()
-            .unwrap()
-            .trim()
-            .parse()
-            .unwrap();
+        let address = line.rsplit("http://").next().unwrap();
+        let address = address.trim().parse().unwrap();
         lines.find(|line| line.contains("ready")).unwrap();
         // Whatever else it says goes nowhere, but must not block it.
         std::thread::spawn(move || lines.for_each(drop));
@@ -234,141 +422,8 @@ impl Drop for Server {
     }
 }
 
-/// When a run ends.
-#[derive(Clone, Copy)]
-enum Stop {
-    After(u64),
-    In(Duration),
-}
-
-/// Sends requests on `connections` connections, each the next one once its answer is there. Returns
-/// the latency of each in nanoseconds.
-fn drive(
-    address: SocketAddr,
-    connections: usize,
-    stop: Stop,
-    mut request: impl FnMut(u64) -> Vec<u8>,
-) -> Vec<u64> {
-    let start = Instant::now();
-    let mut latencies = Vec::new();
-    let mut sent = 0;
-    let poll = epoll::create(CreateFlags::CLOEXEC).unwrap();
-    let connect = |index: usize| Connection::new(&poll, address, index);
-    let mut open: Vec<_> = (0..connections).map(connect).collect();
-    for connection in &mut open {
-        connection.send(&request(sent));
-        sent += 1;
-    }
-    let mut running = connections;
-    let mut events = Vec::with_capacity(connections);
-    while running > 0 {
-        events.clear();
-        epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), None).unwrap();
-        let is_over = match stop {
-            Stop::After(number) => sent >= number,
-            Stop::In(time) => start.elapsed() >= time,
-        };
-        for event in &events {
-            let Event { data, .. } = *event;
-            let connection = &mut open[data.u64() as usize];
-            match connection.receive() {
-                Received::Part => continue,
-                Received::Answer => {}
-                Received::LastAnswer => {
-                    *connection = Connection::new(&poll, address, data.u64() as usize);
-                }
-            }
-            latencies.push(
-                connection
-                    .sent_at
-                    .map_or(0, |sent_at| sent_at.elapsed().as_nanos() as u64),
-            );
-            if is_over {
-                running -= 1;
-            } else {
-                connection.send(&request(sent));
-                sent += 1;
-            }
-        }
-    }
-    latencies
-}
-
-fn answer_bytes(address: SocketAddr, request: &[u8]) -> usize {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.write_all(request).unwrap();
-    stream.read(&mut [0; 4096]).unwrap()
-}
-
-struct Connection {
-    stream: TcpStream,
-    sent_at: Option<Instant>,
-    answer: Vec<u8>,
-}
-
-enum Received {
-    Part,
-    Answer,
-    /// The server closes the connection after it.
-    LastAnswer,
-}
-
-impl Connection {
-    fn new(poll: &OwnedFd, address: SocketAddr, index: usize) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_nonblocking(true).unwrap();
-        epoll::add(
-            poll,
-            &stream,
-            EventData::new_u64(index as u64),
-            EventFlags::IN,
-        )
-        .unwrap();
-        Self {
-            stream,
-            sent_at: None,
-            answer: Vec::with_capacity(4096),
-        }
-    }
-
-    fn send(&mut self, request: &[u8]) {
-        self.answer.clear();
-        self.sent_at = Some(Instant::now());
-        self.stream.write_all(request).unwrap();
-    }
-
-    fn receive(&mut self) -> Received {
-        let mut buffer = [0; 4096];
-        match self.stream.read(&mut buffer) {
-            Ok(bytes) => self.answer.extend_from_slice(&buffer[..bytes]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Received::Part,
-            Err(error) => panic!("{error}"),
-        }
-        let Some(head) = self
-            .answer
-            .windows(4)
-            .position(|window| window == b"\r\n\r\n")
-        else {
-            return Received::Part;
-        };
-        let head_text = std::str::from_utf8(&self.answer[..head]).unwrap();
-        assert!(head_text.starts_with("HTTP/1.1 20"), "{head_text}");
-        let length = head_text.split("content-length: ").nth(1).unwrap();
-        let length: usize = length.split("\r\n").next().unwrap().parse().unwrap();
-        if self.answer.len() < head + 4 + length {
-            Received::Part
-        } else if head_text.contains("connection: close") {
-            Received::LastAnswer
-        } else {
-            Received::Answer
-        }
-    }
-}
-
 /// The floor: whatever comes is a request, and every request has the same answer.
-fn floor() {
-    let bytes: usize = env::args().nth(2).unwrap().parse().unwrap();
+fn floor(bytes: usize) {
     let head = |length: usize| format!("HTTP/1.1 200 OK\r\ncontent-length: {length:04}\r\n\r\n");
     let length = bytes - head(0).len();
     let answer = head(length) + &"x".repeat(length);

@@ -8,6 +8,7 @@
 
 use std::env;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -37,6 +38,11 @@ pub(crate) fn message_of(bytes: usize, set: &str, number: u64) -> Message {
     }
     text.truncate(bytes);
     Message::new(text)
+}
+
+/// A name that nothing else has, in this process or another.
+pub(crate) fn fresh_name() -> String {
+    format!("{:x}", RandomState::new().hash_one(()))
 }
 
 /// Messages in a store to be measured: 100,000, or `DIGESTD_BENCH_MESSAGES`.
