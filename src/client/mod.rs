@@ -140,10 +140,10 @@ impl Client {
     /// [`Unreachable`] if it is not.
     pub async fn address(&self) -> Result<SocketAddr, Unreachable> {
         let stream = self.connect().await?;
-        stream.peer_addr().map_err(|error| self.unreachable(error))
+        stream.peer_addr().map_err(|error| self.unreachable(&error))
     }
 
-    fn unreachable(&self, reason: impl ToString) -> Unreachable {
+    fn unreachable(&self, reason: &impl ToString) -> Unreachable {
         Unreachable {
             authority: self.authority(),
             reason: reason.to_string(),
@@ -154,8 +154,8 @@ impl Client {
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
         match timeout(CONNECT_TIMEOUT, TcpStream::connect((host, self.port))).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(self.unreachable(error)),
-            Err(_) => Err(self.unreachable("no answer")),
+            Ok(Err(error)) => Err(self.unreachable(&error)),
+            Err(_) => Err(self.unreachable(&"no answer")),
         }
     }
 
