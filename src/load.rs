@@ -10,7 +10,7 @@
 //! (coordinated omission).
 //!
 //! **Invariant:** a run ends: after its time or its number of requests, each connection waits for one
-//! answer at most, and no longer than [`ANSWER_TIMEOUT`].
+//! answer at most, and not for ever.
 
 pub mod workload;
 
