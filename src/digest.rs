@@ -7,7 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha512};
 
 /// Length of a digest in bytes.
 pub const DIGEST_BYTES: usize = 32;
@@ -73,6 +73,12 @@ impl fmt::Debug for Digest {
         let [first, second, third, fourth, ..] = self.0;
         write!(formatter, "{first:02x}{second:02x}{third:02x}{fourth:02x}…")
     }
+}
+
+/// Hashes `content` with SHA-512 (FIPS 180-4): for those who say so what they send, never an address.
+#[must_use]
+pub fn sha512(content: &[u8]) -> [u8; 64] {
+    Sha512::digest(content).into()
 }
 
 /// The text is not 64 hexadecimal digits.

@@ -75,6 +75,11 @@ impl Room {
 }
 
 impl Answer {
+    /// All of it, as long as nothing was handed over.
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.rest
+    }
+
     /// Follows this answer, if it is large.
     #[must_use]
     pub fn taking(&self) -> Option<Taking> {

@@ -7,8 +7,10 @@ use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use tracing::warn;
 
+use super::digest_fields::{Disagreement, Field};
 use super::json::JsonError;
 use super::response::{self, Response};
+use crate::digest::Digest;
 use crate::service::ServiceError;
 
 /// Seconds after which what is busy now may not be any more.
@@ -46,6 +48,18 @@ pub(super) enum HttpError {
     NotUtf8 { offset: usize },
     #[error("{}: {error}.{}", if error.is_syntax() { "The body is not valid JSON" } else { "The body is not a message" }, form_hint(*is_form, error))]
     Json { error: JsonError, is_form: bool },
+    #[error("The {} field is not a dictionary of digests, like sha-256=:…:.", .0.name())]
+    DigestField(Field),
+    #[error(transparent)]
+    DigestMismatch(Box<Disagreement>),
+    #[error("The path names the digest {wanted}, but the message has the digest {actual}; nothing was stored.{}", .hint.unwrap_or_default())]
+    OtherDigest {
+        wanted: Digest,
+        actual: Digest,
+        hint: Option<&'static str>,
+    },
+    #[error("The message is stored already.")]
+    Exists,
     #[error(
         "Too many bodies are on their way at the moment; this one was not read. Try again soon."
     )]
@@ -98,9 +112,14 @@ impl HttpError {
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::Host | Self::BodyBroken | Self::NotUtf8 { .. } | Self::Json { .. } => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Host
+            | Self::BodyBroken
+            | Self::NotUtf8 { .. }
+            | Self::Json { .. }
+            | Self::DigestField(_)
+            | Self::DigestMismatch(_) => StatusCode::BAD_REQUEST,
+            Self::OtherDigest { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Exists => StatusCode::PRECONDITION_FAILED,
             Self::NoSuchPath | Self::NoSuchMessage => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -151,10 +170,17 @@ impl HttpError {
             | Self::BodyTooLarge { .. }
             | Self::BodyTooSlow
             | Self::BodyBroken
+            | Self::DigestField(_)
+            | Self::Exists
             | Self::NoRoomForBody
             | Self::NoRoomForAnswer
             | Self::NotReady(_) => true,
-            Self::NotUtf8 { .. } | Self::Json { .. } | Self::Busy | Self::Service(_) => false,
+            Self::NotUtf8 { .. }
+            | Self::Json { .. }
+            | Self::DigestMismatch(_)
+            | Self::OtherDigest { .. }
+            | Self::Busy
+            | Self::Service(_) => false,
         }
     }
 

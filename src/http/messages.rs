@@ -2,30 +2,110 @@
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use hyper::Request;
 use hyper::body::Incoming;
-use hyper::header::{HeaderMap, IF_NONE_MATCH};
+use hyper::header::{EXPECT, HeaderMap, IF_NONE_MATCH};
+use hyper::http::request::Parts;
 
-use super::App;
+use super::digest_fields::{self, Stated};
 use super::error::HttpError;
 use super::json;
 use super::negotiation::{BodyFormat, Form, names_etag};
-use super::request::read_body;
+use super::request::{check_size, read_body};
 use super::response::{self, Response};
+use super::{App, BodyUnread};
 use crate::digest::Digest;
 use crate::message::Message;
-use crate::service::offload;
+use crate::service::{Receipt, ServiceError, offload};
 
 /// `POST /messages`
-pub(super) async fn publish(app: &App, request: Request<Incoming>) -> Result<Response, HttpError> {
-    let format = BodyFormat::of(request.headers())?;
-    let form = Form::wanted(request.headers());
-    // The reservation lasts until the answer: so long the text is in memory.
-    let (body, _reservation) = read_body(&app.limits, &app.bodies, request.into_body()).await?;
-    let _write = app.writes.try_acquire().map_err(|_| HttpError::Busy)?;
-    let message = offload(body.len(), move || read_message(format, &body)).await?;
-    let receipt = app.service.publish(message).await?;
+pub(super) async fn publish(
+    app: &App,
+    head: &Parts,
+    body: Incoming,
+) -> Result<Response, HttpError> {
+    let format = BodyFormat::of(&head.headers)?;
+    let form = Form::wanted(&head.headers);
+    let receipt = store(app, head, body, format, |_| Ok(())).await?;
     Ok(response::created(&receipt, form))
+}
+
+/// `PUT /messages/<digest>`
+pub(super) async fn put(
+    app: &App,
+    digest: &str,
+    head: &Parts,
+    body: Incoming,
+) -> Result<Response, HttpError> {
+    let digest: Digest = digest.parse().map_err(|_| HttpError::NoSuchPath)?;
+    let fields = &head.headers;
+    let form = Form::wanted(fields);
+    let has_it = || names_etag(fields, &response::etag(&digest, form));
+    if fields.contains_key(IF_NONE_MATCH) && has_it() && app.service.holds(&digest)? {
+        return Err(HttpError::Exists);
+    }
+    let format = BodyFormat::of(fields)?;
+    check_size(&app.limits, &body)?;
+    if is_waiting(fields)
+        && let Some(receipt) = known(app, &digest).await?
+    {
+        let mut response = response::created(&receipt, form);
+        response.extensions_mut().insert(BodyUnread);
+        return Ok(response);
+    }
+    let has_digest = move |message: &Message| {
+        if message.digest() == digest {
+            return Ok(());
+        }
+        let of = |text: &[u8]| Digest::of(text) == digest;
+        Err(HttpError::OtherDigest {
+            wanted: digest,
+            actual: message.digest(),
+            hint: digest_fields::explain(message.as_bytes(), of),
+        })
+    };
+    let receipt = store(app, head, body, format, has_digest).await?;
+    Ok(response::created(&receipt, form))
+}
+
+/// Whether the client sends its body only when asked to (RFC 9110, 10.1.1).
+fn is_waiting(fields: &HeaderMap) -> bool {
+    let expectation = fields.get(EXPECT);
+    expectation.is_some_and(|field| field.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// A receipt for the message with this digest, if it is stored and whole: it is read and stored again,
+/// which writes nothing.
+async fn known(app: &App, digest: &Digest) -> Result<Option<Receipt>, HttpError> {
+    match app.service.fetch(digest) {
+        Ok(Some(message)) => Ok(Some(app.service.publish(message).await?)),
+        // The body that the client has mends it.
+        Ok(None) | Err(ServiceError::Damaged) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads a message from the body of a request and stores it if it passes `check`.
+async fn store(
+    app: &App,
+    head: &Parts,
+    body: Incoming,
+    format: BodyFormat,
+    check: impl FnOnce(&Message) -> Result<(), HttpError> + Send + 'static,
+) -> Result<Receipt, HttpError> {
+    let mut stated = Stated::default();
+    stated.read(&head.headers)?;
+    // The reservation lasts until the answer: so long the text is in memory.
+    let (body, _reservation) = read_body(&app.limits, &app.bodies, body, &mut stated).await?;
+    let _write = app.writes.try_acquire().map_err(|_| HttpError::Busy)?;
+    let bytes = body.len();
+    let read = move || {
+        stated.check(&body)?;
+        let message = read_message(format, &body)?;
+        check(&message)?;
+        Ok::<_, HttpError>(message)
+    };
+    let message = offload(bytes, read).await?;
+    Ok(app.service.publish(message).await?)
 }
 
 /// Counts the body of an answer.

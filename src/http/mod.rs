@@ -6,12 +6,21 @@
 //!
 //! | request | answered by |
 //! |---|---|
-//! | `POST /messages`, `/messages/`, `/` | `messages` |
-//! | `GET`, `HEAD /messages/<digest>` | `messages` |
+//! | `POST /messages`, `/messages/`, `/` | `messages`: 201 |
+//! | `GET`, `HEAD /messages/<digest>` | `messages`: 200, 304, 404 |
+//! | `PUT /messages/<digest>` | `messages`: 201, 412, 422 |
 //! | `GET`, `HEAD /livez`, `/readyz`, `/readyz/write`, `/healthz` | `health` |
 //! | `GET`, `HEAD /` | `health`: four lines of help |
+//!
+//! | field of a request | answered by |
+//! |---|---|
+//! | `Content-Digest`, `Repr-Digest`, also as trailers | `digest_fields`: 400 if it is not that of the body |
+//! | `Want-Content-Digest`, `Want-Repr-Digest` | `digest_fields`: `Content-Digest`, `Repr-Digest` |
+//! | `If-None-Match` | `negotiation`: 304, and 412 to PUT |
+//! | `Expect: 100-continue` | a refusal, or 201 to PUT of a known digest, before the body is sent |
 
 mod answer;
+mod digest_fields;
 mod error;
 mod health;
 mod json;
@@ -33,6 +42,7 @@ use tokio::sync::Semaphore;
 
 use self::answer::Room;
 pub use self::answer::{Answer, Taking};
+use self::digest_fields::Wanted;
 use self::error::HttpError;
 use self::request::Budget;
 use crate::config::Limits;
@@ -81,15 +91,18 @@ impl App {
     pub async fn answer(&self, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
         let id = self.request_ids.of(request.headers());
         let is_head = request.method() == Method::HEAD;
-        let is_post = request.method() == Method::POST;
         let has_body = !request.body().is_end_stream();
         let is_http1 = request.version() < Version::HTTP_2;
-        let result = route::route(self, request).await;
-        let body_is_over = is_post && !result.as_ref().is_err_and(HttpError::leaves_body_unread);
+        let (head, body) = request.into_parts();
+        let result = route::route(self, &head, body).await;
+        let body_is_over = reads_body(&head.method) && !leaves_body_unread(&result);
         let mut response = result.unwrap_or_else(|error| {
             error.log(&id);
             error.into_response()
         });
+        if let Some(wanted) = Wanted::of(&head.headers) {
+            wanted.add_to(&mut response).await;
+        }
         let fields = response.headers_mut();
         fields.insert(REQUEST_ID, id);
         if has_body && !body_is_over && is_http1 {
@@ -102,6 +115,21 @@ impl App {
         Ok(response)
     }
 }
+
+fn reads_body(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT)
+}
+
+fn leaves_body_unread(result: &Result<Response<Answer>, HttpError>) -> bool {
+    match result {
+        Ok(response) => response.extensions().get::<BodyUnread>().is_some(),
+        Err(error) => error.leaves_body_unread(),
+    }
+}
+
+/// Marks an answer, other than an error, that was given without reading the body of its request.
+#[derive(Clone, Copy, Debug)]
+struct BodyUnread;
 
 /// An answer to HEAD says how long the body would be and does not bring it (RFC 9110, 9.3.2); one
 /// that never has a body says nothing of its length (RFC 9110, 8.6).

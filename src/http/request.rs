@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
+use super::digest_fields::Stated;
 use super::error::HttpError;
 use crate::config::Limits;
 
@@ -59,30 +60,48 @@ impl Budget {
     }
 }
 
-/// Reads a whole body.
+/// Refuses a body that says in the head of its request that it is too large.
+pub(super) fn check_size(limits: &Limits, body: &Incoming) -> Result<(), HttpError> {
+    if body.size_hint().lower() > limits.body_bytes_max {
+        return Err(too_large(limits));
+    }
+    Ok(())
+}
+
+fn too_large(limits: &Limits) -> HttpError {
+    HttpError::BodyTooLarge {
+        bytes_max: limits.body_bytes_max,
+    }
+}
+
+/// Reads a whole body, and into `stated` what its trailers say of its digest.
 ///
 /// Dropping the future, which is what happens when the client goes away, frees everything.
 pub(super) async fn read_body<'a>(
     limits: &Limits,
     budget: &'a Budget,
     mut body: Incoming,
+    stated: &mut Stated,
 ) -> Result<(Bytes, Reservation<'a>), HttpError> {
-    let too_large = || HttpError::BodyTooLarge {
-        bytes_max: limits.body_bytes_max,
-    };
-    let size = body.size_hint();
-    if size.lower() > limits.body_bytes_max {
-        return Err(too_large());
-    }
+    check_size(limits, &body)?;
     // Exact where the head gave a length; grown as it comes where it did not.
-    let declared = usize::try_from(size.lower()).map_err(|_| too_large())?;
+    let declared = usize::try_from(body.size_hint().lower()).map_err(|_| too_large(limits))?;
     let mut reservation = budget.reserve(declared)?;
     let pace = Pace::new(limits);
     let mut text = BytesMut::new();
-    while let Some(data) = pace.next_data(&mut body).await? {
+    while let Some(frame) = pace.next_frame(&mut body).await? {
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    stated.read(trailers)?;
+                }
+                continue;
+            }
+        };
         let bytes = text.len() + data.len();
         if bytes as u64 > limits.body_bytes_max {
-            return Err(too_large());
+            return Err(too_large(limits));
         }
         if bytes > reservation.bytes {
             // Doubling, so that a long body asks a few times and not for every frame.
@@ -117,20 +136,11 @@ impl Pace {
         }
     }
 
-    /// The next piece of the body; trailers are dropped.
-    async fn next_data(&self, body: &mut Incoming) -> Result<Option<Bytes>, HttpError> {
-        loop {
-            let frame = timeout(self.stall_timeout, body.frame()).await;
-            match frame.map_err(|_| HttpError::BodyTooSlow)? {
-                None => return Ok(None),
-                Some(Err(_)) => return Err(HttpError::BodyBroken),
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        return Ok(Some(data));
-                    }
-                }
-            }
-        }
+    /// The next piece of the body, or its trailers.
+    async fn next_frame(&self, body: &mut Incoming) -> Result<Option<Frame<Bytes>>, HttpError> {
+        let frame = timeout(self.stall_timeout, body.frame()).await;
+        let frame = frame.map_err(|_| HttpError::BodyTooSlow)?;
+        frame.transpose().map_err(|_| HttpError::BodyBroken)
     }
 
     /// Ends a body that trickles: each piece in time, the whole never.

@@ -9,6 +9,7 @@ use hyper::header::{
 };
 
 use super::answer::Answer;
+use super::digest_fields;
 use super::json;
 use super::negotiation::Form;
 use crate::digest::{DIGEST_DIGITS, Digest};
@@ -55,6 +56,10 @@ pub(super) fn found(message: &Message, form: Form) -> Response {
         CONTENT_SECURITY_POLICY,
         HeaderValue::from_static("default-src 'none'; sandbox"),
     );
+    if form == Form::Text {
+        // The address says it already; for JSON it would have to be hashed.
+        digest_fields::add_address(response.headers_mut(), &message.digest());
+    }
     response
 }
 

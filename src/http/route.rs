@@ -5,27 +5,31 @@
 
 use hyper::body::Incoming;
 use hyper::header::{HOST, HeaderValue, TRANSFER_ENCODING};
-use hyper::{Method, Request, Version};
+use hyper::http::request::Parts;
+use hyper::{Method, Version};
 
 use super::App;
 use super::error::HttpError;
 use super::response::Response;
 use super::{health, messages};
 
-pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Response, HttpError> {
-    check_head(app, &request)?;
-    let path = request.uri().path().strip_prefix('/');
+pub(super) async fn route(app: &App, head: &Parts, body: Incoming) -> Result<Response, HttpError> {
+    check_head(app, head)?;
+    let path = head.uri.path().strip_prefix('/');
     let path = path.ok_or(HttpError::NoSuchPath)?;
     let (first, rest) = path
         .split_once('/')
         .map_or((path, None), |(first, rest)| (first, Some(rest)));
-    match (request.method(), first, rest) {
+    match (&head.method, first, rest) {
         (&Method::POST, "messages", None | Some("")) | (&Method::POST, "", None) => {
             // Boxed: its state is large, and every request would carry room for it.
-            Box::pin(messages::publish(app, request)).await
+            Box::pin(messages::publish(app, head, body)).await
+        }
+        (&Method::PUT, "messages", Some(digest)) if !digest.is_empty() => {
+            Box::pin(messages::put(app, digest, head, body)).await
         }
         (&Method::GET | &Method::HEAD, "messages", Some(digest)) if !digest.is_empty() => {
-            messages::fetch(app, digest, request.headers())
+            messages::fetch(app, digest, &head.headers)
         }
         (&Method::GET | &Method::HEAD, "livez", None) => Ok(health::live()),
         (&Method::GET | &Method::HEAD, "readyz" | "healthz", None) => health::ready(app),
@@ -33,7 +37,7 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
         (&Method::GET | &Method::HEAD, "", None) => Ok(health::help()),
         (_, "", None) => Err(HttpError::MethodNotAllowed("GET, HEAD, POST")),
         (_, "messages", None | Some("")) => Err(HttpError::MethodNotAllowed("POST")),
-        (_, "messages", Some(_)) => Err(HttpError::MethodNotAllowed("GET, HEAD")),
+        (_, "messages", Some(_)) => Err(HttpError::MethodNotAllowed("GET, HEAD, PUT")),
         (_, "livez" | "readyz" | "healthz", None) | (_, "readyz", Some("write")) => {
             Err(HttpError::MethodNotAllowed("GET, HEAD"))
         }
@@ -44,10 +48,10 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
 /// Refuses heads on which two readers might disagree, which is how requests are smuggled through a
 /// proxy: with several Host fields or none (RFC 9112, 3.2), or with a transfer coding that only one
 /// of the two knows (RFC 9112, 6.1).
-fn check_head(app: &App, request: &Request<Incoming>) -> Result<(), HttpError> {
-    let fields = request.headers();
+fn check_head(app: &App, head: &Parts) -> Result<(), HttpError> {
+    let fields = &head.headers;
     let hosts = fields.get_all(HOST).iter().count();
-    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+    if hosts > 1 || (hosts == 0 && head.version == Version::HTTP_11) {
         return Err(HttpError::Host);
     }
     let mut codings = fields.get_all(TRANSFER_ENCODING).iter();

@@ -1,6 +1,7 @@
 //! The tests from outside, one binary so that it is linked once.
 //!
-//! * over sockets, in this process: [`messages`], [`limits`], [`shutdown`], with [`support`];
+//! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`limits`],
+//!   [`shutdown`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`torn`], [`model`], [`reader`], with
 //!   [`store_support`];
 //! * the real binaries: [`command`], [`crash`], [`memory`], [`samples`], [`readme`], and [`gifts`] for
@@ -17,6 +18,7 @@
 mod command;
 mod crash;
 mod damage;
+mod digest_fields;
 mod directory;
 mod gifts;
 mod limits;
@@ -24,6 +26,7 @@ mod memory;
 mod messages;
 mod model;
 mod process;
+mod put;
 mod reader;
 mod readme;
 mod samples;

@@ -930,14 +930,14 @@ async fn a_path_names_the_methods_it_has() {
     let server = TestServer::start();
     let path = server.publish("foo").await;
     let methods = [
-        "GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS", "get", "FOO",
+        "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "get", "FOO",
     ];
     for (path, allowed) in [
         ("/", "GET, HEAD, POST"),
         ("/messages", "POST"),
         ("/messages/", "POST"),
-        (&*path, "GET, HEAD"),
-        ("/messages/foo", "GET, HEAD"),
+        (&*path, "GET, HEAD, PUT"),
+        ("/messages/foo", "GET, HEAD, PUT"),
         ("/livez", "GET, HEAD"),
         ("/readyz", "GET, HEAD"),
         ("/readyz/write", "GET, HEAD"),
@@ -1452,7 +1452,7 @@ async fn broken_chunks_end_the_connection_and_store_nothing() {
 }
 
 #[tokio::test]
-async fn a_body_in_chunks_is_put_together_and_its_trailers_are_dropped() {
+async fn a_body_in_chunks_is_put_together_and_its_other_trailers_are_dropped() {
     let server = TestServer::start();
     let mut client = server.connect_raw().await;
     let request = "POST /messages HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n\

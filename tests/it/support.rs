@@ -44,10 +44,11 @@ pub(crate) const FOO: &str = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f9
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Every field an answer may have.
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 16] = [
     "allow",
     "cache-control",
     "connection",
+    "content-digest",
     "content-length",
     "content-security-policy",
     "content-type",
@@ -55,6 +56,7 @@ const FIELDS: [&str; 14] = [
     "durability",
     "etag",
     "location",
+    "repr-digest",
     "retry-after",
     "vary",
     "x-content-type-options",
@@ -286,6 +288,13 @@ impl Ask {
             .body(text)
     }
 
+    /// Stores `text` under `path`.
+    pub(crate) fn put(path: impl Into<String>, text: impl AsRef<[u8]>) -> Self {
+        Self::new("PUT", path)
+            .field("content-type", "text/plain")
+            .body(text)
+    }
+
     /// Stores the message of a JSON body.
     pub(crate) fn publish_json(body: impl AsRef<[u8]>) -> Self {
         Self::post("/messages")
@@ -342,7 +351,7 @@ fn start_of(body: &[u8]) -> String {
 type SentBody = UnsyncBoxBody<Bytes, Infallible>;
 
 /// A body that comes in pieces, when the test sends them.
-struct Pieces(mpsc::UnboundedReceiver<Bytes>);
+struct Pieces(mpsc::UnboundedReceiver<Frame<Bytes>>);
 
 impl Body for Pieces {
     type Data = Bytes;
@@ -353,7 +362,7 @@ impl Body for Pieces {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let piece = self.0.poll_recv(context);
-        piece.map(|piece| Some(Ok(Frame::data(piece?))))
+        piece.map(|piece| piece.map(Ok))
     }
 }
 
@@ -478,16 +487,28 @@ impl Unread {
 
 /// A request whose body is under way.
 pub(crate) struct Begun {
-    pieces: Option<mpsc::UnboundedSender<Bytes>>,
+    pieces: Option<mpsc::UnboundedSender<Frame<Bytes>>>,
     answer: JoinHandle<hyper::Result<Answer>>,
 }
 
 impl Begun {
     /// Sends a piece of the body.
     pub(crate) fn send(&self, piece: impl AsRef<[u8]>) {
+        self.send_frame(Frame::data(Bytes::copy_from_slice(piece.as_ref())));
+    }
+
+    /// Ends the body with a trailer.
+    pub(crate) fn end_with(&mut self, name: &str, value: &str) {
+        let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+        let trailers = HeaderMap::from_iter([(name, value.parse().unwrap())]);
+        self.send_frame(Frame::trailers(trailers));
+        self.end();
+    }
+
+    fn send_frame(&self, frame: Frame<Bytes>) {
         let pieces = self.pieces.as_ref().expect("a body that has not ended");
         // A server that has answered takes no more; the answer says why.
-        let _ = pieces.send(Bytes::copy_from_slice(piece.as_ref()));
+        let _ = pieces.send(frame);
     }
 
     /// Ends the body.
