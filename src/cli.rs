@@ -117,6 +117,15 @@ pub struct ServeArgs {
     /// whichever is more]
     #[arg(long, value_name = "SIZE", env = "DIGESTD_FREE_MIN")]
     free_min: Option<ByteSize>,
+
+    /// Largest batch; each of its lines is limited like a request body
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "DIGESTD_BATCH_MAX",
+        default_value = "256MiB"
+    )]
+    batch_max: ByteSize,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -137,6 +146,7 @@ impl ServeArgs {
             "--segment-size must be between 64KiB and 1GiB and a multiple of 4KiB",
         )?;
         check(self.body_max.as_u64() > 0, "--body-max must not be zero")?;
+        check(self.batch_max.as_u64() > 0, "--batch-max must not be zero")?;
         check(self.workers != Some(0), "--workers must not be zero")?;
         let listen = if self.listen.is_empty() {
             default_listen()?
@@ -145,6 +155,7 @@ impl ServeArgs {
         };
         let mut limits = Limits {
             body_bytes_max: self.body_max.as_u64(),
+            batch_bytes_max: self.batch_max.as_u64(),
             ..Limits::default()
         };
         // One body of the largest size must always be able to pass.
@@ -276,6 +287,10 @@ pub struct PutArgs {
     /// The text to store.
     #[command(flatten)]
     pub text: TextArgs,
+    /// Store the messages of a file instead, one {"message": "…"} a line; `-` is standard input.
+    /// Prints their digests in the same order
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "file"])]
+    pub batch: Option<PathBuf>,
     /// The server to store it on.
     #[command(flatten)]
     pub server: ServerArgs,
@@ -477,6 +492,7 @@ mod tests {
         assert_eq!(config.durability, Durability::Disk);
         assert_eq!(config.limits.body_bytes_max, config::BODY_BYTES_MAX);
         assert_eq!(config.segment_bytes, config::SEGMENT_BYTES);
+        assert_eq!(config.limits.batch_bytes_max, config::BATCH_BYTES_MAX);
     }
 
     #[test]

@@ -14,6 +14,10 @@ use crate::store::Durability;
 /// enough that a few dozen at once do not matter.
 pub const BODY_BYTES_MAX: u64 = 1 << 20;
 
+/// Default of [`Limits::batch_bytes_max`]: two million lines of text. It is not memory, only what is
+/// lost of a batch that is refused.
+pub const BATCH_BYTES_MAX: u64 = 256 << 20;
+
 /// Default of [`Config::segment_bytes`]: making one takes milliseconds, and a terabyte is 16,384
 /// descriptors.
 pub const SEGMENT_BYTES: u32 = 64 << 20;
@@ -86,6 +90,15 @@ pub struct Limits {
     pub writes_max: usize,
     /// Requests may go on this long after the order to stop.
     pub drain_timeout: Duration,
+    /// The body of a batch, in bytes. Each of its lines is limited like a body.
+    pub batch_bytes_max: u64,
+    /// Batches at once.
+    pub batches_max: usize,
+    /// Lines of one batch on their way to the disk at once; so many of [`Limits::writes_max`] a batch of
+    /// messages takes for itself.
+    pub batch_lines_max: u32,
+    /// Answers of one batch that its client has not taken yet, in bytes; a batch with more waits.
+    pub batch_answer_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -119,6 +132,13 @@ impl Default for Limits {
             writes_max: 1024,
             // What supervisors allow between SIGTERM and SIGKILL, with room for the last sync.
             drain_timeout: Duration::from_secs(10),
+            batch_bytes_max: BATCH_BYTES_MAX,
+            // Together three quarters of the writes, so that single messages pass beside them.
+            batches_max: 4,
+            // While one group is synced, the next is read.
+            batch_lines_max: 192,
+            // The digests of 100,000 lines: so many may be sent before the first answer is read.
+            batch_answer_bytes_max: 8 << 20,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::digest::Digest;
 use crate::message::Message;
-pub use crate::store::{Health, Receipt};
+pub use crate::store::{Health, Put, Receipt};
 use crate::store::{Store, StoreError};
 
 /// Work on more bytes than this leaves the thread that serves requests: hashing so many takes as
@@ -86,7 +86,16 @@ impl Service {
     /// # Errors
     /// See [`ServiceError`].
     pub async fn publish(&self, message: Message) -> Result<Receipt, ServiceError> {
-        Ok(self.store()?.put(message).await?)
+        Ok(self.begin(message)?.await?)
+    }
+
+    /// Begins to store `message`, like [`Service::publish`]; it goes on whether the receipt is waited for
+    /// or not.
+    ///
+    /// # Errors
+    /// [`ServiceError::Starting`]; all others come with the receipt.
+    pub fn begin(&self, message: Message) -> Result<Put, ServiceError> {
+        Ok(self.store()?.put(message))
     }
 
     /// The message with this digest. Blocks for microseconds, see [`Store::get`].

@@ -3,6 +3,8 @@
 //! They trust nobody: what a server says a text's digest is, and what text it sends for a digest, is
 //! checked here, where hashing is cheap.
 
+mod batch;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -15,12 +17,14 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+pub use self::batch::Stored;
 use crate::digest::Digest;
 
 /// A server that is there accepts at once; across the world it takes a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// From the first byte of a request to the last of its answer.
+/// From the first byte of a request to the last of its answer; of a batch, from one answer to the next,
+/// a server gives up on a silent client long before.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The address of the server makes no sense.

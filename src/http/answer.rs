@@ -5,19 +5,24 @@
 //! its [`Taking`] shows whether the client takes anything at all. HTTP/2 makes both necessary: there,
 //! one connection can leave many answers unread and be busy with others.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Largest piece of an answer, in bytes: what is buffered for a stream anyway. An answer up to this
 /// is small.
 const PIECE_BYTES_MAX: usize = 64 << 10;
+
+/// Piece of an answer that is made while it is sent, in bytes: a group of lines.
+const STREAM_PIECE_BYTES: usize = 16 << 10;
 
 /// The body of an answer.
 #[derive(Debug, Default)]
@@ -25,6 +30,16 @@ pub struct Answer {
     rest: Bytes,
     /// For a large answer.
     held: Option<Held>,
+    /// For an answer that is made while it is sent.
+    stream: Option<Stream>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    lines: DuplexStream,
+    _permit: OwnedSemaphorePermit,
+    /// Dropped when the answer is over.
+    guard: Option<Box<dyn Any + Send + Sync>>,
 }
 
 #[derive(Debug)]
@@ -58,16 +73,20 @@ impl Room {
         Self { bytes, bytes_max }
     }
 
+    /// Sets aside room for an answer that is made while it is sent.
+    pub(super) fn reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let permits = u32::try_from(bytes.min(self.bytes_max)).unwrap_or(u32::MAX);
+        Arc::clone(&self.bytes).try_acquire_many_owned(permits).ok()
+    }
+
     /// Counts `answer`, if it is large; `None` if there is no room for it. One that is larger than
     /// all the room passes alone.
     pub(super) fn admit(&self, mut answer: Answer) -> Option<Answer> {
         let length = answer.rest.len();
         if length > PIECE_BYTES_MAX {
-            let permits = u32::try_from(length.min(self.bytes_max)).unwrap_or(u32::MAX);
-            let permit = Arc::clone(&self.bytes).try_acquire_many_owned(permits);
             answer.held = Some(Held {
                 taking: Taking::default(),
-                _permit: permit.ok()?,
+                _permit: self.reserve(length)?,
             });
         }
         Some(answer)
@@ -75,9 +94,35 @@ impl Room {
 }
 
 impl Answer {
-    /// All of it, as long as nothing was handed over.
-    pub(super) fn bytes(&self) -> &Bytes {
-        &self.rest
+    /// All of it, as long as nothing was handed over; `None` if it is still being made.
+    pub(super) fn bytes(&self) -> Option<&Bytes> {
+        self.stream.is_none().then_some(&self.rest)
+    }
+
+    /// An answer that is read from `lines` while it is sent.
+    pub(super) fn streamed(lines: DuplexStream, room: OwnedSemaphorePermit) -> Self {
+        Self {
+            stream: Some(Stream {
+                lines,
+                _permit: room,
+                guard: None,
+            }),
+            ..Self::default()
+        }
+    }
+
+    /// Keeps `guard` until the answer is over, if it is still being made; gives it back otherwise.
+    ///
+    /// # Errors
+    /// The guard.
+    pub fn keep<T: Any + Send + Sync>(&mut self, guard: T) -> Result<(), T> {
+        match &mut self.stream {
+            Some(stream) => {
+                stream.guard = Some(Box::new(guard));
+                Ok(())
+            }
+            None => Err(guard),
+        }
     }
 
     /// Follows this answer, if it is large.
@@ -87,11 +132,24 @@ impl Answer {
     }
 }
 
+impl Stream {
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let mut piece = BytesMut::zeroed(STREAM_PIECE_BYTES);
+        let mut buffer = ReadBuf::new(&mut piece);
+        // It never fails: the end is all that can come of the other side.
+        let _ = ready!(Pin::new(&mut self.lines).poll_read(context, &mut buffer));
+        let length = buffer.filled().len();
+        piece.truncate(length);
+        Poll::Ready((length > 0).then(|| piece.freeze()))
+    }
+}
+
 impl From<Bytes> for Answer {
     fn from(bytes: Bytes) -> Self {
         Self {
             rest: bytes,
             held: None,
+            stream: None,
         }
     }
 }
@@ -102,8 +160,13 @@ impl Body for Answer {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(stream) = &mut self.stream {
+            return stream
+                .poll_piece(context)
+                .map(|piece| piece.map(|piece| Ok(Frame::data(piece))));
+        }
         if self.rest.is_empty() {
             return Poll::Ready(None);
         }
@@ -116,11 +179,14 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty()
+        self.rest.is_empty() && self.stream.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.len() as u64)
+        match self.stream {
+            Some(_) => SizeHint::default(),
+            None => SizeHint::with_exact(self.rest.len() as u64),
+        }
     }
 }
 

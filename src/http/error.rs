@@ -34,8 +34,12 @@ pub(super) enum HttpError {
     NoSuchMessage,
     #[error("This path does not have that method; it has {0}.")]
     MethodNotAllowed(&'static str),
-    #[error("The Content-Type must be application/json or text/plain, in UTF-8 and given once.")]
+    #[error(
+        "The Content-Type must be application/json, text/plain or, for a batch, application/x-ndjson; in UTF-8 and given once."
+    )]
     ContentType,
+    #[error("The Content-Type must be application/x-ndjson, with one digest a line.")]
+    LinesOnly,
     #[error("A Content-Encoding is not supported; send the body as it is.")]
     ContentEncoding,
     #[error("The body is larger than {bytes_max} bytes.")]
@@ -58,6 +62,10 @@ pub(super) enum HttpError {
         actual: Digest,
         hint: Option<&'static str>,
     },
+    #[error(
+        "The messages of a batch are stored as they come, so a digest of all of it cannot be checked before."
+    )]
+    DigestOfBatch,
     #[error("The message is stored already.")]
     Exists,
     #[error(
@@ -68,10 +76,27 @@ pub(super) enum HttpError {
     NoRoomForAnswer,
     #[error("Too much is going on at the moment; nothing was stored. Try again soon.")]
     Busy,
+    #[error(
+        "Too many batches are on their way at the moment; this one was not read. Try again soon."
+    )]
+    NoRoomForBatch,
     #[error("Not ready: {0}.")]
     NotReady(String),
     #[error("{}", service_text(*.0))]
     Service(#[from] ServiceError),
+}
+
+/// Why a line of a batch fails, and it alone.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LineError {
+    #[error("The line is larger than {bytes_max} bytes.")]
+    TooLarge { bytes_max: u64 },
+    #[error("The line is not UTF-8: invalid byte at offset {offset}.")]
+    NotUtf8 { offset: usize },
+    #[error("The line is not what it should be: {}.", .0.in_line())]
+    Json(#[from] JsonError),
+    #[error(transparent)]
+    Other(#[from] HttpError),
 }
 
 /// A body by curl without `-H` that is not JSON was probably not meant to be.
@@ -103,11 +128,26 @@ fn service_text(error: ServiceError) -> &'static str {
     }
 }
 
+impl LineError {
+    /// The line is not text.
+    pub(super) fn not_utf8(line: &[u8]) -> Self {
+        Self::NotUtf8 {
+            offset: valid_bytes(line),
+        }
+    }
+}
+
+/// Number of bytes before the first that is not UTF-8.
+fn valid_bytes(body: &[u8]) -> usize {
+    std::str::from_utf8(body).map_or_else(|error| error.valid_up_to(), str::len)
+}
+
 impl HttpError {
     /// The body is not text.
     pub(super) fn not_utf8(body: &[u8]) -> Self {
-        let offset = std::str::from_utf8(body).map_or_else(|error| error.valid_up_to(), str::len);
-        Self::NotUtf8 { offset }
+        Self::NotUtf8 {
+            offset: valid_bytes(body),
+        }
     }
 
     fn status(&self) -> StatusCode {
@@ -117,6 +157,7 @@ impl HttpError {
             | Self::NotUtf8 { .. }
             | Self::Json { .. }
             | Self::DigestField(_)
+            | Self::DigestOfBatch
             | Self::DigestMismatch(_) => StatusCode::BAD_REQUEST,
             Self::OtherDigest { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Exists => StatusCode::PRECONDITION_FAILED,
@@ -124,12 +165,16 @@ impl HttpError {
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::ContentType | Self::ContentEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::ContentType | Self::LinesOnly | Self::ContentEncoding => {
+                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            }
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::NoRoomForBody | Self::NoRoomForAnswer | Self::Busy | Self::NotReady(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoRoomForBody
+            | Self::NoRoomForAnswer
+            | Self::NoRoomForBatch
+            | Self::Busy
+            | Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Service(error) => match error {
                 ServiceError::Full => StatusCode::INSUFFICIENT_STORAGE,
                 ServiceError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -146,6 +191,7 @@ impl HttpError {
         match self {
             Self::NoRoomForBody
             | Self::NoRoomForAnswer
+            | Self::NoRoomForBatch
             | Self::Busy
             | Self::NotReady(_)
             | Self::Service(ServiceError::Starting | ServiceError::Stopping | ServiceError::Busy) => {
@@ -166,14 +212,17 @@ impl HttpError {
             | Self::NoSuchMessage
             | Self::MethodNotAllowed(_)
             | Self::ContentType
+            | Self::LinesOnly
             | Self::ContentEncoding
             | Self::BodyTooLarge { .. }
             | Self::BodyTooSlow
             | Self::BodyBroken
             | Self::DigestField(_)
+            | Self::DigestOfBatch
             | Self::Exists
             | Self::NoRoomForBody
             | Self::NoRoomForAnswer
+            | Self::NoRoomForBatch
             | Self::NotReady(_) => true,
             Self::NotUtf8 { .. }
             | Self::Json { .. }

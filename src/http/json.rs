@@ -12,6 +12,8 @@ use std::fmt;
 use bytestring::ByteString;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use crate::digest::Digest;
+
 /// What is wrong with a body, and where.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
@@ -22,12 +24,28 @@ impl JsonError {
     pub(super) fn is_syntax(&self) -> bool {
         self.0.is_syntax() || self.0.is_eof()
     }
+
+    /// What is wrong with a body that is a single line, and where in it.
+    pub(super) fn in_line(&self) -> String {
+        self.0
+            .to_string()
+            .replace(" at line 1 column ", " at column ")
+    }
 }
 
 /// The member `message` of the object in `body`. Copies the text only if it has escapes.
 pub(super) fn message_text(body: &ByteString) -> Result<ByteString, JsonError> {
+    text(body, Shape::Message)
+}
+
+/// The member `digest` of the object in `body`, or the string that is all of it.
+pub(super) fn digest_text(body: &ByteString) -> Result<ByteString, JsonError> {
+    text(body, Shape::Digest)
+}
+
+fn text(body: &ByteString, shape: Shape) -> Result<ByteString, JsonError> {
     let mut reader = serde_json::Deserializer::from_str(body);
-    let text = reader.deserialize_any(BodyVisitor)?;
+    let text = reader.deserialize_any(BodyVisitor(shape))?;
     reader.end()?;
     Ok(match text {
         Cow::Borrowed(text) => body.slice_ref(text),
@@ -47,60 +65,127 @@ pub(super) fn object(name: &str, text: &str) -> Vec<u8> {
     body
 }
 
-/// Reads the whole body.
-struct BodyVisitor;
+/// Writes `{"digest": "<digits>"}` as a line.
+pub(super) fn write_digest_line(lines: &mut Vec<u8>, digest: &Digest) {
+    lines.extend_from_slice(b"{\"digest\": \"");
+    lines.extend_from_slice(&digest.to_hex());
+    lines.extend_from_slice(b"\"}\n");
+}
 
-const NOT_AN_OBJECT: &str = "the body must be a JSON object with a string \"message\"";
+/// Writes `{"message": "<text>"}` as a line.
+pub(super) fn write_message_line(lines: &mut Vec<u8>, text: &str) {
+    lines.extend_from_slice(b"{\"message\": ");
+    // Cannot fail, here and below: a string is always JSON, a vector always takes more.
+    let _ = serde_json::to_writer(&mut *lines, text);
+    lines.extend_from_slice(b"}\n");
+}
+
+/// Writes `{"error": "<text>", "line": <number>}` as a line.
+pub(super) fn write_error_line(lines: &mut Vec<u8>, text: &str, number: u64) {
+    lines.extend_from_slice(b"{\"error\": ");
+    let _ = serde_json::to_writer(&mut *lines, text);
+    lines.extend_from_slice(b", \"line\": ");
+    let _ = serde_json::to_writer(&mut *lines, &number);
+    lines.extend_from_slice(b"}\n");
+}
+
+/// What a body looks like.
+#[derive(Clone, Copy)]
+enum Shape {
+    /// An object with a string `message`.
+    Message,
+    /// An object with a string `digest`, or a string.
+    Digest,
+}
+
+impl Shape {
+    fn member(self) -> &'static str {
+        match self {
+            Self::Message => "message",
+            Self::Digest => "digest",
+        }
+    }
+
+    fn description(self) -> &'static str {
+        match self {
+            Self::Message => "it must be a JSON object with a string \"message\"",
+            Self::Digest => {
+                "it must be a digest in a JSON string, or an object with one as \"digest\""
+            }
+        }
+    }
+}
+
+/// Reads the whole body.
+struct BodyVisitor(Shape);
+
+impl BodyVisitor {
+    fn other<T, E: de::Error>(&self) -> Result<T, E> {
+        Err(E::custom(self.0.description()))
+    }
+}
 
 impl<'de> Visitor<'de> for BodyVisitor {
     type Value = Cow<'de, str>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(NOT_AN_OBJECT)
+        formatter.write_str(self.0.description())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
-        let mut message = None;
+        let member = self.0.member();
+        let mut found = None;
         while let Some(Any(name)) = members.next_key()? {
             let Any(value) = members.next_value()?;
-            if name.as_deref() != Some("message") {
+            if name.as_deref() != Some(member) {
                 continue;
             }
-            let text = value.ok_or_else(|| de::Error::custom("\"message\" must be a string"))?;
-            if message.replace(text).is_some() {
-                return Err(de::Error::custom("\"message\" is there twice"));
+            let wrong = |how| de::Error::custom(format_args!("\"{member}\" {how}"));
+            let text = value.ok_or_else(|| wrong("must be a string"))?;
+            if found.replace(text).is_some() {
+                return Err(wrong("is there twice"));
             }
         }
-        message.ok_or_else(|| de::Error::custom("\"message\" is missing"))
+        found.ok_or_else(|| de::Error::custom(format_args!("\"{member}\" is missing")))
     }
 
     // The default errors of a visitor quote the value.
     fn visit_bool<E: de::Error>(self, _: bool) -> Result<Self::Value, E> {
-        Err(E::custom(NOT_AN_OBJECT))
+        self.other()
     }
 
     fn visit_i64<E: de::Error>(self, _: i64) -> Result<Self::Value, E> {
-        Err(E::custom(NOT_AN_OBJECT))
+        self.other()
     }
 
     fn visit_u64<E: de::Error>(self, _: u64) -> Result<Self::Value, E> {
-        Err(E::custom(NOT_AN_OBJECT))
+        self.other()
     }
 
     fn visit_f64<E: de::Error>(self, _: f64) -> Result<Self::Value, E> {
-        Err(E::custom(NOT_AN_OBJECT))
+        self.other()
     }
 
-    fn visit_str<E: de::Error>(self, _: &str) -> Result<Self::Value, E> {
-        Err(E::custom(NOT_AN_OBJECT))
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+        match self.0 {
+            Shape::Message => self.other(),
+            Shape::Digest => Ok(Cow::Borrowed(text)),
+        }
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        match self.0 {
+            Shape::Message => self.other(),
+            Shape::Digest => Ok(Cow::Owned(text.to_owned())),
+        }
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
-        Err(E::custom(NOT_AN_OBJECT))
+        self.other()
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
-        Err(de::Error::custom(NOT_AN_OBJECT))
+        self.other()
     }
 }
 

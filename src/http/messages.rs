@@ -1,11 +1,14 @@
 //! The handlers for messages.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use bytestring::ByteString;
 use hyper::body::Incoming;
 use hyper::header::{EXPECT, HeaderMap, IF_NONE_MATCH};
 use hyper::http::request::Parts;
 
+use super::batch::{self, Task};
 use super::digest_fields::{self, Stated};
 use super::error::HttpError;
 use super::json;
@@ -19,11 +22,14 @@ use crate::service::{Receipt, ServiceError, offload};
 
 /// `POST /messages`
 pub(super) async fn publish(
-    app: &App,
+    app: &Arc<App>,
     head: &Parts,
     body: Incoming,
 ) -> Result<Response, HttpError> {
     let format = BodyFormat::of(&head.headers)?;
+    if format == BodyFormat::Lines {
+        return batch::answer(app, Task::Publish, head, body).await;
+    }
     let form = Form::wanted(&head.headers);
     let receipt = store(app, head, body, format, |_| Ok(())).await?;
     Ok(response::created(&receipt, form))
@@ -44,7 +50,10 @@ pub(super) async fn put(
         return Err(HttpError::Exists);
     }
     let format = BodyFormat::of(fields)?;
-    check_size(&app.limits, &body)?;
+    if format == BodyFormat::Lines {
+        return Err(HttpError::ContentType);
+    }
+    check_size(app.limits.body_bytes_max, &body)?;
     if is_waiting(fields)
         && let Some(receipt) = known(app, &digest).await?
     {
@@ -65,6 +74,24 @@ pub(super) async fn put(
     };
     let receipt = store(app, head, body, format, has_digest).await?;
     Ok(response::created(&receipt, form))
+}
+
+/// `POST /messages/lookup`
+pub(super) async fn look_up(
+    app: &Arc<App>,
+    head: &Parts,
+    body: Incoming,
+) -> Result<Response, HttpError> {
+    if BodyFormat::of(&head.headers)? != BodyFormat::Lines {
+        return Err(HttpError::LinesOnly);
+    }
+    let mut options = head.uri.query().unwrap_or_default().split('&');
+    let task = if options.any(|option| option == "missing") {
+        Task::FindMissing
+    } else {
+        Task::LookUp
+    };
+    batch::answer(app, task, head, body).await
 }
 
 /// Whether the client sends its body only when asked to (RFC 9110, 10.1.1).
@@ -121,7 +148,7 @@ fn admit(app: &App, response: Response) -> Result<Response, HttpError> {
 fn read_message(format: BodyFormat, body: &Bytes) -> Result<Message, HttpError> {
     let text = ByteString::try_from(body.clone()).map_err(|_| HttpError::not_utf8(body))?;
     let text = match format {
-        BodyFormat::Text => text,
+        BodyFormat::Text | BodyFormat::Lines => text,
         BodyFormat::Json => json::message_text(&text).map_err(|error| HttpError::Json {
             error,
             is_form: false,

@@ -9,6 +9,8 @@
 //! | `POST /messages`, `/messages/`, `/` | `messages`: 201 |
 //! | `GET`, `HEAD /messages/<digest>` | `messages`: 200, 304, 404 |
 //! | `PUT /messages/<digest>` | `messages`: 201, 412, 422 |
+//! | `POST /messages` with `application/x-ndjson` | `batch`: 200, a line for each line |
+//! | `POST /messages/lookup`, `?missing`, the same | `batch` |
 //! | `GET`, `HEAD /livez`, `/readyz`, `/readyz/write`, `/healthz` | `health` |
 //! | `GET`, `HEAD /` | `health`: four lines of help |
 //!
@@ -20,10 +22,12 @@
 //! | `Expect: 100-continue` | a refusal, or 201 to PUT of a known digest, before the body is sent |
 
 mod answer;
+mod batch;
 mod digest_fields;
 mod error;
 mod health;
 mod json;
+mod lines;
 mod messages;
 mod negotiation;
 mod request;
@@ -59,7 +63,8 @@ pub struct App {
     service: Arc<Service>,
     limits: Limits,
     bodies: Budget,
-    writes: Semaphore,
+    writes: Arc<Semaphore>,
+    batches: Arc<Semaphore>,
     answers: Room,
     request_ids: RequestIds,
 }
@@ -71,7 +76,8 @@ impl App {
         Self {
             service,
             bodies: Budget::new(&limits),
-            writes: Semaphore::new(limits.writes_max),
+            writes: Arc::new(Semaphore::new(limits.writes_max)),
+            batches: Arc::new(Semaphore::new(limits.batches_max)),
             answers: Room::new(limits.answers_bytes_max),
             request_ids: RequestIds::new(),
             limits,
@@ -88,7 +94,10 @@ impl App {
     ///
     /// # Errors
     /// None.
-    pub async fn answer(&self, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
+    pub async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Answer>, Infallible> {
         let id = self.request_ids.of(request.headers());
         let is_head = request.method() == Method::HEAD;
         let has_body = !request.body().is_end_stream();

@@ -17,6 +17,8 @@ pub(super) enum BodyFormat {
     Form,
     /// As it is.
     Text,
+    /// Many of them, each as JSON in a line of its own.
+    Lines,
 }
 
 impl BodyFormat {
@@ -51,6 +53,7 @@ impl BodyFormat {
             None if is("application", "json") => Some(Self::Json),
             None if is("text", "plain") => Some(Self::Text),
             None if is("application", "x-www-form-urlencoded") => Some(Self::Form),
+            None if is("application", "x-ndjson") => Some(Self::Lines),
             Some(suffix) if suffix == "json" => Some(Self::Json),
             _ => None,
         }
@@ -160,6 +163,7 @@ mod tests {
             ("application/vnd.example+json", BodyFormat::Json),
             ("application/x-www-form-urlencoded", BodyFormat::Form),
             ("text/plain", BodyFormat::Text),
+            ("application/x-ndjson", BodyFormat::Lines),
             ("text/plain; charset=utf-8; format=flowed", BodyFormat::Text),
         ] {
             let fields = fields(CONTENT_TYPE, &[kind]);

@@ -5,12 +5,13 @@
 //! as the body does. A body whose length is known is covered in full before its first byte is read:
 //! what is begun can be finished, and what cannot be is refused while it costs nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::digest_fields::Stated;
@@ -21,71 +22,76 @@ use crate::config::Limits;
 /// small ones pass.
 #[derive(Debug)]
 pub(super) struct Budget {
-    small: Semaphore,
-    large: Semaphore,
+    small: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+    large_bytes_max: usize,
     small_body_bytes_max: usize,
 }
 
 /// A part of the [`Budget`], given back when dropped.
 #[derive(Debug)]
-pub(super) struct Reservation<'a> {
-    _permit: Option<SemaphorePermit<'a>>,
+pub(super) struct Reservation {
+    _permit: OwnedSemaphorePermit,
     bytes: usize,
 }
 
 impl Budget {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
-            small: Semaphore::new(limits.small_bodies_bytes_max),
-            large: Semaphore::new(limits.large_bodies_bytes_max),
+            small: Arc::new(Semaphore::new(limits.small_bodies_bytes_max)),
+            large: Arc::new(Semaphore::new(limits.large_bodies_bytes_max)),
+            large_bytes_max: limits.large_bodies_bytes_max,
             small_body_bytes_max: limits.small_body_bytes_max,
         }
     }
 
     /// Sets aside room for a body of `bytes` bytes; never waits.
-    fn reserve(&self, bytes: usize) -> Result<Reservation<'_>, HttpError> {
+    fn reserve(&self, bytes: usize) -> Result<Reservation, HttpError> {
         let part = if bytes <= self.small_body_bytes_max {
             &self.small
         } else {
             &self.large
         };
         let permits = u32::try_from(bytes).map_err(|_| HttpError::NoRoomForBody)?;
-        let permit = part
-            .try_acquire_many(permits)
+        let permit = Arc::clone(part)
+            .try_acquire_many_owned(permits)
             .map_err(|_| HttpError::NoRoomForBody)?;
         Ok(Reservation {
-            _permit: Some(permit),
+            _permit: permit,
             bytes,
         })
+    }
+
+    /// Sets aside room for a batch: a line that is gathered, and as much on its way to the disk.
+    pub(super) fn reserve_batch(&self, limits: &Limits) -> Result<Reservation, HttpError> {
+        let line = usize::try_from(limits.body_bytes_max).unwrap_or(usize::MAX);
+        // Where one line may take all the room there is, it does.
+        self.reserve(line.saturating_mul(2).min(self.large_bytes_max))
     }
 }
 
 /// Refuses a body that says in the head of its request that it is too large.
-pub(super) fn check_size(limits: &Limits, body: &Incoming) -> Result<(), HttpError> {
-    if body.size_hint().lower() > limits.body_bytes_max {
-        return Err(too_large(limits));
+pub(super) fn check_size(bytes_max: u64, body: &Incoming) -> Result<(), HttpError> {
+    if body.size_hint().lower() > bytes_max {
+        return Err(HttpError::BodyTooLarge { bytes_max });
     }
     Ok(())
-}
-
-fn too_large(limits: &Limits) -> HttpError {
-    HttpError::BodyTooLarge {
-        bytes_max: limits.body_bytes_max,
-    }
 }
 
 /// Reads a whole body, and into `stated` what its trailers say of its digest.
 ///
 /// Dropping the future, which is what happens when the client goes away, frees everything.
-pub(super) async fn read_body<'a>(
+pub(super) async fn read_body(
     limits: &Limits,
-    budget: &'a Budget,
+    budget: &Budget,
     mut body: Incoming,
     stated: &mut Stated,
-) -> Result<(Bytes, Reservation<'a>), HttpError> {
-    check_size(limits, &body)?;
+) -> Result<(Bytes, Reservation), HttpError> {
+    let bytes_max = limits.body_bytes_max;
+    let too_large = || HttpError::BodyTooLarge { bytes_max };
+    check_size(bytes_max, &body)?;
     // Exact where the head gave a length; grown as it comes where it did not.
-    let declared = usize::try_from(body.size_hint().lower()).map_err(|_| too_large(limits))?;
+    let declared = usize::try_from(body.size_hint().lower()).map_err(|_| too_large())?;
     let mut reservation = budget.reserve(declared)?;
     let pace = Pace::new(limits);
     let mut text = BytesMut::new();
@@ -100,12 +106,12 @@ pub(super) async fn read_body<'a>(
             }
         };
         let bytes = text.len() + data.len();
-        if bytes as u64 > limits.body_bytes_max {
-            return Err(too_large(limits));
+        if bytes as u64 > bytes_max {
+            return Err(too_large());
         }
         if bytes > reservation.bytes {
             // Doubling, so that a long body asks a few times and not for every frame.
-            let most = usize::try_from(limits.body_bytes_max).unwrap_or(usize::MAX);
+            let most = usize::try_from(bytes_max).unwrap_or(usize::MAX);
             let wanted = (2 * bytes).min(most);
             reservation = budget.reserve(wanted)?;
         }
@@ -115,20 +121,21 @@ pub(super) async fn read_body<'a>(
         }
         text.reserve(reservation.bytes - text.len());
         text.extend_from_slice(&data);
-        pace.check(text.len())?;
+        pace.check(text.len() as u64)?;
     }
     Ok((text.freeze(), reservation))
 }
 
 /// How long a body may take.
-struct Pace {
+#[derive(Debug)]
+pub(super) struct Pace {
     stall_timeout: Duration,
     rate_min: u64,
     started: Instant,
 }
 
 impl Pace {
-    fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &Limits) -> Self {
         Self {
             stall_timeout: limits.body_stall_timeout,
             rate_min: limits.body_rate_min,
@@ -137,17 +144,20 @@ impl Pace {
     }
 
     /// The next piece of the body, or its trailers.
-    async fn next_frame(&self, body: &mut Incoming) -> Result<Option<Frame<Bytes>>, HttpError> {
+    pub(super) async fn next_frame(
+        &self,
+        body: &mut Incoming,
+    ) -> Result<Option<Frame<Bytes>>, HttpError> {
         let frame = timeout(self.stall_timeout, body.frame()).await;
         let frame = frame.map_err(|_| HttpError::BodyTooSlow)?;
         frame.transpose().map_err(|_| HttpError::BodyBroken)
     }
 
     /// Ends a body that trickles: each piece in time, the whole never.
-    fn check(&self, received: usize) -> Result<(), HttpError> {
+    pub(super) fn check(&self, received: u64) -> Result<(), HttpError> {
         let elapsed = self.started.elapsed();
         let due = self.rate_min.saturating_mul(elapsed.as_secs());
-        if elapsed > self.stall_timeout && (received as u64) < due {
+        if elapsed > self.stall_timeout && received < due {
             return Err(HttpError::BodyTooSlow);
         }
         Ok(())

@@ -101,6 +101,20 @@ pub(super) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response {
     response
 }
 
+/// 200 with a line for each line of a batch, as they are made.
+pub(super) fn lines(answer: Answer) -> Response {
+    let mut response = Response::new(answer);
+    let fields = response.headers_mut();
+    for (name, value) in [
+        (CONTENT_TYPE, "application/x-ndjson"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (CACHE_CONTROL, "no-store"),
+    ] {
+        fields.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
 /// What went wrong, for the client.
 pub(super) fn error(
     status: StatusCode,

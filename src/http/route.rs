@@ -1,7 +1,9 @@
 //! The route table: one `match` from method and path to a handler.
 //!
 //! A path is taken as it was sent: nothing is decoded, so every resource has one spelling. The query
-//! is ignored.
+//! means nothing, but for `?missing`.
+
+use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::header::{HOST, HeaderValue, TRANSFER_ENCODING};
@@ -13,7 +15,11 @@ use super::error::HttpError;
 use super::response::Response;
 use super::{health, messages};
 
-pub(super) async fn route(app: &App, head: &Parts, body: Incoming) -> Result<Response, HttpError> {
+pub(super) async fn route(
+    app: &Arc<App>,
+    head: &Parts,
+    body: Incoming,
+) -> Result<Response, HttpError> {
     check_head(app, head)?;
     let path = head.uri.path().strip_prefix('/');
     let path = path.ok_or(HttpError::NoSuchPath)?;
@@ -24,6 +30,9 @@ pub(super) async fn route(app: &App, head: &Parts, body: Incoming) -> Result<Res
         (&Method::POST, "messages", None | Some("")) | (&Method::POST, "", None) => {
             // Boxed: its state is large, and every request would carry room for it.
             Box::pin(messages::publish(app, head, body)).await
+        }
+        (&Method::POST, "messages", Some("lookup")) => {
+            Box::pin(messages::look_up(app, head, body)).await
         }
         (&Method::PUT, "messages", Some(digest)) if !digest.is_empty() => {
             Box::pin(messages::put(app, digest, head, body)).await
@@ -36,7 +45,7 @@ pub(super) async fn route(app: &App, head: &Parts, body: Incoming) -> Result<Res
         (&Method::GET | &Method::HEAD, "readyz", Some("write")) => health::ready_to_write(app),
         (&Method::GET | &Method::HEAD, "", None) => Ok(health::help()),
         (_, "", None) => Err(HttpError::MethodNotAllowed("GET, HEAD, POST")),
-        (_, "messages", None | Some("")) => Err(HttpError::MethodNotAllowed("POST")),
+        (_, "messages", None | Some("" | "lookup")) => Err(HttpError::MethodNotAllowed("POST")),
         (_, "messages", Some(_)) => Err(HttpError::MethodNotAllowed("GET, HEAD, PUT")),
         (_, "livez" | "readyz" | "healthz", None) | (_, "readyz", Some("write")) => {
             Err(HttpError::MethodNotAllowed("GET, HEAD"))

@@ -112,9 +112,13 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let is_h2 = request.version() == Version::HTTP_2;
-    let (_running, number) = Running::start(&progress, is_h2);
+    let (running, number) = Running::start(&progress, is_h2);
     let mut response = app.answer(request).await?;
     if response.headers().contains_key(CONNECTION) {
+        progress.body_unread.store(true, Relaxed);
+    }
+    if response.body_mut().keep(running).is_ok() {
+        // It may end before the body of its request does.
         progress.body_unread.store(true, Relaxed);
     }
     if let Some(taking) = response.body().taking() {
@@ -187,21 +191,21 @@ impl Progress {
     }
 }
 
-/// A request being answered.
-struct Running<'a>(&'a Progress);
+/// A request being answered, until the answer is there, or over if it is made while it is sent.
+struct Running(Arc<Progress>);
 
-impl<'a> Running<'a> {
+impl Running {
     /// Counts a request; returns its number on the connection, from 1.
-    fn start(progress: &'a Progress, is_h2: bool) -> (Self, u64) {
+    fn start(progress: &Arc<Progress>, is_h2: bool) -> (Self, u64) {
         progress.head_bytes.store(0, Relaxed);
         progress.is_h2.store(is_h2, Relaxed);
         progress.running.fetch_add(1, Relaxed);
         let number = progress.requests.fetch_add(1, Relaxed) + 1;
-        (Self(progress), number)
+        (Self(Arc::clone(progress)), number)
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for Running {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, Relaxed);
         self.0.head_bytes.store(0, Relaxed);
@@ -471,9 +475,9 @@ mod tests {
 
     use super::*;
 
-    fn watch() -> (Watch, Progress, Limits) {
+    fn watch() -> (Watch, Arc<Progress>, Limits) {
         let limits = Limits::default();
-        (Watch::new(&limits), Progress::default(), limits)
+        (Watch::new(&limits), Arc::default(), limits)
     }
 
     async fn pass(time: Duration) {

@@ -1,6 +1,6 @@
 //! The tests from outside, one binary so that it is linked once.
 //!
-//! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`limits`],
+//! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`batch`], [`limits`],
 //!   [`shutdown`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`torn`], [`model`], [`reader`], with
 //!   [`store_support`];
@@ -15,6 +15,7 @@
     reason = "a test that panics is a test that fails"
 )]
 
+mod batch;
 mod command;
 mod crash;
 mod damage;

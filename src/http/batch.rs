@@ -1,0 +1,331 @@
+//! Batches: many lines in, a line out for each, both at once.
+//!
+//! A batch reads lines while earlier ones are on their way to the disk, and answers each in its turn
+//! when its message is durable. A line that fails says so in its place and does nothing to the others.
+//! An answer waits in a pipe until the client takes it, so a client may write all before it reads.
+//!
+//! **Invariant:** what a batch holds is limited, however long it is: lines not yet answered in number
+//! and in bytes, answers not yet taken in bytes. All of it was set aside before the first line.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use hyper::body::{Frame, Incoming};
+use hyper::http::request::Parts;
+use tokio::io::{AsyncWriteExt, DuplexStream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::consume_budget;
+use tokio::time::timeout;
+
+use super::App;
+use super::answer::Answer;
+use super::digest_fields::Stated;
+use super::error::{HttpError, LineError};
+use super::json;
+use super::lines::{Line, Lines};
+use super::request::{Pace, Reservation, check_size};
+use super::response::{self, Response};
+use crate::digest::Digest;
+use crate::message::Message;
+use crate::service::{Put, Receipt, ServiceError, offload};
+
+/// Answers gathered before they are handed over, in bytes, if more are ready: fewer hand-overs, no
+/// wait.
+const GATHERED_BYTES_MAX: usize = 32 << 10;
+
+/// What is done with each line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    /// It has a message, which is stored.
+    Publish,
+    /// It has a digest, whose message is answered.
+    LookUp,
+    /// It has a digest, which is answered if it is that of no message.
+    FindMissing,
+}
+
+/// Begins a batch; it goes on while the answer is sent.
+pub(super) async fn answer(
+    app: &Arc<App>,
+    task: Task,
+    head: &Parts,
+    mut body: Incoming,
+) -> Result<Response, HttpError> {
+    let mut stated = Stated::default();
+    stated.read(&head.headers)?;
+    if !stated.is_empty() {
+        return Err(HttpError::DigestOfBatch);
+    }
+    check_size(app.limits.batch_bytes_max, &body)?;
+    app.service.health().reads.map_err(HttpError::NotReady)?;
+    let shares = Shares::take(app, task)?;
+    let room = app.answers.reserve(app.limits.batch_answer_bytes_max);
+    let room = room.ok_or(HttpError::NoRoomForAnswer)?;
+    // Before the head of the answer, which a client that waits to be asked would take for the last word.
+    let pace = Pace::new(&app.limits);
+    let first = pace.next_frame(&mut body).await?;
+    let (answers, lines) = tokio::io::duplex(app.limits.batch_answer_bytes_max);
+    let batch = Batch {
+        app: Arc::clone(app),
+        task,
+        body,
+        pace,
+        received: 0,
+        has_ended: false,
+        lines: Lines::new(usize::try_from(app.limits.body_bytes_max).unwrap_or(usize::MAX)),
+        waiting: VecDeque::new(),
+        waiting_bytes: 0,
+        answered: 0,
+        gathered: Vec::new(),
+        answers,
+        _shares: shares,
+    };
+    tokio::spawn(batch.run(first));
+    Ok(response::lines(Answer::streamed(lines, room)))
+}
+
+/// What a batch takes for itself while it runs.
+#[derive(Debug)]
+struct Shares {
+    _batch: OwnedSemaphorePermit,
+    _writes: Option<OwnedSemaphorePermit>,
+    _memory: Reservation,
+}
+
+impl Shares {
+    fn take(app: &App, task: Task) -> Result<Self, HttpError> {
+        let batch = Arc::clone(&app.batches).try_acquire_owned();
+        let writes = (task == Task::Publish)
+            .then(|| Arc::clone(&app.writes).try_acquire_many_owned(app.limits.batch_lines_max));
+        Ok(Self {
+            _batch: batch.map_err(|_| HttpError::NoRoomForBatch)?,
+            _writes: writes.transpose().map_err(|_| HttpError::NoRoomForBatch)?,
+            _memory: app.bodies.reserve_batch(&app.limits)?,
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Batch {
+    app: Arc<App>,
+    task: Task,
+    body: Incoming,
+    pace: Pace,
+    /// Bytes of the body so far.
+    received: u64,
+    has_ended: bool,
+    lines: Lines,
+    /// Lines that were begun and not answered, in their order.
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+    /// Lines that were answered; the number of the last.
+    answered: u64,
+    /// Answers to be handed over.
+    gathered: Vec<u8>,
+    answers: DuplexStream,
+    _shares: Shares,
+}
+
+/// A line that was begun.
+#[derive(Debug)]
+enum Waiting {
+    Put { put: Put, bytes: usize },
+    LookUp(Digest),
+    Failed(LineError),
+}
+
+/// What became of it.
+#[derive(Debug)]
+enum Outcome {
+    Put {
+        result: Result<Receipt, ServiceError>,
+        bytes: usize,
+    },
+    LookUp(Digest),
+    Failed(LineError),
+}
+
+/// The client does not want the answers any more.
+struct Gone;
+
+impl Batch {
+    async fn run(mut self, first: Option<Frame<Bytes>>) {
+        // Where the client is gone there is nobody to tell.
+        let _: Result<(), Gone> = self.answer_all(first).await;
+    }
+
+    async fn answer_all(&mut self, first: Option<Frame<Bytes>>) -> Result<(), Gone> {
+        let mut failure = self.take(Ok(first)).err();
+        loop {
+            self.begin_lines().await;
+            self.gather_ready();
+            self.hand_over().await?;
+            consume_budget().await;
+            let may_read = failure.is_none() && !self.has_ended && self.lines.is_empty();
+            let has_room = self.has_room(self.lines.begun_bytes());
+            if self.waiting.is_empty() && !may_read && self.lines.is_empty() {
+                break;
+            }
+            tokio::select! {
+                biased;
+                outcome = poll_fn(|context| poll_first(&mut self.waiting, context)), if !self.waiting.is_empty() => {
+                    self.gather(outcome);
+                }
+                frame = self.pace.next_frame(&mut self.body), if may_read && has_room => {
+                    failure = self.take(frame).err();
+                }
+                else => {}
+            }
+        }
+        if let Some(failure) = failure {
+            json::write_error_line(&mut self.gathered, &failure.to_string(), self.answered + 1);
+        }
+        self.hand_over().await
+    }
+
+    /// Takes the next piece of the body, or its end.
+    fn take(&mut self, frame: Result<Option<Frame<Bytes>>, HttpError>) -> Result<(), HttpError> {
+        let Some(frame) = frame? else {
+            self.has_ended = true;
+            return Ok(());
+        };
+        // Trailers mean nothing here.
+        if let Ok(piece) = frame.into_data() {
+            self.received += piece.len() as u64;
+            let bytes_max = self.app.limits.batch_bytes_max;
+            if self.received > bytes_max {
+                return Err(HttpError::BodyTooLarge { bytes_max });
+            }
+            self.pace.check(self.received)?;
+            self.lines.feed(piece);
+        }
+        Ok(())
+    }
+
+    /// Whether one more line of so many bytes may be begun.
+    fn has_room(&self, bytes: usize) -> bool {
+        let limits = &self.app.limits;
+        let is_within = (self.waiting_bytes + bytes) as u64 <= limits.body_bytes_max;
+        self.waiting.len() < limits.batch_lines_max as usize
+            && (is_within || self.waiting_bytes == 0)
+    }
+
+    /// Begins the lines that are there, as many as there is room for.
+    async fn begin_lines(&mut self) {
+        while self.has_room(self.lines.begun_bytes()) {
+            let line = match self.lines.next() {
+                Some(line) => line,
+                None if self.has_ended => match self.lines.end() {
+                    Some(line) => line,
+                    None => return,
+                },
+                None => return,
+            };
+            let waiting = self.begin(line).await.unwrap_or_else(Waiting::Failed);
+            if let Waiting::Put { bytes, .. } = waiting {
+                self.waiting_bytes += bytes;
+            }
+            self.waiting.push_back(waiting);
+        }
+    }
+
+    async fn begin(&self, line: Line) -> Result<Waiting, LineError> {
+        let Line::Text(line) = line else {
+            let bytes_max = self.app.limits.body_bytes_max;
+            return Err(LineError::TooLarge { bytes_max });
+        };
+        let bytes = line.len();
+        if self.task == Task::Publish {
+            let message = offload(bytes, move || read_message(&line)).await?;
+            let put = self.app.service.begin(message).map_err(HttpError::from)?;
+            Ok(Waiting::Put { put, bytes })
+        } else {
+            let digest = json::digest_text(&text(&line)?)?;
+            let digest = digest.parse().map_err(|_| HttpError::NoSuchMessage)?;
+            Ok(Waiting::LookUp(digest))
+        }
+    }
+
+    /// Gathers the answers to lines that are ready, in their order, up to a good portion.
+    fn gather_ready(&mut self) {
+        let mut context = Context::from_waker(Waker::noop());
+        while self.gathered.len() < GATHERED_BYTES_MAX
+            && let Poll::Ready(outcome) = poll_first(&mut self.waiting, &mut context)
+        {
+            self.gather(outcome);
+        }
+    }
+
+    fn gather(&mut self, outcome: Outcome) {
+        self.answered += 1;
+        if let Err(error) = self.write_answer(outcome) {
+            json::write_error_line(&mut self.gathered, &error.to_string(), self.answered);
+        }
+    }
+
+    fn write_answer(&mut self, outcome: Outcome) -> Result<(), LineError> {
+        match outcome {
+            Outcome::Put { result, bytes } => {
+                self.waiting_bytes -= bytes;
+                let receipt = result.map_err(HttpError::from)?;
+                json::write_digest_line(&mut self.gathered, &receipt.digest());
+            }
+            Outcome::LookUp(digest) if self.task == Task::FindMissing => {
+                if !self.app.service.holds(&digest).map_err(HttpError::from)? {
+                    json::write_digest_line(&mut self.gathered, &digest);
+                }
+            }
+            Outcome::LookUp(digest) => {
+                let message = self.app.service.fetch(&digest).map_err(HttpError::from)?;
+                let message = message.ok_or(HttpError::NoSuchMessage)?;
+                json::write_message_line(&mut self.gathered, message.text());
+            }
+            Outcome::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Hands over what was gathered; waits while the client has enough to read.
+    async fn hand_over(&mut self) -> Result<(), Gone> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let writing = self.answers.write_all(&self.gathered);
+        match timeout(self.app.limits.write_stall_timeout, writing).await {
+            Ok(Ok(())) => self.gathered.clear(),
+            Ok(Err(_)) | Err(_) => return Err(Gone),
+        }
+        // One large message may have made it large.
+        self.gathered.shrink_to(2 * GATHERED_BYTES_MAX);
+        Ok(())
+    }
+}
+
+/// What became of the first line that waits, once that is known. Does not take more than that from the
+/// line, so it may be asked and left as often as one likes.
+fn poll_first(waiting: &mut VecDeque<Waiting>, context: &mut Context<'_>) -> Poll<Outcome> {
+    if let Some(Waiting::Put { put, bytes }) = waiting.front_mut() {
+        let result = ready!(Pin::new(put).poll(context)).map_err(ServiceError::from);
+        let bytes = *bytes;
+        waiting.pop_front();
+        return Poll::Ready(Outcome::Put { result, bytes });
+    }
+    match waiting.pop_front() {
+        Some(Waiting::LookUp(digest)) => Poll::Ready(Outcome::LookUp(digest)),
+        Some(Waiting::Failed(error)) => Poll::Ready(Outcome::Failed(error)),
+        Some(Waiting::Put { .. }) | None => Poll::Pending,
+    }
+}
+
+fn read_message(line: &Bytes) -> Result<Message, LineError> {
+    Ok(Message::new(json::message_text(&text(line)?)?))
+}
+
+fn text(line: &Bytes) -> Result<ByteString, LineError> {
+    ByteString::try_from(line.clone()).map_err(|_| LineError::not_utf8(line))
+}

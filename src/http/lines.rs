@@ -1,0 +1,157 @@
+//! Cuts a body that comes in pieces into lines.
+//!
+//! **Invariant:** what is held of a line that has not ended is never more than the line may have; the
+//! rest of a longer one is skipped as it comes.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// Lines in the making.
+#[derive(Debug)]
+pub(super) struct Lines {
+    bytes_max: usize,
+    /// What came and was not cut yet.
+    rest: Bytes,
+    /// The beginning of a line that did not end in an earlier piece.
+    begun: BytesMut,
+    /// In the middle of a line that is too long.
+    is_skipping: bool,
+}
+
+/// A line without its end.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    Text(Bytes),
+    TooLong,
+}
+
+impl Lines {
+    /// Lines of `bytes_max` bytes at most.
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            rest: Bytes::new(),
+            begun: BytesMut::new(),
+            is_skipping: false,
+        }
+    }
+
+    /// Takes the next piece, once [`Lines::next`] has said that it needs one.
+    pub(super) fn feed(&mut self, piece: Bytes) {
+        debug_assert!(
+            self.rest.is_empty(),
+            "the last piece was not cut to its end"
+        );
+        self.rest = piece;
+    }
+
+    /// Whether the next piece is needed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// Bytes held of the line that has not ended yet.
+    pub(super) fn begun_bytes(&self) -> usize {
+        self.begun.len()
+    }
+
+    /// The next line that has ended. It is copied only if it came in several pieces.
+    pub(super) fn next(&mut self) -> Option<Line> {
+        let Some(end) = self.rest.iter().position(|&byte| byte == b'\n') else {
+            let rest = std::mem::take(&mut self.rest);
+            self.gather(&rest);
+            return None;
+        };
+        let line = self.rest.split_to(end);
+        self.rest.advance(1);
+        if self.begun.is_empty() && !self.is_skipping && line.len() <= self.bytes_max {
+            return Some(Line::Text(line));
+        }
+        self.gather(&line);
+        Some(self.take_begun())
+    }
+
+    /// The last line, if no line end follows it.
+    pub(super) fn end(&mut self) -> Option<Line> {
+        (self.is_skipping || !self.begun.is_empty()).then(|| self.take_begun())
+    }
+
+    fn gather(&mut self, part: &[u8]) {
+        if self.is_skipping || self.begun.len() + part.len() > self.bytes_max {
+            self.is_skipping = true;
+            self.begun = BytesMut::new();
+        } else {
+            self.begun.extend_from_slice(part);
+        }
+    }
+
+    fn take_begun(&mut self) -> Line {
+        if std::mem::take(&mut self.is_skipping) {
+            Line::TooLong
+        } else {
+            Line::Text(std::mem::take(&mut self.begun).freeze())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cut(bytes_max: usize, pieces: &[&[u8]]) -> Vec<Line> {
+        let mut lines = Lines::new(bytes_max);
+        let mut all = Vec::new();
+        for piece in pieces {
+            lines.feed(Bytes::copy_from_slice(piece));
+            while let Some(line) = lines.next() {
+                all.push(line);
+            }
+            assert!(lines.is_empty());
+            assert!(lines.begun_bytes() <= bytes_max);
+        }
+        all.extend(lines.end());
+        all
+    }
+
+    fn text(text: &'static str) -> Line {
+        Line::Text(Bytes::from_static(text.as_bytes()))
+    }
+
+    #[test]
+    fn a_line_ends_at_its_newline_or_at_the_end_of_all() {
+        assert_eq!(cut(9, &[b"a\nbc\n"]), [text("a"), text("bc")]);
+        assert_eq!(cut(9, &[b"a\n\nbc"]), [text("a"), text(""), text("bc")]);
+        assert_eq!(cut(9, &[b""]), []);
+        assert_eq!(cut(9, &[b"\n"]), [text("")]);
+    }
+
+    #[test]
+    fn a_line_may_come_in_pieces() {
+        assert_eq!(cut(9, &[b"a", b"b\nc", b"\n"]), [text("ab"), text("c")]);
+        assert_eq!(cut(9, &[b"a", b"\n", b"b"]), [text("a"), text("b")]);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_skipped_and_it_alone() {
+        assert_eq!(
+            cut(2, &[b"ab\nabc\nab\n"]),
+            [text("ab"), Line::TooLong, text("ab")]
+        );
+        assert_eq!(
+            cut(2, &[b"ab", b"c", b"defg", b"h\na", b"b\n", b"abc"]),
+            [Line::TooLong, text("ab"), Line::TooLong]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn where_the_pieces_end_does_not_matter(
+            body in proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'x')], 0..40),
+            size in 1..10_usize,
+        ) {
+            let pieces: Vec<_> = body.chunks(size).collect();
+            prop_assert_eq!(cut(3, &pieces), cut(3, &[&body]));
+        }
+    }
+}

@@ -1,0 +1,491 @@
+//! Batches: many lines in, a line out for each, over sockets and from the command line.
+
+use std::fmt::Write;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write as _};
+use std::net::TcpStream;
+use std::thread;
+
+use digestd::digest::Digest;
+use digestd::store::{Fault, StoreError};
+use rustix::process::Signal;
+use tokio::time::{Instant, sleep};
+
+use crate::process::{self, Digestd, Launch, digestd, run};
+use crate::support::{Ask, Protocol, TestServer, milliseconds, until};
+
+const LINES: &str = "application/x-ndjson";
+
+fn publish(lines: impl AsRef<[u8]>) -> Ask {
+    Ask::post("/messages")
+        .field("content-type", LINES)
+        .body(lines)
+}
+
+fn look_up(path: &str, lines: impl AsRef<[u8]>) -> Ask {
+    Ask::post(path).field("content-type", LINES).body(lines)
+}
+
+fn digest_line(text: &str) -> String {
+    format!("{{\"digest\": \"{}\"}}\n", Digest::of(text.as_bytes()))
+}
+
+/// The lines of messages `numbers`, and the answers to them.
+fn numbered(numbers: std::ops::Range<u32>) -> (String, String) {
+    let (mut lines, mut answers) = (String::new(), String::new());
+    for number in numbers {
+        writeln!(lines, "{{\"message\": \"number {number}\"}}").unwrap();
+        answers += &digest_line(&format!("number {number}"));
+    }
+    (lines, answers)
+}
+
+// Messages.
+
+#[tokio::test]
+async fn every_line_is_stored_and_answered_in_its_place() {
+    let server = TestServer::start();
+    let (lines, answers) = numbered(0..1000);
+    let answer = server.ask(&publish(lines)).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.field("content-type"), Some(LINES));
+    assert_eq!(answer.text(), answers);
+    assert_eq!(server.store.writes(), 1000);
+}
+
+#[tokio::test]
+async fn the_last_line_may_end_without_a_newline_and_lines_may_end_with_crlf() {
+    let server = TestServer::start();
+    let answer = server
+        .ask(&publish("{\"message\": \"a\"}\r\n{\"message\": \"b\"}"))
+        .await;
+    assert_eq!(answer.text(), digest_line("a") + &digest_line("b"));
+    assert_eq!(server.ask(&publish("")).await.text(), "");
+}
+
+#[tokio::test]
+async fn a_broken_line_fails_alone_and_with_its_number() {
+    let server = TestServer::with(|limits| limits.body_bytes_max = 100);
+    let long = format!("{{\"message\": \"{}\"}}", "x".repeat(85));
+    let too_long = format!("{{\"message\": \"{}\"}}", "x".repeat(86));
+    assert_eq!(long.len(), 100);
+    let lines: [&[u8]; 9] = [
+        b"{\"message\": \"a\"}",
+        b"not json",
+        b"",
+        b"{\"message\": \"\xff\"}",
+        b"[\"message\"]",
+        long.as_bytes(),
+        too_long.as_bytes(),
+        b"{\"message\": 1}",
+        b"{\"message\": \"b\"}",
+    ];
+    let answer = server.ask(&publish(lines.join(&b'\n'))).await;
+    let answers: Vec<_> = answer.text().lines().collect();
+    assert_eq!(answers.len(), lines.len());
+    assert_eq!(answers[0], digest_line("a").trim_end());
+    assert_eq!(answers[5], digest_line(&"x".repeat(85)).trim_end());
+    assert_eq!(answers[8], digest_line("b").trim_end());
+    for (index, reason) in [
+        (1, "column 2"),
+        (2, "column 0"),
+        (3, "not UTF-8: invalid byte at offset 13"),
+        (4, "must be a JSON object"),
+        (6, "larger than 100 bytes"),
+        (7, "must be a string"),
+    ] {
+        let line: serde_json::Value = serde_json::from_str(answers[index]).unwrap();
+        assert_eq!(line["line"], index + 1);
+        let error = line["error"].as_str().unwrap();
+        assert!(error.contains(reason), "{error}");
+        assert!(!error.contains("line 1"), "{error}");
+    }
+    assert_eq!(server.store.writes(), 3);
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_stored_fails_alone() {
+    let server = TestServer::start();
+    server.publish("known").await;
+    server.store.set_fault(Some(Fault::Puts(StoreError::Full)));
+    let answer = server
+        .ask(&publish(
+            "{\"message\": \"new\"}\n{\"message\": \"known\"}\n",
+        ))
+        .await;
+    let (first, second) = answer.text().split_once('\n').unwrap();
+    assert!(first.contains("The disk is full"), "{first}");
+    assert!(first.ends_with(", \"line\": 1}"), "{first}");
+    assert_eq!(second, digest_line("known"));
+}
+
+#[tokio::test]
+async fn a_line_is_answered_before_the_next_is_sent() {
+    let server = TestServer::start();
+    for protocol in Protocol::ALL {
+        let mut client = server.connect(protocol).await;
+        let mut batch = client.begin_lines(&publish(""));
+        for text in ["a", "b"] {
+            batch.send(format!("{{\"message\": \"{text}\"}}\n"));
+            let line = batch.line().await.unwrap();
+            assert_eq!(line, digest_line(text).trim_end());
+        }
+        batch.end();
+        assert_eq!(batch.line().await, None);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_waits_for_its_message_to_be_durable() {
+    let server = TestServer::start();
+    server.publish("known").await;
+    server.store.set_fault(Some(Fault::Stall));
+    let mut client = server.connect(Protocol::Http1).await;
+    let mut batch = client.begin_lines(&publish(""));
+    batch.send("{\"message\": \"new\"}\n{\"message\": \"known\"}\n");
+    until("the first line's turn", async || {
+        server.store.stalled() == 1
+    })
+    .await;
+    // Refused when it is over, and only then is the second line, done long ago, answered.
+    server.store.set_fault(None);
+    assert!(batch.line().await.unwrap().contains("\"line\": 1"));
+    assert_eq!(batch.line().await.unwrap(), digest_line("known").trim_end());
+}
+
+#[tokio::test]
+async fn all_lines_may_be_sent_before_an_answer_is_read() {
+    let server = TestServer::start();
+    let (lines, answers) = numbered(0..40_000);
+    for protocol in Protocol::ALL {
+        let mut client = server.connect(protocol).await;
+        let mut batch = client.begin_lines(&publish(""));
+        batch.send(&lines);
+        batch.end();
+        until("all to be stored", async || server.store.writes() == 40_000).await;
+        for answer in answers.lines() {
+            assert_eq!(batch.line().await.unwrap(), answer);
+        }
+        assert_eq!(batch.line().await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_takes_its_time_as_long_as_its_lines_keep_coming() {
+    let limit = milliseconds(150);
+    let server = TestServer::with(|limits| {
+        limits.head_timeout = limit;
+        limits.idle_timeout = limit;
+    });
+    for protocol in Protocol::ALL {
+        let started = Instant::now();
+        let mut client = server.connect(protocol).await;
+        let mut batch = client.begin_lines(&publish(""));
+        while started.elapsed() < 3 * limit {
+            batch.send("{\"message\": \"a\"}\n");
+            assert!(batch.line().await.is_some());
+            sleep(limit / 2).await;
+        }
+        batch.end();
+        assert_eq!(batch.line().await, None);
+    }
+}
+
+#[tokio::test]
+async fn lines_that_stop_coming_end_the_batch_with_a_word() {
+    let server = TestServer::with(|limits| limits.body_stall_timeout = milliseconds(150));
+    for protocol in Protocol::ALL {
+        let mut client = server.connect(protocol).await;
+        let mut batch = client.begin_lines(&publish(""));
+        batch.send("{\"message\": \"a\"}\n{\"message\": \"b");
+        assert_eq!(batch.line().await.unwrap(), digest_line("a").trim_end());
+        let last = batch.line().await.unwrap();
+        assert!(last.contains("too slowly"), "{last}");
+        assert!(last.ends_with("\"line\": 2}"), "{last}");
+        assert_eq!(batch.line().await, None);
+    }
+    assert_eq!(server.store.writes(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_answers_loses_its_batch() {
+    let timeout = milliseconds(300);
+    let server = TestServer::with(|limits| {
+        limits.write_stall_timeout = timeout;
+        limits.batch_answer_bytes_max = 4 << 10;
+        limits.batches_max = 1;
+    });
+    for protocol in Protocol::ALL {
+        let mut client = server.connect(protocol).await;
+        let mut batch = client.begin_lines(&publish(""));
+        // More answers than windows and sockets take.
+        batch.send("{\"message\":\"\"}\n".repeat(150_000));
+        batch.end();
+        let started = Instant::now();
+        until("room for another batch", async || {
+            let answer = server.ask_over(Protocol::Http1, &publish("")).await;
+            answer.status == 200
+        })
+        .await;
+        assert!(started.elapsed() >= timeout, "{protocol:?}");
+        let mut answered = 0;
+        while batch.line().await.is_some() {
+            answered += 1;
+        }
+        assert!(answered < 150_000, "{protocol:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_of_the_largest_size_is_taken_and_one_byte_more_is_not() {
+    let server = TestServer::with(|limits| limits.batch_bytes_max = 34);
+    let lines = "{\"message\": \"a\"}\n{\"message\": \"b\"}\n";
+    assert_eq!(lines.len(), 34);
+    let answer = server.ask(&publish(lines)).await;
+    assert_eq!(answer.text(), digest_line("a") + &digest_line("b"));
+    let answer = server.ask(&publish(format!("{lines} "))).await;
+    assert_eq!(answer.status, 413);
+
+    // Without a length, it is found out on the way.
+    for protocol in Protocol::ALL {
+        let mut client = server.connect(protocol).await;
+        let mut batch = client.begin_lines(&publish(""));
+        batch.send("{\"message\": \"c\"}\n");
+        assert_eq!(batch.line().await.unwrap(), digest_line("c").trim_end());
+        batch.send("{\"message\": \"too late\"}\n");
+        let last = batch.line().await.unwrap();
+        assert!(last.contains("larger than 34 bytes"), "{last}");
+        assert!(last.ends_with("\"line\": 2}"), "{last}");
+        assert_eq!(batch.line().await, None);
+    }
+    assert_eq!(server.store.writes(), 3);
+}
+
+#[tokio::test]
+async fn there_are_so_many_batches_and_not_one_more() {
+    let server = TestServer::with(|limits| limits.batches_max = 2);
+    let mut client = server.connect(Protocol::Http2).await;
+    let mut batches = Vec::new();
+    for _ in 0..2 {
+        let mut batch = client.begin_lines(&publish(""));
+        batch.send("{\"message\": \"a\"}\n");
+        assert!(batch.line().await.is_some());
+        batches.push(batch);
+    }
+    let lines = publish("{\"message\": \"b\"}");
+    assert_eq!(server.ask(&lines).await.status, 503);
+    // Single messages pass all the same.
+    server.publish("c").await;
+    batches.clear();
+    until("the end of a batch", async || {
+        server.ask(&lines).await.status == 200
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_batch_leaves_writes_to_others() {
+    let server = TestServer::with(|limits| {
+        limits.writes_max = 3;
+        limits.batch_lines_max = 2;
+    });
+    server.store.set_fault(Some(Fault::Stall));
+    let mut client = server.connect(Protocol::Http1).await;
+    let batch = client.begin_lines(&publish(""));
+    batch.send(numbered(0..10).0);
+    until("the lines", async || server.store.stalled() == 2).await;
+    let mut single = server.connect(Protocol::Http1).await;
+    let mut single = single.begin(&Ask::publish("foo"));
+    single.end();
+    until("the single message", async || server.store.stalled() == 3).await;
+    // Nothing is left for a second batch, but for one that only reads.
+    let answer = server.ask(&publish("{\"message\": \"a\"}")).await;
+    assert_eq!(answer.status, 503);
+    let answer = server.ask(&look_up("/messages/lookup", "\"a\"")).await;
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn the_body_of_a_batch_is_asked_for() {
+    let server = TestServer::start();
+    let mut client = server.connect_raw().await;
+    client
+        .send(
+            "POST /messages HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n\
+             Expect: 100-continue\r\nContent-Length: 16\r\n\r\n",
+        )
+        .await;
+    client.continue_line().await;
+    client.send("{\"message\": \"a\"}").await;
+    until("the message", async || server.store.writes() == 1).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_batch_is_refused_as_a_whole() {
+    let server = TestServer::start();
+    let path = format!("/messages/{}", Digest::of(b"a"));
+    let sha = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
+    for (ask, status) in [
+        (publish("").field("content-digest", sha), 400),
+        (publish("").field("content-encoding", "gzip"), 415),
+        (Ask::new("PUT", path).field("content-type", LINES), 415),
+        (Ask::post("/messages/lookup").body("\"a\""), 415),
+    ] {
+        assert_eq!(server.ask(&ask).await.status, status, "{ask:?}");
+    }
+    let starting = TestServer::starting(|_| {});
+    assert_eq!(starting.ask(&publish("")).await.status, 503);
+}
+
+// Digests.
+
+#[tokio::test]
+async fn digests_are_answered_with_their_messages() {
+    let server = TestServer::start();
+    let (lines, digests) = numbered(0..1000);
+    server.ask(&publish(&lines)).await;
+    let answer = server.ask(&look_up("/messages/lookup", digests)).await;
+    assert_eq!(answer.text(), lines);
+    let bare = format!("\"{}\"\n", Digest::of(b"number 7"));
+    let answer = server.ask(&look_up("/messages/lookup", bare)).await;
+    assert_eq!(answer.text(), "{\"message\": \"number 7\"}\n");
+}
+
+#[tokio::test]
+async fn a_digest_of_no_message_is_answered_in_its_place() {
+    let server = TestServer::start();
+    server.publish("a\n").await;
+    let lines = digest_line("b") + &digest_line("a\n") + "\"foo\"\n1\n";
+    let answer = server.ask(&look_up("/messages/lookup", lines)).await;
+    let answers: Vec<_> = answer.text().lines().collect();
+    let missing = |line: u32| format!("{{\"error\": \"Message not found.\", \"line\": {line}}}");
+    assert_eq!(answers[0], missing(1));
+    assert_eq!(answers[1], "{\"message\": \"a\\n\"}");
+    assert_eq!(answers[2], missing(3));
+    assert!(answers[3].contains("must be a digest"), "{answers:?}");
+    assert_eq!(answers.len(), 4);
+}
+
+#[tokio::test]
+async fn only_what_is_missing_is_answered_to_those_who_ask_that() {
+    let server = TestServer::start();
+    server.publish("a").await;
+    let lines = digest_line("a") + &digest_line("b") + &digest_line("c") + "{}\n";
+    for path in ["/messages/lookup?missing", "/messages/lookup?x=y&missing"] {
+        let answer = server.ask(&look_up(path, &lines)).await;
+        let (digests, error) = answer.text().split_at(2 * digest_line("b").len());
+        assert_eq!(digests, digest_line("b") + &digest_line("c"));
+        assert!(error.ends_with("\"line\": 4}\n"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn large_messages_are_looked_up_within_the_limits_of_a_batch() {
+    let server = TestServer::with(|limits| limits.batch_answer_bytes_max = 64 << 10);
+    let text = "x".repeat(1 << 20);
+    server.publish(&text).await;
+    let lines = digest_line(&text).repeat(20);
+    let answer = server.ask(&look_up("/messages/lookup", lines)).await;
+    assert_eq!(answer.text().lines().count(), 20);
+    assert_eq!(answer.body.len(), 20 * (text.len() + 16));
+}
+
+#[tokio::test]
+async fn the_path_of_lookups_is_no_message() {
+    let server = TestServer::start();
+    let answer = server.ask(&Ask::get("/messages/lookup")).await;
+    assert_eq!(answer.status, 404);
+    let answer = server.ask(&Ask::new("DELETE", "/messages/lookup")).await;
+    assert_eq!(answer.field("allow"), Some("POST"));
+}
+
+// The command line.
+
+fn put_batch(server: &Digestd, file: &std::path::Path, input: &[u8]) -> process::Outcome {
+    let url = server.url();
+    let mut command = digestd();
+    command.args(["put", "--url", &url, "--batch"]).arg(file);
+    run(&mut command, input)
+}
+
+#[test]
+fn put_prints_the_digests_of_a_batch_in_their_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Digestd::start(&directory.path().join("data"));
+    let file = directory.path().join("lines");
+    let (lines, digests) = numbered(0..5000);
+    fs::write(&file, &lines).unwrap();
+    let bare = digests.replace("{\"digest\": \"", "").replace("\"}", "");
+    for (file, input) in [(&*file, ""), ("-".as_ref(), &*lines)] {
+        let outcome = put_batch(&server, file, input.as_bytes());
+        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+        assert_eq!(String::from_utf8(outcome.stdout).unwrap(), bare);
+        // No progress where nobody looks.
+        assert_eq!(outcome.stderr, "");
+    }
+}
+
+#[test]
+fn put_names_the_lines_of_a_batch_that_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Digestd::start(directory.path());
+    let lines = b"{\"message\": \"a\"}\nfoo\n{\"message\": \"b\"}\n";
+    let outcome = put_batch(&server, "-".as_ref(), lines);
+    assert_eq!(outcome.code, Some(1));
+    let digests = format!("{}\n{}\n", Digest::of(b"a"), Digest::of(b"b"));
+    assert_eq!(String::from_utf8(outcome.stdout).unwrap(), digests);
+    let mut said = outcome.stderr.lines();
+    assert!(said.next().unwrap().starts_with("digestd: line 2: "));
+    assert!(said.next().unwrap().contains("1 lines were refused"));
+    let outcome = put_batch(&server, "/nowhere".as_ref(), b"");
+    assert_eq!(outcome.code, Some(1));
+}
+
+#[test]
+fn receipts_of_a_batch_that_was_cut_are_true() {
+    let directory = tempfile::tempdir().unwrap();
+    let launch = Launch::new(directory.path());
+    for round in 0..3_u32 {
+        let server = launch.start();
+        let first = 100_000 * round;
+        let (lines, _) = numbered(first..first + 50_000);
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        let mut writer = stream.try_clone().unwrap();
+        let writing = thread::spawn(move || {
+            let head = format!(
+                "POST /messages HTTP/1.0\r\nContent-Type: {LINES}\r\nContent-Length: {}\r\n\r\n",
+                lines.len()
+            );
+            // It is cut.
+            let _ = writer.write_all((head + &lines).as_bytes());
+        });
+        let mut answer = Vec::new();
+        let mut buffer = [0; 4096];
+        while answer.len() < 20_000 * (round as usize + 1) {
+            let bytes = stream.read(&mut buffer).unwrap();
+            assert_ne!(bytes, 0);
+            answer.extend_from_slice(&buffer[..bytes]);
+        }
+        server.signal(Signal::KILL);
+        let _ = BufReader::new(stream).read_to_end(&mut answer);
+        server.kill();
+        writing.join().unwrap();
+
+        let server = launch.start();
+        let mut client = server.client();
+        let mut receipts = 0;
+        let complete = answer.iter().rposition(|&byte| byte == b'\n').unwrap();
+        for line in answer[..complete].lines() {
+            let line = line.unwrap();
+            if let Some(digest) = line.strip_prefix("{\"digest\": \"") {
+                let text = format!("number {}", first + receipts);
+                let digest: Digest = digest.strip_suffix("\"}").unwrap().parse().unwrap();
+                assert_eq!(digest, Digest::of(text.as_bytes()));
+                assert_eq!(client.fetch(&digest), Some(text));
+                receipts += 1;
+            }
+        }
+        assert!((100..50_000).contains(&receipts), "{receipts}");
+        server.kill();
+    }
+}
