@@ -4,12 +4,13 @@
 //! is not logged; what is ours is, once, here. Failures of the store are logged where they happen.
 
 use hyper::StatusCode;
-use hyper::header::HeaderValue;
+use hyper::header::{ALLOW, CONTENT_RANGE, HeaderMap, HeaderValue, RETRY_AFTER};
 use tracing::warn;
 
 use super::digest_fields::{Disagreement, Field};
 use super::json::JsonError;
 use super::response::{self, Response};
+use super::trace;
 use crate::digest::Digest;
 use crate::service::ServiceError;
 
@@ -35,9 +36,11 @@ pub(super) enum HttpError {
     #[error("This path does not have that method; it has {0}.")]
     MethodNotAllowed(&'static str),
     #[error(
-        "The Content-Type must be application/json, text/plain or, for a batch, application/x-ndjson; in UTF-8 and given once."
+        "The Content-Type must be application/json or text/plain, or application/x-ndjson for a batch; in UTF-8 and given once."
     )]
     ContentType,
+    #[error("The range begins behind the end of the message, which has {bytes} bytes.")]
+    NoSuchRange { bytes: usize },
     #[error("The Content-Type must be application/x-ndjson, with one digest a line.")]
     LinesOnly,
     #[error("A Content-Encoding is not supported; send the body as it is.")]
@@ -159,6 +162,7 @@ impl HttpError {
             | Self::DigestField(_)
             | Self::DigestOfBatch
             | Self::DigestMismatch(_) => StatusCode::BAD_REQUEST,
+            Self::NoSuchRange { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::OtherDigest { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Exists => StatusCode::PRECONDITION_FAILED,
             Self::NoSuchPath | Self::NoSuchMessage => StatusCode::NOT_FOUND,
@@ -210,6 +214,7 @@ impl HttpError {
             | Self::TooManyFields
             | Self::NoSuchPath
             | Self::NoSuchMessage
+            | Self::NoSuchRange { .. }
             | Self::MethodNotAllowed(_)
             | Self::ContentType
             | Self::LinesOnly
@@ -234,23 +239,86 @@ impl HttpError {
     }
 
     /// Writes down what an operator has to know of and nobody else has written down.
-    pub(super) fn log(&self, request_id: &HeaderValue) {
+    pub(super) fn log(&self, request_id: &HeaderValue, fields: &HeaderMap) {
         if let Self::Service(error @ ServiceError::Damaged) = self {
             let request_id = request_id.to_str().unwrap_or_default();
-            warn!(request_id, %error, "answered 500");
+            let trace_id = trace::trace_id(fields);
+            warn!(request_id, trace_id, %error, "answered 500");
         }
     }
 
-    pub(super) fn into_response(self) -> Response {
-        let allow = match self {
-            Self::MethodNotAllowed(methods) => Some(methods),
-            _ => None,
+    pub(super) fn into_response(self, as_problem: bool) -> Response {
+        let text = self.to_string();
+        let mut response = if as_problem {
+            response::problem(self.status(), self.problem(), &text)
+        } else {
+            response::error(self.status(), &text)
         };
-        response::error(
-            self.status(),
-            &self.to_string(),
-            allow,
-            self.retry_after_seconds(),
-        )
+        let fields = response.headers_mut();
+        if let Self::MethodNotAllowed(methods) = self {
+            fields.insert(ALLOW, HeaderValue::from_static(methods));
+        }
+        if let Self::NoSuchRange { bytes } = self
+            && let Ok(range) = HeaderValue::try_from(format!("bytes */{bytes}"))
+        {
+            fields.insert(CONTENT_RANGE, range);
+        }
+        if let Some(seconds) = self.retry_after_seconds() {
+            fields.insert(RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+
+    fn problem(&self) -> Problem {
+        let (kind, title) = match self {
+            Self::Host => ("host", "Not exactly one Host field"),
+            Self::TransferCoding => ("transfer-coding", "Unknown transfer coding"),
+            Self::TooManyFields => ("too-many-fields", "Too many header fields"),
+            Self::NoSuchPath => ("no-such-path", "Nothing at this path"),
+            Self::NoSuchMessage => ("no-such-message", "Message not found"),
+            Self::NoSuchRange { .. } => ("no-such-range", "Range behind the end"),
+            Self::MethodNotAllowed(_) => ("method-not-allowed", "Method not allowed"),
+            Self::ContentType | Self::LinesOnly => ("content-type", "Unknown content type"),
+            Self::ContentEncoding => ("content-encoding", "Encoded body"),
+            Self::BodyTooLarge { .. } | Self::Service(ServiceError::TooLarge) => {
+                ("body-too-large", "Body too large")
+            }
+            Self::BodyTooSlow => ("body-too-slow", "Body too slow"),
+            Self::BodyBroken => ("body-broken", "Body ended early"),
+            Self::NotUtf8 { .. } => ("not-utf-8", "Not UTF-8"),
+            Self::Json { error, .. } if error.is_syntax() => ("not-json", "Not JSON"),
+            Self::Json { .. } => ("not-a-message", "Not a message"),
+            Self::DigestField(_) => ("digest-field", "Unreadable digest field"),
+            Self::DigestMismatch(_) => ("digest-mismatch", "Body with another digest"),
+            Self::DigestOfBatch => ("digest-of-batch", "Digest of a batch"),
+            Self::OtherDigest { .. } => ("other-digest", "Message with another digest"),
+            Self::Exists => ("exists", "Message stored already"),
+            Self::NoRoomForBody
+            | Self::NoRoomForAnswer
+            | Self::NoRoomForBatch
+            | Self::Busy
+            | Self::Service(ServiceError::Busy) => ("busy", "Too busy"),
+            Self::NotReady(_) | Self::Service(ServiceError::Starting | ServiceError::Stopping) => {
+                ("not-ready", "Not ready")
+            }
+            Self::Service(ServiceError::Full) => ("full", "Disk full"),
+            Self::Service(ServiceError::Failed) => ("store-failed", "Store failed"),
+            Self::Service(ServiceError::Damaged) => ("damaged", "Message damaged"),
+        };
+        Problem { kind, title }
+    }
+}
+
+/// A cause of errors, as programs tell it from others (RFC 9457). Its name never changes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Problem {
+    kind: &'static str,
+    pub(super) title: &'static str,
+}
+
+impl Problem {
+    /// A reference to where the description of the interface has it.
+    pub(super) fn kind(self) -> String {
+        format!("/openapi.yaml#/x-problems/{}", self.kind)
     }
 }

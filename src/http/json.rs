@@ -65,6 +65,26 @@ pub(super) fn object(name: &str, text: &str) -> Vec<u8> {
     body
 }
 
+/// A problem document (RFC 9457), laid out like [`object`].
+pub(super) fn problem(kind: &str, title: &str, status: u16, detail: &str) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (start, name, text) in [
+        ("{\n", "type", kind),
+        (",\n", "title", title),
+        (",\n", "detail", detail),
+    ] {
+        body.extend_from_slice(start.as_bytes());
+        body.extend_from_slice(b"  \"");
+        body.extend_from_slice(name.as_bytes());
+        body.extend_from_slice(b"\": ");
+        let _ = serde_json::to_writer(&mut body, text);
+    }
+    body.extend_from_slice(b",\n  \"status\": ");
+    let _ = serde_json::to_writer(&mut body, &status);
+    body.extend_from_slice(b"\n}\n");
+    body
+}
+
 /// Writes `{"digest": "<digits>"}` as a line.
 pub(super) fn write_digest_line(lines: &mut Vec<u8>, digest: &Digest) {
     lines.extend_from_slice(b"{\"digest\": \"");

@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use hyper::Method;
 use hyper::body::Incoming;
-use hyper::header::{EXPECT, HeaderMap, IF_NONE_MATCH};
+use hyper::header::{EXPECT, HeaderMap, IF_NONE_MATCH, RANGE};
 use hyper::http::request::Parts;
 
+use super::address;
 use super::batch::{self, Task};
 use super::digest_fields::{self, Stated};
 use super::error::HttpError;
 use super::json;
 use super::negotiation::{BodyFormat, Form, names_etag};
+use super::range::{self, Part};
 use super::request::{check_size, read_body};
 use super::response::{self, Response};
 use super::{App, BodyUnread};
@@ -161,16 +164,43 @@ fn read_message(format: BodyFormat, body: &Bytes) -> Result<Message, HttpError> 
     Ok(Message::new(text))
 }
 
-/// `GET /messages/<digest>`
-pub(super) fn fetch(app: &App, digest: &str, fields: &HeaderMap) -> Result<Response, HttpError> {
-    let digest: Digest = digest.parse().map_err(|_| HttpError::NoSuchMessage)?;
+/// `GET /messages/<digest>`, and the other names of a digest in its place.
+pub(super) fn fetch(app: &App, name: &str, head: &Parts) -> Result<Response, HttpError> {
+    match name.parse() {
+        Ok(digest) => message(app, digest, head),
+        Err(_) => resolve(app, address::alias(name), head),
+    }
+}
+
+/// `GET` of a message by another name than its path.
+pub(super) fn resolve(
+    app: &App,
+    digest: Option<Digest>,
+    head: &Parts,
+) -> Result<Response, HttpError> {
+    let digest = digest.ok_or(HttpError::NoSuchMessage)?;
+    let mut response = message(app, digest, head)?;
+    response::add_content_location(&mut response, &digest);
+    Ok(response)
+}
+
+fn message(app: &App, digest: Digest, head: &Parts) -> Result<Response, HttpError> {
+    let fields = &head.headers;
     let form = Form::wanted(fields);
     let has_it = || names_etag(fields, &response::etag(&digest, form));
     if fields.contains_key(IF_NONE_MATCH) && has_it() && app.service.holds(&digest)? {
         return Ok(response::not_modified(&digest, form));
     }
-    match app.service.fetch(&digest)? {
-        Some(message) => admit(app, response::found(&message, form)),
-        None => Err(HttpError::NoSuchMessage),
+    let message = app.service.fetch(&digest)?;
+    let message = message.ok_or(HttpError::NoSuchMessage)?;
+    // No other method has ranges (RFC 9110, 14.2).
+    if form == Form::Text && head.method == Method::GET && fields.contains_key(RANGE) {
+        let bytes = message.as_bytes().len();
+        match range::wanted(fields, &response::etag(&digest, form), bytes) {
+            Part::All => {}
+            Part::Bytes(part) => return admit(app, response::part(&message, part)),
+            Part::None => return Err(HttpError::NoSuchRange { bytes }),
+        }
     }
+    admit(app, response::found(&message, form))
 }

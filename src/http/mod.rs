@@ -7,7 +7,9 @@
 //! | request | answered by |
 //! |---|---|
 //! | `POST /messages`, `/messages/`, `/` | `messages`: 201 |
-//! | `GET`, `HEAD /messages/<digest>` | `messages`: 200, 304, 404 |
+//! | `GET`, `HEAD /messages/<digest>` | `messages`: 200, 206, 304, 404, 416 |
+//! | the same, `sha256:<hex>` or `sha256-<base64>` instead | `messages`: the same with `Content-Location` |
+//! | `GET`, `HEAD /.well-known/ni/sha-256/<base64url>` | `messages`: the same with `Content-Location` |
 //! | `PUT /messages/<digest>` | `messages`: 201, 412, 422 |
 //! | `POST /messages` with `application/x-ndjson` | `batch`: 200, a line for each line |
 //! | `POST /messages/lookup`, `?missing`, the same | `batch` |
@@ -19,8 +21,12 @@
 //! | `Content-Digest`, `Repr-Digest`, also as trailers | `digest_fields`: 400 if it is not that of the body |
 //! | `Want-Content-Digest`, `Want-Repr-Digest` | `digest_fields`: `Content-Digest`, `Repr-Digest` |
 //! | `If-None-Match` | `negotiation`: 304, and 412 to PUT |
+//! | `Range`, `If-Range`, for text | `range`: 206 with `Content-Range`, or 416 |
+//! | `Accept: application/problem+json` | `error`: errors as RFC 9457 has them; their types are a table there |
+//! | `traceparent` | `trace`: the trace id stands in the log |
 //! | `Expect: 100-continue` | a refusal, or 201 to PUT of a known digest, before the body is sent |
 
+mod address;
 mod answer;
 mod batch;
 mod digest_fields;
@@ -30,9 +36,11 @@ mod json;
 mod lines;
 mod messages;
 mod negotiation;
+mod range;
 mod request;
 mod response;
 mod route;
+mod trace;
 
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
@@ -48,6 +56,7 @@ use self::answer::Room;
 pub use self::answer::{Answer, Taking};
 use self::digest_fields::Wanted;
 use self::error::HttpError;
+use self::negotiation::wants_problem;
 use self::request::Budget;
 use crate::config::Limits;
 use crate::service::Service;
@@ -106,8 +115,8 @@ impl App {
         let result = route::route(self, &head, body).await;
         let body_is_over = reads_body(&head.method) && !leaves_body_unread(&result);
         let mut response = result.unwrap_or_else(|error| {
-            error.log(&id);
-            error.into_response()
+            error.log(&id, &head.headers);
+            error.into_response(wants_problem(&head.headers))
         });
         if let Some(wanted) = Wanted::of(&head.headers) {
             wanted.add_to(&mut response).await;

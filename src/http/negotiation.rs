@@ -92,6 +92,21 @@ impl Form {
     }
 }
 
+/// Whether errors are to be problem documents (RFC 9457): only if the client says so in full, since
+/// everybody reads the plain ones.
+pub(super) fn wants_problem(fields: &HeaderMap) -> bool {
+    let accepted = fields.get_all(ACCEPT).iter();
+    accepted
+        .filter_map(|field| field.to_str().ok())
+        .flat_map(|field| MediaTypeList::new(field).filter_map(Result::ok))
+        .any(|range| {
+            range.ty == "application"
+                && range.subty == "problem"
+                && range.suffix.is_some_and(|suffix| suffix == "json")
+                && thousandths(&range) > 0
+        })
+}
+
 /// How much a client likes a type, by the most specific range that covers it.
 #[derive(Default)]
 struct Quality {
@@ -226,6 +241,21 @@ mod tests {
         assert_eq!(Form::wanted(&HeaderMap::new()), Form::Json);
         let split = fields(ACCEPT, &["application/json;q=0.1", "text/plain"]);
         assert_eq!(Form::wanted(&split), Form::Text);
+    }
+
+    #[test]
+    fn problem_documents_are_for_those_who_name_them() {
+        for (accept, wants) in [
+            ("application/problem+json", true),
+            ("application/json, Application/Problem+JSON;q=0.1", true),
+            ("application/problem+json;q=0", false),
+            ("application/*, */*", false),
+            ("application/problem+xml", false),
+            ("application/json", false),
+        ] {
+            assert_eq!(wants_problem(&fields(ACCEPT, &[accept])), wants, "{accept}");
+        }
+        assert!(!wants_problem(&HeaderMap::new()));
     }
 
     #[test]

@@ -1,15 +1,19 @@
 //! Answers: one function for each kind, the fields of each in one place.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::body::Body;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap,
-    HeaderName, HeaderValue, LOCATION, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION,
+    VARY, X_CONTENT_TYPE_OPTIONS,
 };
 
 use super::answer::Answer;
 use super::digest_fields;
+use super::error::Problem;
 use super::json;
 use super::negotiation::Form;
 use crate::digest::{DIGEST_DIGITS, Digest};
@@ -31,10 +35,9 @@ pub(super) fn created(receipt: &Receipt, form: Form) -> Response {
         Form::Json => concat(b"{\n  \"digest\": \"", &digits, b"\"\n}\n"),
         Form::Text => concat(b"", &digits, b"\n"),
     };
-    let location = concat(b"/messages/", &digits, b"");
     let mut response = response(StatusCode::CREATED, form, body);
     let fields = response.headers_mut();
-    insert(fields, LOCATION, location);
+    insert(fields, LOCATION, path(&receipt.digest()));
     fields.insert(
         DURABILITY,
         HeaderValue::from_static(receipt.durability().name()),
@@ -58,9 +61,32 @@ pub(super) fn found(message: &Message, form: Form) -> Response {
     );
     if form == Form::Text {
         // The address says it already; for JSON it would have to be hashed.
-        digest_fields::add_address(response.headers_mut(), &message.digest());
+        let fields = response.headers_mut();
+        digest_fields::add_address(fields, &message.digest());
+        fields.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     }
     response
+}
+
+/// 206 with a part of a text.
+pub(super) fn part(message: &Message, part: Range<usize>) -> Response {
+    let text = message.as_bytes();
+    let (first, end, bytes) = (part.start, part.end, text.len());
+    let mut response = found(message, Form::Text);
+    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    *response.body_mut() = Answer::from(text.slice(part));
+    let range = format!("bytes {first}-{}/{bytes}", end.saturating_sub(1));
+    insert(response.headers_mut(), CONTENT_RANGE, range.into());
+    response
+}
+
+/// Says where a message is that was asked for by another name.
+pub(super) fn add_content_location(response: &mut Response, digest: &Digest) {
+    insert(response.headers_mut(), CONTENT_LOCATION, path(digest));
+}
+
+fn path(digest: &Digest) -> Bytes {
+    concat(b"/messages/", &digest.to_hex(), b"")
 }
 
 /// 304 for a message the client has.
@@ -116,22 +142,24 @@ pub(super) fn lines(answer: Answer) -> Response {
 }
 
 /// What went wrong, for the client.
-pub(super) fn error(
-    status: StatusCode,
-    text: &str,
-    allow: Option<&'static str>,
-    retry_after_seconds: Option<u32>,
-) -> Response {
+pub(super) fn error(status: StatusCode, text: &str) -> Response {
     let mut response = response(status, Form::Json, json::object("error", text).into());
-    let fields = response.headers_mut();
     // A 404 may turn into a 200 at any moment.
-    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Some(methods) = allow {
-        fields.insert(ALLOW, HeaderValue::from_static(methods));
-    }
-    if let Some(seconds) = retry_after_seconds {
-        fields.insert(RETRY_AFTER, seconds.into());
-    }
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The same as a document with more to it (RFC 9457).
+pub(super) fn problem(status: StatusCode, problem: Problem, text: &str) -> Response {
+    let mut response = error(status, text);
+    let body = json::problem(&problem.kind(), problem.title, status.as_u16(), text);
+    *response.body_mut() = Answer::from(Bytes::from(body));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
     response
 }
 

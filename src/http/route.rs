@@ -13,7 +13,7 @@ use hyper::{Method, Version};
 use super::App;
 use super::error::HttpError;
 use super::response::Response;
-use super::{health, messages};
+use super::{address, health, messages};
 
 pub(super) async fn route(
     app: &Arc<App>,
@@ -38,7 +38,10 @@ pub(super) async fn route(
             Box::pin(messages::put(app, digest, head, body)).await
         }
         (&Method::GET | &Method::HEAD, "messages", Some(digest)) if !digest.is_empty() => {
-            messages::fetch(app, digest, &head.headers)
+            messages::fetch(app, digest, head)
+        }
+        (&Method::GET | &Method::HEAD, ".well-known", Some(path)) if is_name(path) => {
+            messages::resolve(app, address::well_known(path), head)
         }
         (&Method::GET | &Method::HEAD, "livez", None) => Ok(health::live()),
         (&Method::GET | &Method::HEAD, "readyz" | "healthz", None) => health::ready(app),
@@ -47,11 +50,18 @@ pub(super) async fn route(
         (_, "", None) => Err(HttpError::MethodNotAllowed("GET, HEAD, POST")),
         (_, "messages", None | Some("" | "lookup")) => Err(HttpError::MethodNotAllowed("POST")),
         (_, "messages", Some(_)) => Err(HttpError::MethodNotAllowed("GET, HEAD, PUT")),
+        (_, ".well-known", Some(path)) if is_name(path) => {
+            Err(HttpError::MethodNotAllowed("GET, HEAD"))
+        }
         (_, "livez" | "readyz" | "healthz", None) | (_, "readyz", Some("write")) => {
             Err(HttpError::MethodNotAllowed("GET, HEAD"))
         }
         _ => Err(HttpError::NoSuchPath),
     }
+}
+
+fn is_name(path: &str) -> bool {
+    path.starts_with("ni/sha-256/")
 }
 
 /// Refuses heads on which two readers might disagree, which is how requests are smuggled through a

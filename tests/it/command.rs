@@ -17,6 +17,7 @@ use crate::process::{Client, Digestd, Launch, Outcome, Process, digestd, run};
 use crate::writers::Round;
 
 const FOO: &str = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
+const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
 const NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /// Texts that something on their way might spoil.
@@ -660,6 +661,8 @@ fn a_log_never_holds_the_text_of_a_message_or_a_whole_digest() {
     drop(client);
     let log = [server.stop(), after_damage(&launch, &damaged, &whole)].concat();
 
+    // What it is for: somebody can find out what went wrong where.
+    assert!(log.contains(&format!("trace_id=\"{TRACE_ID}\"")), "{log}");
     // The first digits are there, so the log is one that could have held more.
     assert!(log.contains(&damaged.to_string()[..8]), "{log}");
     for digest in [damaged, whole, missing] {
@@ -682,7 +685,10 @@ fn after_damage(launch: &Launch, damaged: &Digest, whole: &Digest) -> String {
     fs::write(&path, segment).unwrap();
     let server = launch.start();
     let mut client = server.client();
-    assert_eq!(client.get(damaged).unwrap().status, 500);
+    let path = format!("/messages/{damaged}");
+    let parent = format!("00-{TRACE_ID}-b7ad6b7169203331-01");
+    let answer = client.ask("GET", &path, &[("Traceparent", &parent)], b"");
+    assert_eq!(answer.unwrap().status, 500);
     assert_eq!(client.get(whole).unwrap().status, 200);
     drop(client);
     server.stop()

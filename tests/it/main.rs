@@ -1,7 +1,7 @@
 //! The tests from outside, one binary so that it is linked once.
 //!
-//! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`batch`], [`limits`],
-//!   [`shutdown`], with [`support`];
+//! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`batch`],
+//!   [`ranges`], [`addresses`], [`problems`], [`limits`], [`shutdown`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`torn`], [`model`], [`reader`], with
 //!   [`store_support`];
 //! * the real binaries: [`command`], [`crash`], [`memory`], [`samples`], [`readme`], and [`gifts`] for
@@ -15,6 +15,7 @@
     reason = "a test that panics is a test that fails"
 )]
 
+mod addresses;
 mod batch;
 mod command;
 mod crash;
@@ -26,8 +27,10 @@ mod limits;
 mod memory;
 mod messages;
 mod model;
+mod problems;
 mod process;
 mod put;
+mod ranges;
 mod reader;
 mod readme;
 mod samples;

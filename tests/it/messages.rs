@@ -655,7 +655,7 @@ async fn what_is_not_the_whole_digest_of_a_message_is_not_found() {
     let foreign = format!("g{}", &FOO[1..]);
     let longer = format!("{FOO}0");
     let twice = format!("{FOO}{FOO}");
-    let named = format!("sha256:{FOO}");
+    let named = format!("sha512:{FOO}");
     let dotted = format!("{FOO}.json");
     for word in [
         &*unknown,

@@ -44,12 +44,15 @@ pub(crate) const FOO: &str = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f9
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Every field an answer may have.
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 20] = [
+    "accept-ranges",
     "allow",
     "cache-control",
     "connection",
     "content-digest",
     "content-length",
+    "content-location",
+    "content-range",
     "content-security-policy",
     "content-type",
     "date",
@@ -690,7 +693,11 @@ impl Answer {
             return;
         }
         assert_eq!(self.field("transfer-encoding"), None, "{self:?}");
-        let kinds = ["application/json", "text/plain; charset=utf-8"];
+        let kinds = [
+            "application/json",
+            "application/problem+json",
+            "text/plain; charset=utf-8",
+        ];
         assert!(kinds.contains(&kind.unwrap()), "{self:?}");
         let length: usize = length.expect("a length").parse().unwrap();
         if method == Method::HEAD {
@@ -701,8 +708,10 @@ impl Answer {
     }
 
     fn check_error(&self, method: &Method) {
-        assert_eq!(self.field("content-type"), Some("application/json"));
+        let is_problem = self.field("content-type") == Some("application/problem+json");
+        assert!(is_problem || self.field("content-type") == Some("application/json"));
         assert_eq!(self.field("cache-control"), Some("no-store"), "{self:?}");
+        assert_eq!(self.field("content-range").is_some(), self.status == 416);
         assert!(
             self.status < 500 || [500, 503, 507].contains(&self.status),
             "{self:?}"
@@ -710,7 +719,7 @@ impl Answer {
         let is_passing = [503, 507].contains(&self.status);
         assert_eq!(self.field("retry-after").is_some(), is_passing, "{self:?}");
         assert_eq!(self.field("allow").is_some(), self.status == 405);
-        if method != Method::HEAD {
+        if method != Method::HEAD && !is_problem {
             let text = serde_json::Value::from(self.error());
             assert_eq!(self.text(), format!("{{\n  \"error\": {text}\n}}\n"));
         }
