@@ -126,6 +126,10 @@ pub struct ServeArgs {
         default_value = "256MiB"
     )]
     batch_max: ByteSize,
+
+    /// Say in each answer how long hashing, the store and its sync took (Server-Timing)
+    #[arg(long, env = "DIGESTD_SERVER_TIMING")]
+    server_timing: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -175,6 +179,7 @@ impl ServeArgs {
             free_bytes_min: self.free_min.map(|size| size.as_u64()),
             workers: self.workers.map_or_else(cores, usize::from),
             limits,
+            server_timing: self.server_timing,
         })
     }
 }

@@ -47,6 +47,8 @@ pub struct Config {
     pub workers: usize,
     /// What clients may take.
     pub limits: Limits,
+    /// Answers say how long their parts took.
+    pub server_timing: bool,
 }
 
 /// What clients may take of memory, time and descriptors.

@@ -158,7 +158,8 @@ async fn run(config: Config, directory: DataDirectory) -> anyhow::Result<()> {
     let listeners = server::bind(&config.listen)?;
     announce(&config, &listeners);
     let service = Arc::new(Service::default());
-    let app = Arc::new(App::new(Arc::clone(&service), config.limits.clone()));
+    let app = App::new(Arc::clone(&service), config.limits.clone());
+    let app = Arc::new(app.with_server_timing(config.server_timing));
 
     // The port answers while the store opens, which may take a while.
     let (opened, mut opening) = oneshot::channel();

@@ -231,8 +231,9 @@ impl Wanted {
     /// Reads Want-Content-Digest and Want-Repr-Digest; `None` if neither is there, which is all that
     /// is looked for then. A wish that cannot be read is none.
     pub(super) fn of(fields: &HeaderMap) -> Option<Self> {
-        let wants = |name| fields.contains_key(name);
-        if !wants(WANT_CONTENT_DIGEST) && !wants(WANT_REPR_DIGEST) {
+        // Every request passes here: comparing a few names is cheaper than hashing two.
+        let is_wish = |name: &HeaderName| name == WANT_CONTENT_DIGEST || name == WANT_REPR_DIGEST;
+        if !fields.keys().any(is_wish) {
             return None;
         }
         Some(Self {

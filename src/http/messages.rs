@@ -18,6 +18,7 @@ use super::negotiation::{BodyFormat, Form, names_etag};
 use super::range::{self, Part};
 use super::request::{check_size, read_body};
 use super::response::{self, Response};
+use super::timing::Timing;
 use super::{App, BodyUnread};
 use crate::digest::Digest;
 use crate::message::Message;
@@ -34,8 +35,8 @@ pub(super) async fn publish(
         return batch::answer(app, Task::Publish, head, body).await;
     }
     let form = Form::wanted(&head.headers);
-    let receipt = store(app, head, body, format, |_| Ok(())).await?;
-    Ok(response::created(&receipt, form))
+    let (receipt, timing) = store(app, head, body, format, |_| Ok(())).await?;
+    Ok(timing.add_to(response::created(&receipt, form)))
 }
 
 /// `PUT /messages/<digest>`
@@ -75,8 +76,8 @@ pub(super) async fn put(
             hint: digest_fields::explain(message.as_bytes(), of),
         })
     };
-    let receipt = store(app, head, body, format, has_digest).await?;
-    Ok(response::created(&receipt, form))
+    let (receipt, timing) = store(app, head, body, format, has_digest).await?;
+    Ok(timing.add_to(response::created(&receipt, form)))
 }
 
 /// `POST /messages/lookup`
@@ -121,12 +122,13 @@ async fn store(
     body: Incoming,
     format: BodyFormat,
     check: impl FnOnce(&Message) -> Result<(), HttpError> + Send + 'static,
-) -> Result<Receipt, HttpError> {
+) -> Result<(Receipt, Timing), HttpError> {
     let mut stated = Stated::default();
     stated.read(&head.headers)?;
     // The reservation lasts until the answer: so long the text is in memory.
     let (body, _reservation) = read_body(&app.limits, &app.bodies, body, &mut stated).await?;
     let _write = app.writes.try_acquire().map_err(|_| HttpError::Busy)?;
+    let mut timing = Timing::begin(app.server_timing);
     let bytes = body.len();
     let read = move || {
         stated.check(&body)?;
@@ -135,7 +137,11 @@ async fn store(
         Ok::<_, HttpError>(message)
     };
     let message = offload(bytes, read).await?;
-    Ok(app.service.publish(message).await?)
+    timing.mark("hash");
+    let receipt = app.service.publish(message).await?;
+    timing.mark("store");
+    timing.add("sync", receipt.synced_in());
+    Ok((receipt, timing))
 }
 
 /// Counts the body of an answer.
@@ -191,16 +197,21 @@ fn message(app: &App, digest: Digest, head: &Parts) -> Result<Response, HttpErro
     if fields.contains_key(IF_NONE_MATCH) && has_it() && app.service.holds(&digest)? {
         return Ok(response::not_modified(&digest, form));
     }
+    let mut timing = Timing::begin(app.server_timing);
     let message = app.service.fetch(&digest)?;
     let message = message.ok_or(HttpError::NoSuchMessage)?;
+    timing.mark("store");
     // No other method has ranges (RFC 9110, 14.2).
     if form == Form::Text && head.method == Method::GET && fields.contains_key(RANGE) {
         let bytes = message.as_bytes().len();
         match range::wanted(fields, &response::etag(&digest, form), bytes) {
             Part::All => {}
-            Part::Bytes(part) => return admit(app, response::part(&message, part)),
+            Part::Bytes(part) => {
+                let response = response::part(&message, part);
+                return admit(app, timing.add_to(response));
+            }
             Part::None => return Err(HttpError::NoSuchRange { bytes }),
         }
     }
-    admit(app, response::found(&message, form))
+    admit(app, timing.add_to(response::found(&message, form)))
 }

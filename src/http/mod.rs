@@ -23,6 +23,7 @@
 //! | `If-None-Match` | `negotiation`: 304, and 412 to PUT |
 //! | `Range`, `If-Range`, for text | `range`: 206 with `Content-Range`, or 416 |
 //! | `Accept: application/problem+json` | `error`: errors as RFC 9457 has them; their types are a table there |
+//! | any, with `--server-timing` | `timing`: `Server-Timing` on 200, 201 and 206 |
 //! | `traceparent` | `trace`: the trace id stands in the log |
 //! | `Expect: 100-continue` | a refusal, or 201 to PUT of a known digest, before the body is sent |
 
@@ -40,6 +41,7 @@ mod range;
 mod request;
 mod response;
 mod route;
+mod timing;
 mod trace;
 
 use std::convert::Infallible;
@@ -76,6 +78,7 @@ pub struct App {
     batches: Arc<Semaphore>,
     answers: Room,
     request_ids: RequestIds,
+    server_timing: bool,
 }
 
 impl App {
@@ -89,7 +92,17 @@ impl App {
             batches: Arc::new(Semaphore::new(limits.batches_max)),
             answers: Room::new(limits.answers_bytes_max),
             request_ids: RequestIds::new(),
+            server_timing: false,
             limits,
+        }
+    }
+
+    /// Says in answers how long their parts took, or does not.
+    #[must_use]
+    pub fn with_server_timing(self, server_timing: bool) -> Self {
+        Self {
+            server_timing,
+            ..self
         }
     }
 

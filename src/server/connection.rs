@@ -47,6 +47,10 @@ const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
 /// … and has this long to say so.
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Bytes a client may send while nothing is being answered: what was under way of bodies that were
+/// refused, and a head. Beyond it, it is pings and settings, which hyper answers without end.
+const UNASKED_BYTES_MAX: usize = 2 * H2_CONNECTION_WINDOW_BYTES as usize;
+
 /// A closed connection reads on this long, so that a client that is still sending gets to see its
 /// answer instead of a reset (RFC 9112, 9.6) …
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -407,7 +411,10 @@ impl AsyncRead for Watched {
         let result = Pin::new(&mut self.stream).poll_read(context, buffer);
         let read = buffer.filled().len() - before;
         if read > 0 {
-            self.progress.head_bytes.fetch_add(read, Relaxed);
+            let unasked = self.progress.head_bytes.fetch_add(read, Relaxed) + read;
+            if unasked > UNASKED_BYTES_MAX && self.progress.running.load(Relaxed) == 0 {
+                return Poll::Ready(Err(io::Error::other("too much was sent for no answer")));
+            }
         }
         result
     }

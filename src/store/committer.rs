@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -29,6 +30,19 @@ pub(super) struct Entry {
     pub(super) reply: oneshot::Sender<Result<Receipt, StoreError>>,
     /// Where the caller runs, if that is an async runtime.
     pub(super) runtime: Option<Handle>,
+}
+
+/// A group that is as durable as it says.
+#[derive(Clone, Copy)]
+struct Committed {
+    durability: Durability,
+    synced_in: Duration,
+}
+
+impl Committed {
+    fn receipt(self, message: &Message) -> Receipt {
+        Receipt::new(message.digest(), self.durability, self.synced_in)
+    }
 }
 
 /// The one thread that writes messages.
@@ -62,7 +76,7 @@ impl Committer {
     }
 
     /// Writes a group, and returns once it is durable and visible.
-    fn commit(&mut self, entries: &[Entry]) -> Result<Durability, StoreError> {
+    fn commit(&mut self, entries: &[Entry]) -> Result<Committed, StoreError> {
         if self.shared.has_failed() {
             return Err(StoreError::Failed);
         }
@@ -76,9 +90,11 @@ impl Committer {
             .prepare(entries.iter().map(|entry| &entry.message))
             .map_err(|error| self.refuse(&error))?;
         let durability = self.shared.options.durability;
+        let begun = Instant::now();
         self.appender
             .write(&group, durability == Durability::Disk)
             .map_err(|error| self.shared.fail(&format!("cannot write the log: {error}")))?;
+        let synced_in = begun.elapsed();
         let mut added = 0;
         for (entry, place) in entries.iter().zip(group.places()) {
             let new = self
@@ -96,7 +112,10 @@ impl Committer {
             .unwrap_or_else(PoisonError::into_inner);
         indexed.position = group.end();
         indexed.messages += added;
-        Ok(durability)
+        Ok(Committed {
+            durability,
+            synced_in,
+        })
     }
 
     /// What it means that a segment could not be made. Nothing was written yet, so a lack of
@@ -128,12 +147,12 @@ impl Committer {
 
 /// Answers a group. Waking its tasks one by one from here would cost a system call each, more than
 /// all the rest; a worker of their own runtime wakes them for the price of one.
-fn answer(entries: Vec<Entry>, result: Result<Durability, StoreError>) {
+fn answer(entries: Vec<Entry>, result: Result<Committed, StoreError>) {
     let runtime = entries.first().and_then(|entry| entry.runtime.clone());
     let answer_all = move || {
         for Entry { message, reply, .. } in entries {
             // A client that went away does not want the answer.
-            let _ = reply.send(result.map(|durability| Receipt::new(message.digest(), durability)));
+            let _ = reply.send(result.map(|committed| committed.receipt(&message)));
         }
     };
     match runtime {

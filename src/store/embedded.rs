@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use bytes::Bytes;
 use quick_cache::Weighter;
@@ -196,7 +197,12 @@ impl Shared {
         }
         match self.known(&message) {
             Ok(Known::Stored) => {
-                Put::done(Ok(Receipt::new(message.digest(), self.options.durability)))
+                let durability = self.options.durability;
+                Put::done(Ok(Receipt::new(
+                    message.digest(),
+                    durability,
+                    Duration::ZERO,
+                )))
             }
             Ok(Known::Damaged(place)) => self.enqueue(message, Some(place)),
             Ok(Known::No) => self.enqueue(message, None),

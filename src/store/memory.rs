@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -77,7 +78,7 @@ impl Store for MemoryStore {
             inner.messages.insert(digest, message);
             inner.writes += 1;
         }
-        Put::done(Ok(Receipt::new(digest, Durability::Os)))
+        Put::done(Ok(Receipt::new(digest, Durability::Os, Duration::ZERO)))
     }
 
     fn get(&self, digest: &Digest) -> Result<Option<Message>, StoreError> {

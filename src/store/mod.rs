@@ -57,6 +57,7 @@ mod recovery;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -122,17 +123,28 @@ impl Durability {
 pub struct Receipt {
     digest: Digest,
     durability: Durability,
+    synced_in: Duration,
 }
 
 impl Receipt {
-    fn new(digest: Digest, durability: Durability) -> Self {
-        Self { digest, durability }
+    fn new(digest: Digest, durability: Durability, synced_in: Duration) -> Self {
+        Self {
+            digest,
+            durability,
+            synced_in,
+        }
     }
 
     /// The digest of the stored message.
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// How long it took to write and sync the group that the message was in; zero if it was known.
+    #[must_use]
+    pub fn synced_in(&self) -> Duration {
+        self.synced_in
     }
 
     /// What the message survives from now on.

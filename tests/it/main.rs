@@ -1,7 +1,7 @@
 //! The tests from outside, one binary so that it is linked once.
 //!
 //! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`batch`],
-//!   [`ranges`], [`addresses`], [`problems`], [`limits`], [`shutdown`], with [`support`];
+//!   [`ranges`], [`addresses`], [`problems`], [`limits`], [`http2`], [`shutdown`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`torn`], [`model`], [`reader`], with
 //!   [`store_support`];
 //! * the real binaries: [`command`], [`crash`], [`memory`], [`samples`], [`readme`], and [`gifts`] for
@@ -23,6 +23,7 @@ mod damage;
 mod digest_fields;
 mod directory;
 mod gifts;
+mod http2;
 mod limits;
 mod memory;
 mod messages;

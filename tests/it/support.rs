@@ -31,7 +31,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tempfile::TempDir;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -771,6 +771,33 @@ impl Raw {
             }
         }
         Ok(())
+    }
+
+    /// Sends `bytes` again and again, and reads what comes back, until the server has had enough or got
+    /// `bytes_max` bytes; returns how many it got.
+    pub(crate) async fn flood(&mut self, bytes: &[u8], bytes_max: usize) -> usize {
+        let flooding = async {
+            let mut sent = 0;
+            let mut buffer = vec![0; 64 << 10];
+            while sent < bytes_max {
+                let both = Interest::READABLE | Interest::WRITABLE;
+                self.stream.ready(both).await.unwrap();
+                let part = &bytes[sent % bytes.len()..];
+                match self.stream.try_write(part) {
+                    Ok(number) => sent += number,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(_) => break,
+                }
+                match self.stream.try_read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(number) => self.unread.extend_from_slice(&buffer[..number]),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(_) => break,
+                }
+            }
+            sent
+        };
+        within("the flood", flooding).await
     }
 
     /// Says that nothing more will be sent.
