@@ -31,7 +31,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use digestd::load::workload::{Popularity, Requests, Workload, Zipf};
 use digestd::load::{self, Outcome, Plan, Until};
@@ -48,6 +48,9 @@ const WARM_UP: Duration = Duration::from_millis(300);
 
 /// Measurements of the floor and of reads, in turns: what else the machine does meets both.
 const ROUNDS: usize = 3;
+
+/// Lines of a batch.
+const BATCH_LINES: u64 = 100_000;
 
 /// Messages of the small set, which any cache holds.
 const HOT: u64 = 1000;
@@ -109,6 +112,7 @@ fn measure_rows(words: &[String]) {
         64,
         &requests(Workload::Mixed, HOT, LINE),
     );
+    bench.batches(&service);
     bench.http2(&service, &hot);
     bench.open_loop(&service, &hot);
 
@@ -259,6 +263,34 @@ fn drive(plan: &Plan, requests: &Requests) -> Outcome {
     outcome
 }
 
+/// Stores a batch on a connection of its own, reading while it writes; returns how long it took.
+fn send_batch(address: SocketAddr) -> Duration {
+    let set = common::fresh_name();
+    let mut lines = Vec::new();
+    for number in 0..BATCH_LINES {
+        let message = common::message(&set, number);
+        writeln!(lines, "{{\"message\": \"{}\"}}", message.text()).unwrap();
+    }
+    let head = format!(
+        "POST /messages HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n",
+        lines.len()
+    );
+    let start = Instant::now();
+    let mut stream = TcpStream::connect(address).unwrap();
+    let mut writer = stream.try_clone().unwrap();
+    let writing = std::thread::spawn(move || {
+        writer.write_all(head.as_bytes()).unwrap();
+        writer.write_all(&lines).unwrap();
+    });
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let elapsed = start.elapsed();
+    writing.join().unwrap();
+    assert_eq!(answer.matches("{\"digest\": ").count() as u64, BATCH_LINES);
+    elapsed
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -319,6 +351,35 @@ impl Bench {
         self.report.add(&bare, &floor, None, false);
         self.report
             .add(&hits, &service, Some(floor.cpu_each()), false);
+    }
+
+    /// Batches and single messages in turns. A line comes as its own row: it has no latency to speak of.
+    fn batches(&self, service: &Server) {
+        let name = "POST batch of 100,000 × 90 B, 1 connection";
+        if !self.wants(name) {
+            return;
+        }
+        let (mut singles_rate, mut seconds, mut cpu_seconds) = (0.0, 0.0, 0.0);
+        let mut growth_bytes = 0;
+        for _ in 0..ROUNDS {
+            let singles = measure(service, &plan(64), &posts(LINE));
+            singles_rate += singles.outcome.rate() / ROUNDS as f64;
+            let before = (service.memory_bytes(), service.cpu_seconds());
+            seconds += send_batch(service.address).as_secs_f64();
+            growth_bytes = service
+                .memory_bytes()
+                .saturating_sub(before.0)
+                .max(growth_bytes);
+            cpu_seconds += service.cpu_seconds() - before.1;
+        }
+        let lines = (BATCH_LINES * ROUNDS as u64) as f64;
+        let rate = lines / seconds;
+        println!(
+            "{name:<48} {rate:>10.0} {:>36.2}   {:.2} × POST of 64 connections, {:.1} MiB more memory",
+            cpu_seconds * 1e6 / lines,
+            rate / singles_rate,
+            growth_bytes as f64 / 1_048_576.0
+        );
     }
 
     fn http2(&mut self, service: &Server, hot: &Requests) {
@@ -412,6 +473,16 @@ impl Server {
             .collect();
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+    }
+}
+
+impl Server {
+    /// The most memory the process has had so far.
+    fn memory_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = line.unwrap().trim().strip_suffix(" kB").unwrap();
+        kibibytes.parse::<u64>().unwrap() << 10
     }
 }
 
