@@ -30,8 +30,8 @@ pub struct Answer {
     rest: Bytes,
     /// For a large answer.
     held: Option<Held>,
-    /// For an answer that is made while it is sent.
-    stream: Option<Stream>,
+    /// For an answer that is made while it is sent; boxed, since all others are moved with it.
+    stream: Option<Box<Stream>>,
 }
 
 #[derive(Debug)]
@@ -102,26 +102,25 @@ impl Answer {
     /// An answer that is read from `lines` while it is sent.
     pub(super) fn streamed(lines: DuplexStream, room: OwnedSemaphorePermit) -> Self {
         Self {
-            stream: Some(Stream {
+            stream: Some(Box::new(Stream {
                 lines,
                 _permit: room,
                 guard: None,
-            }),
+            })),
             ..Self::default()
         }
     }
 
-    /// Keeps `guard` until the answer is over, if it is still being made; gives it back otherwise.
-    ///
-    /// # Errors
-    /// The guard.
-    pub fn keep<T: Any + Send + Sync>(&mut self, guard: T) -> Result<(), T> {
-        match &mut self.stream {
-            Some(stream) => {
-                stream.guard = Some(Box::new(guard));
-                Ok(())
-            }
-            None => Err(guard),
+    /// Whether it is made while it is sent.
+    #[must_use]
+    pub fn is_streamed(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// Keeps `guard` until the answer is over, if it is made while it is sent; drops it otherwise.
+    pub fn keep(&mut self, guard: impl Any + Send + Sync) {
+        if let Some(stream) = &mut self.stream {
+            stream.guard = Some(Box::new(guard));
         }
     }
 

@@ -107,6 +107,10 @@ fn is_waiting(fields: &HeaderMap) -> bool {
 /// A receipt for the message with this digest, if it is stored and whole: it is read and stored again,
 /// which writes nothing.
 async fn known(app: &App, digest: &Digest) -> Result<Option<Receipt>, HttpError> {
+    // Whoever finds it busy is told after the body, like everybody else.
+    let Ok(_write) = app.writes.try_acquire() else {
+        return Ok(None);
+    };
     match app.service.fetch(digest) {
         Ok(Some(message)) => Ok(Some(app.service.publish(message).await?)),
         // The body that the client has mends it.

@@ -116,13 +116,11 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let is_h2 = request.version() == Version::HTTP_2;
-    let (running, number) = Running::start(&progress, is_h2);
+    let (running, number) = Running::start(progress, is_h2);
     let mut response = app.answer(request).await?;
-    if response.headers().contains_key(CONNECTION) {
-        progress.body_unread.store(true, Relaxed);
-    }
-    if response.body_mut().keep(running).is_ok() {
-        // It may end before the body of its request does.
+    let progress = &running.0;
+    // A streamed answer may end before the body of its request does.
+    if response.headers().contains_key(CONNECTION) || response.body().is_streamed() {
         progress.body_unread.store(true, Relaxed);
     }
     if let Some(taking) = response.body().taking() {
@@ -136,6 +134,7 @@ async fn answer(
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
     }
+    response.body_mut().keep(running);
     Ok(response)
 }
 
@@ -200,12 +199,12 @@ struct Running(Arc<Progress>);
 
 impl Running {
     /// Counts a request; returns its number on the connection, from 1.
-    fn start(progress: &Arc<Progress>, is_h2: bool) -> (Self, u64) {
+    fn start(progress: Arc<Progress>, is_h2: bool) -> (Self, u64) {
         progress.head_bytes.store(0, Relaxed);
         progress.is_h2.store(is_h2, Relaxed);
         progress.running.fetch_add(1, Relaxed);
         let number = progress.requests.fetch_add(1, Relaxed) + 1;
-        (Self(Arc::clone(progress)), number)
+        (Self(progress), number)
     }
 }
 
@@ -510,7 +509,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_is_retired_after_the_idle_timeout() {
         let (mut watch, progress, limits) = watch();
-        drop(Running::start(&progress, false));
+        drop(Running::start(Arc::clone(&progress), false));
         assert_eq!(watch.look(&progress), Verdict::Go);
         pass(
             limits
@@ -530,7 +529,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_later_head_that_does_not_end_is_not_idle() {
         let (mut watch, progress, limits) = watch();
-        drop(Running::start(&progress, false));
+        drop(Running::start(Arc::clone(&progress), false));
         watch.look(&progress);
         progress.head_bytes.store(1, Relaxed);
         watch.look(&progress);
@@ -541,7 +540,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_running_request_may_take_its_time() {
         let (mut watch, progress, limits) = watch();
-        let _running = Running::start(&progress, false);
+        let _running = Running::start(Arc::clone(&progress), false);
         watch.look(&progress);
         pass(limits.idle_timeout * 10).await;
         assert_eq!(watch.look(&progress), Verdict::Go);
@@ -550,7 +549,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_dropped_and_a_slow_one_is_not() {
         let (mut watch, progress, limits) = watch();
-        drop(Running::start(&progress, false));
+        drop(Running::start(Arc::clone(&progress), false));
         progress.write_blocked.store(true, Relaxed);
         for _ in 0..10 {
             progress.written_bytes.fetch_add(1, Relaxed);
@@ -570,7 +569,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_retired_when_it_is_old_or_has_served_enough() {
         let (mut watch, progress, limits) = watch();
-        let _running = Running::start(&progress, true);
+        let _running = Running::start(Arc::clone(&progress), true);
         watch.look(&progress);
         pass(limits.age_max).await;
         assert_eq!(watch.look(&progress), Verdict::Retire);
@@ -578,7 +577,7 @@ mod tests {
 
         let (mut watch, progress, _) = self::watch();
         progress.retire.store(true, Relaxed);
-        let _running = Running::start(&progress, true);
+        let _running = Running::start(Arc::clone(&progress), true);
         assert_eq!(watch.look(&progress), Verdict::Retire);
     }
 }

@@ -267,6 +267,7 @@ fn settings_that_make_no_sense_end_with_2_too() {
         launch().option("--segment-size", "100000").command(),
         launch().option("--body-max", "0B").command(),
         launch().option("--workers", "0").command(),
+        launch().option("--batch-max", "0B").command(),
         launch().without("--listen").env("PORT", "99999").command(),
     ] {
         let mut command = command;
@@ -378,6 +379,7 @@ fn help_names_every_core_option_and_every_exit_code() {
         "--workers",
         "--segment-size",
         "--free-min",
+        "--batch-max",
     ] {
         assert!(help.contains(&format!("{option} <")), "{option}\n{help}");
         let variable = option
