@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::digest::Digest;
 use crate::message::Message;
-pub use crate::store::{Health, Put, Receipt};
+pub use crate::store::{Durability, Health, Put, Receipt};
 use crate::store::{Store, StoreError};
 
 /// Work on more bytes than this leaves the thread that serves requests: hashing so many takes as
@@ -112,6 +112,14 @@ impl Service {
     /// See [`ServiceError`].
     pub fn holds(&self, digest: &Digest) -> Result<bool, ServiceError> {
         Ok(self.store()?.holds(digest)?)
+    }
+
+    /// What a message survives once it is published.
+    ///
+    /// # Errors
+    /// [`ServiceError::Starting`].
+    pub fn durability(&self) -> Result<Durability, ServiceError> {
+        Ok(self.store()?.durability())
     }
 
     /// Whether messages are served and taken, and why not.

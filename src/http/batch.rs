@@ -63,6 +63,10 @@ pub(super) async fn answer(
     }
     check_size(app.limits.batch_bytes_max, &body)?;
     app.service.health().reads.map_err(HttpError::NotReady)?;
+    let durability = match task {
+        Task::Publish => Some(app.service.durability()?),
+        Task::LookUp | Task::FindMissing => None,
+    };
     let shares = Shares::take(app, task)?;
     let room = app.answers.reserve(app.limits.batch_answer_bytes_max);
     let room = room.ok_or(HttpError::NoRoomForAnswer)?;
@@ -86,7 +90,7 @@ pub(super) async fn answer(
         _shares: shares,
     };
     tokio::spawn(batch.run(first));
-    Ok(response::lines(Answer::streamed(lines, room)))
+    Ok(response::lines(Answer::streamed(lines, room), durability))
 }
 
 /// What a batch takes for itself while it runs.

@@ -18,7 +18,7 @@ use super::json;
 use super::negotiation::Form;
 use crate::digest::{DIGEST_DIGITS, Digest};
 use crate::message::Message;
-use crate::service::Receipt;
+use crate::service::{Durability, Receipt};
 
 pub(super) type Response = hyper::Response<Answer>;
 
@@ -127,8 +127,8 @@ pub(super) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response {
     response
 }
 
-/// 200 with a line for each line of a batch, as they are made.
-pub(super) fn lines(answer: Answer) -> Response {
+/// 200 with a line for each line of a batch, as they are made; with what stored messages survive.
+pub(super) fn lines(answer: Answer, durability: Option<Durability>) -> Response {
     let mut response = Response::new(answer);
     let fields = response.headers_mut();
     for (name, value) in [
@@ -137,6 +137,9 @@ pub(super) fn lines(answer: Answer) -> Response {
         (CACHE_CONTROL, "no-store"),
     ] {
         fields.insert(name, HeaderValue::from_static(value));
+    }
+    if let Some(durability) = durability {
+        fields.insert(DURABILITY, HeaderValue::from_static(durability.name()));
     }
     response
 }

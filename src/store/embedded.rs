@@ -165,6 +165,10 @@ impl Store for EmbeddedStore {
         Ok(self.shared.cache.contains_key(digest) || self.shared.place(digest)?.is_some())
     }
 
+    fn durability(&self) -> Durability {
+        self.shared.options.durability
+    }
+
     fn health(&self) -> Health {
         self.shared.health()
     }

@@ -78,7 +78,7 @@ impl Store for MemoryStore {
             inner.messages.insert(digest, message);
             inner.writes += 1;
         }
-        Put::done(Ok(Receipt::new(digest, Durability::Os, Duration::ZERO)))
+        Put::done(Ok(Receipt::new(digest, self.durability(), Duration::ZERO)))
     }
 
     fn get(&self, digest: &Digest) -> Result<Option<Message>, StoreError> {
@@ -91,6 +91,10 @@ impl Store for MemoryStore {
 
     fn holds(&self, digest: &Digest) -> Result<bool, StoreError> {
         self.get(digest).map(|message| message.is_some())
+    }
+
+    fn durability(&self) -> Durability {
+        Durability::Os
     }
 
     fn health(&self) -> Health {

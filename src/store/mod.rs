@@ -88,6 +88,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// [`StoreError::Failed`] if the index cannot be asked.
     fn holds(&self, digest: &Digest) -> Result<bool, StoreError>;
 
+    /// What a message survives once it is put.
+    fn durability(&self) -> Durability;
+
     /// What works and what does not. Costs nothing.
     fn health(&self) -> Health;
 

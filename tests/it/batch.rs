@@ -49,6 +49,7 @@ async fn every_line_is_stored_and_answered_in_its_place() {
     let answer = server.ask(&publish(lines)).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.field("content-type"), Some(LINES));
+    assert_eq!(answer.field("durability"), Some("os"));
     assert_eq!(answer.text(), answers);
     assert_eq!(server.store.writes(), 1000);
 }
@@ -346,6 +347,7 @@ async fn digests_are_answered_with_their_messages() {
     server.ask(&publish(&lines)).await;
     let answer = server.ask(&look_up("/messages/lookup", digests)).await;
     assert_eq!(answer.text(), lines);
+    assert_eq!(answer.field("durability"), None);
     let bare = format!("\"{}\"\n", Digest::of(b"number 7"));
     let answer = server.ask(&look_up("/messages/lookup", bare)).await;
     assert_eq!(answer.text(), "{\"message\": \"number 7\"}\n");
