@@ -37,6 +37,8 @@ pub struct Answer {
 #[derive(Debug)]
 struct Stream {
     lines: DuplexStream,
+    /// Zeros to read into; what was read is split off.
+    buffer: BytesMut,
     _permit: OwnedSemaphorePermit,
     /// Dropped when the answer is over.
     guard: Option<Box<dyn Any + Send + Sync>>,
@@ -104,6 +106,7 @@ impl Answer {
         Self {
             stream: Some(Box::new(Stream {
                 lines,
+                buffer: BytesMut::new(),
                 _permit: room,
                 guard: None,
             })),
@@ -133,13 +136,14 @@ impl Answer {
 
 impl Stream {
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        let mut piece = BytesMut::zeroed(STREAM_PIECE_BYTES);
-        let mut buffer = ReadBuf::new(&mut piece);
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::zeroed(STREAM_PIECE_BYTES);
+        }
+        let mut buffer = ReadBuf::new(&mut self.buffer);
         // It never fails: the end is all that can come of the other side.
         let _ = ready!(Pin::new(&mut self.lines).poll_read(context, &mut buffer));
         let length = buffer.filled().len();
-        piece.truncate(length);
-        Poll::Ready((length > 0).then(|| piece.freeze()))
+        Poll::Ready((length > 0).then(|| self.buffer.split_to(length).freeze()))
     }
 }
 
