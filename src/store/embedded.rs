@@ -12,7 +12,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -32,7 +32,7 @@ use super::keeper::Keeper;
 use super::log::{Log, Place, Position, record_bytes};
 use super::opening::{self, Opened};
 use super::queue::{Queue, Refused};
-use super::{Durability, Health, Put, Receipt, Store, StoreError};
+use super::{Durability, Health, Put, Receipt, Stats, Store, StoreError};
 use crate::digest::Digest;
 use crate::message::Message;
 
@@ -79,6 +79,10 @@ pub(super) struct Shared {
     pub(super) indexed: Mutex<Checkpoint>,
     full: AtomicBool,
     failed: OnceLock<String>,
+    /// What the keeper saw last, in bytes.
+    free_bytes: AtomicU64,
+    index_bytes: AtomicU64,
+    integrity_failures: AtomicU64,
 }
 
 impl EmbeddedStore {
@@ -114,6 +118,7 @@ impl EmbeddedStore {
             index,
             messages,
             end,
+            damages,
         } = opened;
 
         let shared = Arc::new(Shared {
@@ -125,6 +130,9 @@ impl EmbeddedStore {
             }),
             full: AtomicBool::new(false),
             failed: OnceLock::new(),
+            free_bytes: AtomicU64::new(0),
+            index_bytes: AtomicU64::new(0),
+            integrity_failures: AtomicU64::new(damages),
             path,
             options,
             log,
@@ -171,6 +179,10 @@ impl Store for EmbeddedStore {
 
     fn health(&self) -> Health {
         self.shared.health()
+    }
+
+    fn stats(&self) -> Stats {
+        self.shared.stats()
     }
 
     fn close(&self) -> Result<(), StoreError> {
@@ -222,7 +234,10 @@ impl Shared {
         };
         match self.log.holds(place, message) {
             Ok(true) => Ok(Known::Stored),
-            Ok(false) | Err(_) => Ok(Known::Damaged(place)),
+            Ok(false) | Err(_) => {
+                self.note_integrity_failure();
+                Ok(Known::Damaged(place))
+            }
         }
     }
 
@@ -260,11 +275,13 @@ impl Shared {
         let message = match self.log.read(place) {
             Ok(body) => Message::verified(Bytes::from(body), *digest),
             Err(source) => {
+                self.note_integrity_failure();
                 error!(?digest, ?place, %source, "a stored message cannot be read");
                 return Err(StoreError::Damaged);
             }
         };
         let Some(message) = message else {
+            self.note_integrity_failure();
             error!(
                 ?digest,
                 ?place,
@@ -294,6 +311,21 @@ impl Shared {
             None => Ok(()),
         };
         Health { reads, writes }
+    }
+
+    fn stats(&self) -> Stats {
+        let segments = u64::from(self.log.last_segment());
+        let log_bytes = segments * u64::from(self.log.segment_bytes());
+        Stats {
+            messages: self.indexed().messages,
+            disk_bytes: log_bytes + self.index_bytes.load(Ordering::Relaxed),
+            free_bytes: self.free_bytes.load(Ordering::Relaxed),
+            integrity_failures: self.integrity_failures.load(Ordering::Relaxed),
+        }
+    }
+
+    fn note_integrity_failure(&self) {
+        self.integrity_failures.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn has_failed(&self) -> bool {
@@ -333,6 +365,10 @@ impl Shared {
                 return;
             }
         };
+        self.free_bytes.store(space.free, Ordering::Relaxed);
+        if let Ok(bytes) = self.index.disk_bytes() {
+            self.index_bytes.store(bytes, Ordering::Relaxed);
+        }
         let floor = self
             .options
             .free_bytes_min

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Durability, Health, Put, Receipt, Store, StoreError};
+use super::{Durability, Health, Put, Receipt, Stats, Store, StoreError};
 use crate::digest::Digest;
 use crate::message::Message;
 
@@ -112,6 +112,13 @@ impl Store for MemoryStore {
                 reads: Ok(()),
                 writes: Ok(()),
             },
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        Stats {
+            messages: self.lock().messages.len() as u64,
+            ..Stats::default()
         }
     }
 

@@ -94,6 +94,10 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// What works and what does not. Costs nothing.
     fn health(&self) -> Health;
 
+    /// Figures of the store as it is. Costs nothing: what has to be asked of the disk was asked within
+    /// the last second.
+    fn stats(&self) -> Stats;
+
     /// Takes no more writes, finishes those that wait, and leaves everything on the disk. Blocks.
     ///
     /// # Errors
@@ -187,6 +191,20 @@ pub struct Health {
     pub reads: Result<(), String>,
     /// Puts of new messages work, or why they do not.
     pub writes: Result<(), String>,
+}
+
+/// Figures of a store.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    /// Messages that can be looked up.
+    pub messages: u64,
+    /// What the store takes on the disk, in bytes, reserved room included.
+    pub disk_bytes: u64,
+    /// What is free on that disk, in bytes.
+    pub free_bytes: u64,
+    /// How often something stored was found not to be what it was: while opening, by a look-up, by a
+    /// put of a known message.
+    pub integrity_failures: u64,
 }
 
 /// A put on its way to the disk.

@@ -22,6 +22,8 @@ pub(super) struct Opened {
     pub(super) messages: u64,
     /// Where the log ends.
     pub(super) end: Position,
+    /// Stretches of the log that were acknowledged and cannot be read any more.
+    pub(super) damages: u64,
 }
 
 /// Opens the index of the directory at `path` and completes it from `log`.
@@ -116,18 +118,30 @@ fn close_on_error<T>(
     }
 }
 
-impl From<(Index, (u64, Position))> for Opened {
-    fn from((index, (messages, end)): (Index, (u64, Position))) -> Self {
+impl From<(Index, Entered)> for Opened {
+    fn from((index, entered): (Index, Entered)) -> Self {
+        let Entered {
+            messages,
+            end,
+            damages,
+        } = entered;
         Self {
             index,
             messages,
             end,
+            damages,
         }
     }
 }
 
-/// Enters what the log has from `from` on into `index`, which has `messages` messages. Returns their
-/// new number and the end of the log.
+/// What the index has once the log was entered into it.
+struct Entered {
+    messages: u64,
+    end: Position,
+    damages: u64,
+}
+
+/// Enters what the log has from `from` on into `index`, which has `messages` messages.
 fn enter(
     index: &Index,
     mut messages: u64,
@@ -135,7 +149,7 @@ fn enter(
     from: Position,
     acked: Position,
     progress: &(dyn Fn(String) + Sync),
-) -> Result<(u64, Position), ReplayError> {
+) -> Result<Entered, ReplayError> {
     let mut entered = 0_u64;
     let recovered = recovery::recover(log, from, acked, |digest, place| {
         entered += 1;
@@ -160,7 +174,11 @@ fn enter(
         }
     }
     report(&recovered);
-    Ok((messages, recovered.end))
+    Ok(Entered {
+        messages,
+        end: recovered.end,
+        damages: recovered.damage.len() as u64,
+    })
 }
 
 /// What can end a replay.

@@ -308,6 +308,23 @@ fn a_store_can_be_made_on_a_full_disk() {
     put(&store, "new").unwrap();
 }
 
+// Figures.
+
+#[test]
+fn figures_count_messages_and_the_room_they_take() {
+    let data = Data::new();
+    let store = data.open();
+    put_all(&store, &texts(0..300));
+    close(store);
+    let store = data.open();
+    let stats = store.stats();
+    assert_eq!(stats.messages, 300);
+    let log: u64 = data.log().iter().map(|segment| segment.len() as u64).sum();
+    assert!(stats.disk_bytes > log, "{stats:?}");
+    assert!(stats.free_bytes > 0, "{stats:?}");
+    assert_eq!(stats.integrity_failures, 0);
+}
+
 // Closing.
 
 #[test]
