@@ -140,6 +140,15 @@ impl Service {
         not_ready(format!("{}{colon}{stage}", ServiceError::Starting))
     }
 
+    /// What was found wrong with the store and is no reason not to be ready; see [`Store::findings`].
+    #[must_use]
+    pub fn findings(&self) -> Vec<String> {
+        self.store
+            .get()
+            .map(|store| store.findings())
+            .unwrap_or_default()
+    }
+
     fn store(&self) -> Result<&Arc<dyn Store>, ServiceError> {
         self.store.get().ok_or(ServiceError::Starting)
     }

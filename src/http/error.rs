@@ -15,7 +15,7 @@ use crate::digest::Digest;
 use crate::service::ServiceError;
 
 /// Seconds after which what is busy now may not be any more.
-const RETRY_SOON: u32 = 1;
+pub(super) const RETRY_SOON: u32 = 1;
 
 /// Seconds after which somebody may have made room on the disk, or restarted what failed.
 const RETRY_LATER: u32 = 30;

@@ -1,4 +1,4 @@
-//! Is it alive, is it ready: paths for probes, which touch no disk. And a few lines for a person who
+//! Is it alive, is it ready: paths for probes, which touch no disk; with `?verbose`, why. And a few lines for a person who
 //! knocks at `/`.
 
 use hyper::StatusCode;
@@ -6,6 +6,7 @@ use hyper::StatusCode;
 use super::App;
 use super::error::HttpError;
 use super::response::{self, Response};
+use crate::service::Health;
 
 const HELP: &str = "\
 digestd keeps messages and finds them by their SHA-256 digest.
@@ -24,19 +25,66 @@ pub(super) fn live() -> Response {
     response::plain(StatusCode::OK, "ok\n")
 }
 
-/// `GET /readyz`: messages are served.
-pub(super) fn ready(app: &App) -> Result<Response, HttpError> {
-    app.service
-        .health()
-        .reads
-        .map_or_else(|reason| Err(HttpError::NotReady(reason)), |()| Ok(live()))
+/// What has to work for a probe to pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Readiness {
+    /// `GET /readyz`: messages are served.
+    Reads,
+    /// `GET /readyz/write`: new ones are taken as well.
+    Writes,
 }
 
-/// `GET /readyz/write`: new messages are taken as well.
-pub(super) fn ready_to_write(app: &App) -> Result<Response, HttpError> {
+/// Whether what has to work does; with `verbose` in the query, all checks line by line.
+pub(super) fn ready(
+    app: &App,
+    readiness: Readiness,
+    query: Option<&str>,
+) -> Result<Response, HttpError> {
     let health = app.service.health();
-    health
-        .reads
-        .and(health.writes)
-        .map_or_else(|reason| Err(HttpError::NotReady(reason)), |()| Ok(live()))
+    let result = match readiness {
+        Readiness::Reads => health.reads.clone(),
+        Readiness::Writes => health.reads.clone().and(health.writes.clone()),
+    };
+    if is_verbose(query) {
+        let report = report(&health, &app.service.findings(), result.is_ok());
+        return Ok(response::report(result.is_ok(), report));
+    }
+    result.map_or_else(|reason| Err(HttpError::NotReady(reason)), |()| Ok(live()))
+}
+
+fn is_verbose(query: Option<&str>) -> bool {
+    let mut parts = query.unwrap_or_default().split('&');
+    parts.any(|part| part == "verbose" || part.starts_with("verbose="))
+}
+
+/// A line for each check, `+` passed and `-` failed, and one with `!` for each thing that was found
+/// wrong and is no reason not to be ready.
+fn report(health: &Health, findings: &[String], ready: bool) -> String {
+    let checks = [("reads", &health.reads), ("writes", &health.writes)];
+    let checks = checks.map(|(name, result)| match result {
+        Ok(()) => format!("[+] {name}\n"),
+        Err(reason) => format!("[-] {name}: {reason}\n"),
+    });
+    let findings = findings.iter().map(|finding| format!("[!] {finding}\n"));
+    let verdict = if ready { "ready\n" } else { "not ready\n" };
+    checks
+        .into_iter()
+        .chain(findings)
+        .chain([verdict.to_owned()])
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_word_verbose_asks_for_the_checks() {
+        for query in ["verbose", "verbose=1", "a&verbose", "verbose="] {
+            assert!(is_verbose(Some(query)), "{query}");
+        }
+        for query in [None, Some(""), Some("verboser"), Some("a=verbose")] {
+            assert!(!is_verbose(query), "{query:?}");
+        }
+    }
 }

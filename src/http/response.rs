@@ -8,12 +8,12 @@ use hyper::body::Body;
 use hyper::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE,
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION,
-    VARY, X_CONTENT_TYPE_OPTIONS,
+    RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 
 use super::answer::Answer;
 use super::digest_fields;
-use super::error::Problem;
+use super::error::{Problem, RETRY_SOON};
 use super::json;
 use super::negotiation::Form;
 use crate::digest::{DIGEST_DIGITS, Digest};
@@ -124,6 +124,19 @@ pub(super) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response {
     response
         .headers_mut()
         .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The checks behind a probe's answer; 503 without the form of an error, since it is more than one
+/// sentence.
+pub(super) fn report(ready: bool, text: String) -> Response {
+    if ready {
+        return plain(StatusCode::OK, text);
+    }
+    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, text);
+    response
+        .headers_mut()
+        .insert(RETRY_AFTER, RETRY_SOON.into());
     response
 }
 

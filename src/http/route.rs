@@ -1,7 +1,7 @@
 //! The route table: one `match` from method and path to a handler.
 //!
 //! A path is taken as it was sent: nothing is decoded, so every resource has one spelling. The query
-//! means nothing, but for `?missing`.
+//! means nothing, but for `?missing`, and `?verbose` on probes.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use hyper::{Method, Version};
 
 use super::App;
 use super::error::HttpError;
+use super::health::Readiness;
 use super::response::Response;
 use super::{address, health, messages};
 
@@ -44,8 +45,12 @@ pub(super) async fn route(
             messages::resolve(app, address::well_known(path), head)
         }
         (&Method::GET | &Method::HEAD, "livez", None) => Ok(health::live()),
-        (&Method::GET | &Method::HEAD, "readyz" | "healthz", None) => health::ready(app),
-        (&Method::GET | &Method::HEAD, "readyz", Some("write")) => health::ready_to_write(app),
+        (&Method::GET | &Method::HEAD, "readyz" | "healthz", None) => {
+            health::ready(app, Readiness::Reads, head.uri.query())
+        }
+        (&Method::GET | &Method::HEAD, "readyz", Some("write")) => {
+            health::ready(app, Readiness::Writes, head.uri.query())
+        }
         (&Method::GET | &Method::HEAD, "", None) => Ok(health::help()),
         (_, "", None) => Err(HttpError::MethodNotAllowed("GET, HEAD, POST")),
         (_, "messages", None | Some("" | "lookup")) => Err(HttpError::MethodNotAllowed("POST")),

@@ -27,6 +27,7 @@ use tracing::{error, info, warn};
 use super::committer::{Committer, Entry};
 use super::directory::{self, DataDirectory, OpenError};
 use super::disk::{self, Lock};
+use super::findings::Findings;
 use super::index::{Checkpoint, Index, IndexError};
 use super::keeper::Keeper;
 use super::log::{Log, Place, Position, record_bytes};
@@ -82,7 +83,9 @@ pub(super) struct Shared {
     /// What the keeper saw last, in bytes.
     free_bytes: AtomicU64,
     index_bytes: AtomicU64,
+    /// Since the start.
     integrity_failures: AtomicU64,
+    findings: Findings,
 }
 
 impl EmbeddedStore {
@@ -118,7 +121,7 @@ impl EmbeddedStore {
             index,
             messages,
             end,
-            damages,
+            findings,
         } = opened;
 
         let shared = Arc::new(Shared {
@@ -132,7 +135,8 @@ impl EmbeddedStore {
             failed: OnceLock::new(),
             free_bytes: AtomicU64::new(0),
             index_bytes: AtomicU64::new(0),
-            integrity_failures: AtomicU64::new(damages),
+            integrity_failures: AtomicU64::new(0),
+            findings,
             path,
             options,
             log,
@@ -179,6 +183,10 @@ impl Store for EmbeddedStore {
 
     fn health(&self) -> Health {
         self.shared.health()
+    }
+
+    fn findings(&self) -> Vec<String> {
+        self.shared.findings()
     }
 
     fn stats(&self) -> Stats {
@@ -320,8 +328,19 @@ impl Shared {
             messages: self.indexed().messages,
             disk_bytes: log_bytes + self.index_bytes.load(Ordering::Relaxed),
             free_bytes: self.free_bytes.load(Ordering::Relaxed),
-            integrity_failures: self.integrity_failures.load(Ordering::Relaxed),
+            integrity_failures: self.findings.count() + self.integrity_failures(),
         }
+    }
+
+    fn findings(&self) -> Vec<String> {
+        let since = self.integrity_failures();
+        let since =
+            (since > 0).then(|| format!("stored messages found damaged since the start: {since}"));
+        self.findings.lines().into_iter().chain(since).collect()
+    }
+
+    fn integrity_failures(&self) -> u64 {
+        self.integrity_failures.load(Ordering::Relaxed)
     }
 
     fn note_integrity_failure(&self) {

@@ -36,6 +36,15 @@ pub struct Checkpoint {
     pub messages: u64,
 }
 
+/// What an index was found to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Up to where it says it is complete, and its messages as counted.
+    pub checkpoint: Checkpoint,
+    /// The message whose record is the last of all in the log.
+    pub last: Option<(Digest, Place)>,
+}
+
 /// The engine failed or found damage; nothing more is asked of it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the index failed: {0}")]
@@ -79,29 +88,35 @@ impl Index {
         })
     }
 
-    /// Reads every entry, so that damage shows now and not in a year, and returns the checkpoint the
-    /// index holds. Linear in their number; leaves the cache warm.
+    /// Reads every entry, so that damage shows now and not in a year. Linear in their number; leaves the cache warm.
     ///
     /// # Errors
     /// The first failure of the engine, then and ever after.
-    pub fn check(&self) -> Result<Checkpoint, IndexError> {
+    pub fn check(&self) -> Result<Held, IndexError> {
         self.guard(|| {
             let mut messages = 0;
             let mut position = None;
+            let mut last: Option<(Digest, Place)> = None;
             for entry in self.tree.iter() {
                 let (key, value) = entry?;
                 if key == CHECKPOINT_KEY {
                     position = value
                         .split_first_chunk()
                         .map(|(bytes, _)| u64::from_le_bytes(*bytes));
-                } else if key.len() == DIGEST_BYTES && decode(&value).is_some() {
-                    messages += 1;
-                } else {
+                    continue;
+                }
+                let digest = <[u8; DIGEST_BYTES]>::try_from(&*key).ok();
+                let (Some(digest), Some(place)) = (digest, decode(&value)) else {
                     return Err(IndexError::new("an entry has the wrong size"));
+                };
+                messages += 1;
+                if last.is_none_or(|(_, last)| last.at < place.at) {
+                    last = Some((Digest::from_bytes(digest), place));
                 }
             }
             let position = position.map_or(Position::START, Position::from_u64);
-            Ok(Checkpoint { position, messages })
+            let checkpoint = Checkpoint { position, messages };
+            Ok(Held { checkpoint, last })
         })
     }
 
@@ -273,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_counts_messages_and_finds_the_checkpoint() {
+    fn a_check_counts_messages_and_finds_the_checkpoint_and_the_last_record() {
         let directory = tempfile::tempdir().unwrap();
         let index = Index::open(directory.path(), CACHE).unwrap();
         for number in 0..1000_u32 {
@@ -281,19 +296,23 @@ mod tests {
                 .put(&Digest::of(&number.to_le_bytes()), None, PLACE)
                 .unwrap();
         }
-        let empty = Checkpoint {
+        let none = Checkpoint {
             position: Position::START,
             messages: 1000,
         };
-        assert_eq!(index.check().unwrap(), empty);
+        assert_eq!(index.check().unwrap().checkpoint, none);
+        let last = Digest::of(b"last");
+        index.put(&last, None, LATER).unwrap();
         let checkpoint = Checkpoint {
             position: LATER.at,
-            messages: 1000,
+            messages: 1001,
         };
         index.checkpoint(checkpoint).unwrap();
         index.close().unwrap();
         let index = Index::open(directory.path(), CACHE).unwrap();
-        assert_eq!(index.check().unwrap(), checkpoint);
+        let held = index.check().unwrap();
+        assert_eq!(held.checkpoint, checkpoint);
+        assert_eq!(held.last, Some((last, LATER)));
         assert_eq!(
             fs::read_dir(directory.path().join("blobs"))
                 .unwrap()

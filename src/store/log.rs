@@ -35,6 +35,7 @@
 //! over, and the next one follows. A body that does not hash to its digest is damaged or was never
 //! acknowledged. A digest may occur more than once; any record whose body hashes to it counts.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::{Range, RangeInclusive};
@@ -107,6 +108,16 @@ impl Position {
             segment: (value >> 32) as u32,
             offset: value as u32,
         }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "segment {}, offset {}",
+            self.segment, self.offset
+        )
     }
 }
 
@@ -285,6 +296,15 @@ impl Log {
         };
         let body = record.get(HEADER_BYTES as usize..).unwrap_or_default();
         Ok(Header::decode(&record).is_some_and(is_header) && body == *message.as_bytes())
+    }
+
+    /// Whether there is a record of the message with this digest at `place`, as its header says. One
+    /// system call.
+    pub(super) fn has_record(&self, place: Place, digest: &Digest) -> bool {
+        self.read_part(place, 0, HEADER_BYTES)
+            .ok()
+            .and_then(|bytes| Header::decode(&bytes))
+            .is_some_and(|header| header.content == Content::Message(*digest))
     }
 
     /// Reads `length` bytes of the record at `place`, from `offset` in the record on.

@@ -115,6 +115,10 @@ impl Store for MemoryStore {
         }
     }
 
+    fn findings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     fn stats(&self) -> Stats {
         Stats {
             messages: self.lock().messages.len() as u64,

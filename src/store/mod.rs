@@ -48,6 +48,7 @@ mod committer;
 mod directory;
 mod disk;
 mod embedded;
+mod findings;
 mod keeper;
 mod memory;
 mod opening;
@@ -93,6 +94,9 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// What works and what does not. Costs nothing.
     fn health(&self) -> Health;
+
+    /// What was found wrong with the store, a sentence each: by the start, and since. Bounded.
+    fn findings(&self) -> Vec<String>;
 
     /// Figures of the store as it is. Costs nothing: what has to be asked of the disk was asked within
     /// the last second.

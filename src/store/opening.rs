@@ -4,12 +4,13 @@
 use std::io;
 use std::path::Path;
 
-use tracing::{error, info, warn};
+use tracing::info;
 
 use super::directory::{OpenError, read_checkpoint};
-use super::index::{self, Checkpoint, Index, IndexError};
+use super::findings::{Finding, Findings};
+use super::index::{self, Checkpoint, Held, Index, IndexError};
 use super::log::{Log, Position};
-use super::recovery::{self, Damage, Recovered};
+use super::recovery;
 
 /// Messages between two lines about progress: about a second.
 const PROGRESS_MESSAGES: u64 = 50_000;
@@ -22,8 +23,28 @@ pub(super) struct Opened {
     pub(super) messages: u64,
     /// Where the log ends.
     pub(super) end: Position,
-    /// Stretches of the log that were acknowledged and cannot be read any more.
-    pub(super) damages: u64,
+    /// What should not have been.
+    pub(super) findings: Findings,
+}
+
+impl Opened {
+    /// Reports what was found as well: an attempt that failed is repeated, and is not heard twice.
+    fn new(index: Index, entered: Entered, mut findings: Findings) -> Self {
+        let Entered {
+            messages,
+            end,
+            findings: more,
+        } = entered;
+        for finding in more {
+            findings.add(&finding);
+        }
+        Self {
+            index,
+            messages,
+            end,
+            findings,
+        }
+    }
 }
 
 /// Opens the index of the directory at `path` and completes it from `log`.
@@ -35,24 +56,24 @@ pub(super) fn open_index(
 ) -> Result<Opened, OpenError> {
     let directory = path.join("index");
     let checkpoint = read_checkpoint(path, log);
+    let mut findings = Findings::default();
     if let Some(checkpoint) = checkpoint {
         progress("checking the index".into());
         let opened = open_checked(&directory, cache_bytes, checkpoint)
-            .and_then(|(index, messages)| replay(index, messages, log, checkpoint, progress));
+            .and_then(|(index, held)| replay(index, held, log, checkpoint, progress));
         match opened {
-            Ok(opened) => return Ok(opened),
+            Ok((index, entered)) => return Ok(Opened::new(index, entered, findings)),
             Err(ReplayError::Log(source)) => return Err(OpenError::io("read the log")(source)),
-            Err(ReplayError::Index(reason)) => {
-                warn!(%reason, "the index is unusable and is redrawn from the log");
-            }
+            Err(ReplayError::Index(reason)) => findings.add(&Finding::IndexRedrawn(reason)),
         }
     } else if log.last_segment() > 0 {
-        warn!("there is no checkpoint to start from: the index is redrawn from the log");
+        findings.add(&Finding::NoCheckpoint);
     }
     index::remove(&directory).map_err(OpenError::io("remove the old index"))?;
     Index::open(&directory, cache_bytes)
         .map_err(ReplayError::from)
         .and_then(|index| redraw(index, log, checkpoint, progress))
+        .map(|(index, entered)| Opened::new(index, entered, findings))
         .map_err(|error| match error {
             ReplayError::Log(source) => OpenError::io("read the log")(source),
             ReplayError::Index(error) => OpenError::Index(error.to_string()),
@@ -60,21 +81,22 @@ pub(super) fn open_index(
 }
 
 /// Opens the index that is there if it can be read from end to end and is not behind the
-/// checkpoint. Returns the number of its messages too.
+/// checkpoint. Returns what it holds too.
 fn open_checked(
     directory: &Path,
     cache_bytes: u64,
     expected: Checkpoint,
-) -> Result<(Index, u64), ReplayError> {
+) -> Result<(Index, Held), ReplayError> {
     if !directory.join("db").exists() {
         return Err(IndexError::new("it is missing").into());
     }
     let index = Index::open(directory, cache_bytes)?;
     let checked = index.check().and_then(|held| {
-        if held.position < expected.position || held.messages < expected.messages {
+        let found = held.checkpoint;
+        if found.position < expected.position || found.messages < expected.messages {
             return Err(IndexError::new("it is behind the checkpoint"));
         }
-        Ok(held.messages)
+        Ok(held)
     });
     close_on_error(index, checked.map_err(ReplayError::from))
 }
@@ -82,14 +104,23 @@ fn open_checked(
 /// Completes an index that has everything before `checkpoint`.
 fn replay(
     index: Index,
-    messages: u64,
+    held: Held,
     log: &Log,
     checkpoint: Checkpoint,
     progress: &(dyn Fn(String) + Sync),
-) -> Result<Opened, ReplayError> {
+) -> Result<(Index, Entered), ReplayError> {
     let from = checkpoint.position;
-    let entered = enter(&index, messages, log, from, from, progress);
-    close_on_error(index, entered).map(Opened::from)
+    // Before the log grows over the place.
+    let lost = held
+        .last
+        .filter(|(digest, place)| !log.has_record(*place, digest))
+        .map(|(_, place)| Finding::IndexAhead { last: place.at });
+    let messages = held.checkpoint.messages;
+    let entered = enter(&index, messages, log, from, from, progress).map(|mut entered| {
+        entered.findings.extend(lost);
+        entered
+    });
+    close_on_error(index, entered)
 }
 
 /// Fills an empty index from the whole log.
@@ -98,10 +129,10 @@ fn redraw(
     log: &Log,
     checkpoint: Option<Checkpoint>,
     progress: &(dyn Fn(String) + Sync),
-) -> Result<Opened, ReplayError> {
+) -> Result<(Index, Entered), ReplayError> {
     let acked = checkpoint.map_or(Position::START, |checkpoint| checkpoint.position);
     let entered = enter(&index, 0, log, Position::START, acked, progress);
-    close_on_error(index, entered).map(Opened::from)
+    close_on_error(index, entered)
 }
 
 /// The index with what was found, or the error with the index closed in a way that cannot panic.
@@ -118,27 +149,11 @@ fn close_on_error<T>(
     }
 }
 
-impl From<(Index, Entered)> for Opened {
-    fn from((index, entered): (Index, Entered)) -> Self {
-        let Entered {
-            messages,
-            end,
-            damages,
-        } = entered;
-        Self {
-            index,
-            messages,
-            end,
-            damages,
-        }
-    }
-}
-
 /// What the index has once the log was entered into it.
 struct Entered {
     messages: u64,
     end: Position,
-    damages: u64,
+    findings: Vec<Finding>,
 }
 
 /// Enters what the log has from `from` on into `index`, which has `messages` messages.
@@ -173,11 +188,19 @@ fn enter(
             messages += u64::from(index.put(&digest, None, place)?);
         }
     }
-    report(&recovered);
+    let bytes = recovered.torn_bytes;
+    if bytes > 0 {
+        info!(bytes, "removed an unfinished group from the end of the log");
+    }
+    let ahead = (recovered.last_end < acked).then_some(Finding::CheckpointAhead {
+        checkpoint: acked,
+        end: recovered.last_end,
+    });
+    let damage = recovered.damage.into_iter().map(Finding::Damage);
     Ok(Entered {
         messages,
         end: recovered.end,
-        damages: recovered.damage.len() as u64,
+        findings: damage.chain(ahead).collect(),
     })
 }
 
@@ -197,28 +220,5 @@ impl From<io::Error> for ReplayError {
 impl From<IndexError> for ReplayError {
     fn from(error: IndexError) -> Self {
         Self::Index(error)
-    }
-}
-
-/// Lines in the log about single damages; the rest is counted.
-const DAMAGE_LINES_MAX: usize = 20;
-
-fn report(recovered: &Recovered) {
-    let bytes = recovered.torn_bytes;
-    if bytes > 0 {
-        info!(bytes, "removed an unfinished group from the end of the log");
-    }
-    for Damage { from, to, message } in recovered.damage.iter().take(DAMAGE_LINES_MAX) {
-        let digest = message.map(|(digest, _)| digest);
-        error!(
-            ?from,
-            ?to,
-            ?digest,
-            "the log is damaged: what it held here is lost until posted again"
-        );
-    }
-    let more = recovered.damage.len().saturating_sub(DAMAGE_LINES_MAX);
-    if more > 0 {
-        error!(more, "the log is damaged in more places");
     }
 }

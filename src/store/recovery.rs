@@ -53,6 +53,8 @@ pub(super) struct Damage {
 pub(super) struct Recovered {
     /// Where the next group goes.
     pub(super) end: Position,
+    /// Behind the last record, or the start of what was read if there is none in it.
+    pub(super) last_end: Position,
     /// What was lost although it was acknowledged.
     pub(super) damage: Vec<Damage>,
     /// Bytes of the last, unacknowledged group that were removed.
@@ -71,7 +73,7 @@ pub(super) fn recover<E: From<io::Error>>(
     mut message: impl FnMut(Digest, Place) -> Result<(), E>,
 ) -> Result<Recovered, E> {
     let mut broken = Vec::new();
-    let mut end = from.max(acked);
+    let mut last_end = from;
     let mut last_group = Position::START;
     for segment in from.segment..=log.last_segment() {
         let offset = if segment == from.segment {
@@ -109,7 +111,7 @@ pub(super) fn recover<E: From<io::Error>>(
                         }
                         Content::Filler => {}
                     }
-                    end = end.max(to);
+                    last_end = last_end.max(to);
                 }
                 Stretch::Broken(stretch) => broken.push(stretch),
             }
@@ -117,15 +119,18 @@ pub(super) fn recover<E: From<io::Error>>(
     }
 
     // Acknowledged, though broken: the log goes on behind it, also where nothing good follows.
+    let mut end = last_end.max(acked);
     let is_damage =
         |stretch: &Broken| stretch.damage.from < acked || stretch.damage.from < last_group;
     for stretch in &broken {
         if stretch.damage.message.is_some() && is_damage(stretch) {
-            end = end.max(stretch.damage.to);
+            last_end = last_end.max(stretch.damage.to);
         }
     }
+    end = end.max(last_end);
     let mut recovered = Recovered {
         end,
+        last_end,
         damage: Vec::new(),
         torn_bytes: 0,
     };

@@ -299,7 +299,13 @@ fn a_damaged_text_answers_with_an_error_and_harms_no_other() {
             assert_eq!(heard(&lines, DAMAGED), found_at_start);
             assert_text(&store, &aged.victim, &Err(StoreError::Damaged));
             let failures = store.stats().integrity_failures;
-            assert_eq!(failures, 1 + u64::from(found_at_start));
+            let findings = match index {
+                Index::Intact => 0,
+                Index::Behind => 1,
+                // The index too.
+                Index::Deleted | Index::DeletedToo => 2,
+            };
+            assert_eq!(failures, 1 + findings);
             assert!(store.holds(&Digest::of(aged.victim.as_bytes())).unwrap());
             assert_holds(&store, &aged.others);
             assert_eq!(store.messages(), 41);
@@ -564,6 +570,38 @@ fn a_checkpoint_beyond_the_log_costs_no_message() {
             }
             assert_goes_on(&copy, &texts);
         }
+    }
+}
+
+/// What a start finds is told in its log and to whoever asks.
+#[test]
+fn a_log_that_lost_its_end_is_a_finding() {
+    let texts = texts(0..300);
+    let data = closed(&texts);
+    let last = data.records().pop().unwrap();
+    data.edit(&last.file, |content| content[last.offset..].fill(0));
+    for (index, finding) in [
+        (true, "the last record that the index knows"),
+        (false, "is ahead of the log, which ends at"),
+    ] {
+        let copy = data.copy();
+        if !index {
+            copy.remove("index");
+        }
+        let (store, lines) = copy.open_and_listen();
+        assert!(heard(&lines, finding), "{lines:?}");
+        let findings = store.findings();
+        assert!(heard(&findings, finding), "{findings:?}");
+        assert_eq!(store.stats().integrity_failures, findings.len() as u64);
+        let found: Vec<_> = lines.iter().filter(|line| !line.contains("INFO")).collect();
+        assert_eq!(found.len(), findings.len(), "{found:?}");
+    }
+}
+
+#[test]
+fn a_sound_store_has_no_findings() {
+    for data in [closed(&texts(0..300)), killed(&texts(0..300))] {
+        assert_eq!(data.open().findings(), Vec::<String>::new());
     }
 }
 

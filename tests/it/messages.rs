@@ -1193,6 +1193,42 @@ async fn a_starting_server_lives_and_is_not_ready() {
 }
 
 #[tokio::test]
+async fn a_verbose_probe_lists_the_checks() {
+    let server = TestServer::start();
+    for path in [
+        "/readyz?verbose",
+        "/healthz?verbose",
+        "/readyz/write?verbose",
+    ] {
+        let answer = server.ask(&Ask::get(path)).await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert_eq!(answer.field("cache-control"), Some("no-store"), "{path}");
+        assert_eq!(answer.text(), "[+] reads\n[+] writes\nready\n", "{path}");
+    }
+    server.store.set_fault(Some(Fault::Puts(StoreError::Full)));
+    let checks = "[+] reads\n[-] writes: the disk is full\n";
+    let answer = server.ask(&Ask::get("/readyz?verbose")).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.text(), format!("{checks}ready\n"));
+    let answer = server.ask(&Ask::get("/readyz/write?verbose")).await;
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.field("retry-after"), Some("1"));
+    assert_eq!(answer.text(), format!("{checks}not ready\n"));
+}
+
+#[tokio::test]
+async fn a_verbose_probe_names_what_was_found_damaged() {
+    let server = TestServer::on_disk();
+    let known = server.publish("known").await;
+    server.damage("known");
+    assert_eq!(server.ask(&Ask::get(&known)).await.status, 500);
+    let answer = server.ask(&Ask::get("/readyz?verbose")).await;
+    assert_eq!(answer.status, 200);
+    let found = "[!] stored messages found damaged since the start: ";
+    assert!(answer.text().contains(found), "{}", answer.text());
+}
+
+#[tokio::test]
 async fn a_stopping_server_is_not_ready_and_finishes_what_comes() {
     let server = TestServer::start();
     let known = server.publish("known").await;
