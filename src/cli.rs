@@ -130,6 +130,11 @@ pub struct ServeArgs {
     /// Say in each answer how long hashing, the store and its sync took (Server-Timing)
     #[arg(long, env = "DIGESTD_SERVER_TIMING")]
     server_timing: bool,
+
+    /// End with exit code 1 when the store fails, for a supervisor to start it again; otherwise
+    /// reads go on
+    #[arg(long, env = "DIGESTD_EXIT_ON_FAILURE")]
+    exit_on_failure: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -180,6 +185,7 @@ impl ServeArgs {
             workers: self.workers.map_or_else(cores, usize::from),
             limits,
             server_timing: self.server_timing,
+            exit_on_failure: self.exit_on_failure,
         })
     }
 }

@@ -49,6 +49,8 @@ pub struct Config {
     pub limits: Limits,
     /// Answers say how long their parts took.
     pub server_timing: bool,
+    /// Whether the process ends when the store fails, instead of going on with reads.
+    pub exit_on_failure: bool,
 }
 
 /// What clients may take of memory, time and descriptors.

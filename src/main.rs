@@ -186,20 +186,27 @@ async fn run(config: Config, directory: DataDirectory) -> anyhow::Result<()> {
                 Err(_) => failure = Some(anyhow::anyhow!("opening the store ended with a panic")),
             },
         }
-        if failure.is_none() {
-            stop_signal.await;
+        let Some(store) = &store else {
+            return;
+        };
+        tokio::select! {
+            () = stop_signal => {}
+            reason = store.failed(), if config.exit_on_failure => {
+                failure = Some(anyhow::anyhow!("the store failed: {reason}"));
+            }
         }
     };
     server::run(listeners, app, config.limits, stop).await;
-    if let Some(store) = store {
+    let closed = if let Some(store) = store {
         tokio::task::spawn_blocking(move || store.close())
             .await?
-            .context("the store could not be closed properly")?;
-        info!("stopped; everything is on the disk");
+            .context("the store could not be closed properly")
+            .inspect(|()| info!("stopped; everything is on the disk"))
     } else {
         info!("stopped before the store was open");
-    }
-    failure.map_or(Ok(()), Err)
+        Ok(())
+    };
+    failure.map_or(closed, Err)
 }
 
 fn options(config: &Config) -> Options {

@@ -68,8 +68,11 @@ impl Committer {
 
     /// Ends when the queue is closed and empty.
     pub(super) fn run(mut self) {
+        let watchdog = Arc::clone(&self.shared.watchdog);
         while let Some(entries) = self.shared.queue.take_group() {
+            let call = watchdog.watch();
             let result = self.commit(&entries);
+            drop(call);
             answer(entries, result);
             self.poke_keeper();
         }

@@ -6,6 +6,7 @@
 //! <data>/log/         the messages: see log.rs
 //! <data>/index/       digest → place, sled; may be deleted while the store is closed
 //! <data>/checkpoint   how much of the log the index is known to cover
+//! <data>/reserve      room to open the store in when the disk is full
 //! ```
 //!
 //! **Invariant:** nothing in a directory is touched before it is known to be ours alone and ours at

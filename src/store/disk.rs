@@ -19,13 +19,20 @@ const FILE_MODE: u32 = 0o600;
 /// The same for directories.
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// Makes a directory, and those above it, for nobody else to look into; one that is there stays as
-/// it is.
+/// Makes a directory, and those above it, for nobody else to look into, and makes the entries of new
+/// ones durable; one that is there stays as it is.
 pub(super) fn create_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(DIRECTORY_MODE)
-        .create(path)
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    if !path.is_dir() {
+        parent.map_or(Ok(()), create_directory)?;
+    }
+    match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
+        Ok(()) => sync_directory(parent.unwrap_or(Path::new("."))),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Replaces `directory/name` by a file with this content, whole or not at all, durable on return:
@@ -154,10 +161,14 @@ impl Lock {
             std::process::id(),
             httpdate::fmt_http_date(SystemTime::now())
         );
-        file.set_len(0)
-            .and_then(|()| file.write_all(holder.as_bytes()))
-            .map_err(LockError::Io)?;
-        Ok(Self { _file: file })
+        let written = file
+            .set_len(0)
+            .and_then(|()| file.write_all(holder.as_bytes()));
+        match written {
+            // On a full disk the lock holds, only its holder has no name.
+            Err(error) if lack(&error).is_none() => Err(LockError::Io(error)),
+            _ => Ok(Self { _file: file }),
+        }
     }
 }
 
@@ -176,6 +187,18 @@ mod tests {
         assert!(holder.starts_with(&format!("pid {}\n", std::process::id())));
         drop(held);
         Lock::take(&path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_is_made_with_those_above_it_unless_it_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b/c");
+        create_directory(&path).unwrap();
+        create_directory(&path).unwrap();
+        fs::write(path.join("file"), "").unwrap();
+        for path in [path.join("file"), path.join("file/d")] {
+            assert!(create_directory(&path).is_err(), "{}", path.display());
+        }
     }
 
     #[test]

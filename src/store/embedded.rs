@@ -13,7 +13,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{SetOnce, oneshot};
 use tracing::{error, info, warn};
 
 use super::committer::{Committer, Entry};
@@ -33,6 +33,8 @@ use super::keeper::Keeper;
 use super::log::{Log, Place, Position, record_bytes};
 use super::opening::{self, Opened};
 use super::queue::{Queue, Refused};
+use super::reserve::{self, RESERVE_BYTES};
+use super::watchdog::{Patrol, Watchdog};
 use super::{Durability, Health, Put, Receipt, Stats, Store, StoreError};
 use crate::digest::Digest;
 use crate::message::Message;
@@ -64,6 +66,7 @@ pub struct Options {
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    _patrol: Patrol,
     _lock: Lock,
 }
 
@@ -79,7 +82,8 @@ pub(super) struct Shared {
     /// What the log and the index both have.
     pub(super) indexed: Mutex<Checkpoint>,
     full: AtomicBool,
-    failed: OnceLock<String>,
+    failed: SetOnce<String>,
+    pub(super) watchdog: Arc<Watchdog>,
     /// What the keeper saw last, in bytes.
     free_bytes: AtomicU64,
     index_bytes: AtomicU64,
@@ -112,6 +116,10 @@ impl EmbeddedStore {
                 message_bytes_max,
             });
         }
+        let full = reserve::release_if_full(&path).map_err(OpenError::io("give up the reserve"))?;
+        if full {
+            warn!("the disk is full: the reserve was given up to open the store");
+        }
         let log =
             Log::open(&path.join("log"), segment_bytes).map_err(OpenError::io("open the log"))?;
         let log = Arc::new(log);
@@ -131,8 +139,9 @@ impl EmbeddedStore {
                 position: end,
                 messages,
             }),
-            full: AtomicBool::new(false),
-            failed: OnceLock::new(),
+            full: AtomicBool::new(full),
+            failed: SetOnce::new(),
+            watchdog: Arc::new(Watchdog::new()),
             free_bytes: AtomicU64::new(0),
             index_bytes: AtomicU64::new(0),
             integrity_failures: AtomicU64::new(0),
@@ -149,12 +158,20 @@ impl EmbeddedStore {
         })?;
         shared.watch_space();
         shared.prepare_segment();
+        let patrol = Patrol::start(Arc::clone(&shared.watchdog));
+        let patrol = patrol.map_err(OpenError::io("start a thread"))?;
         let threads = start_threads(&shared, end).map_err(OpenError::io("start a thread"))?;
         Ok(Self {
             shared,
             threads: Mutex::new(threads),
+            _patrol: patrol,
             _lock: lock,
         })
+    }
+
+    /// Waits until the store has failed and takes no more writes, and returns why.
+    pub async fn failed(&self) -> &str {
+        self.shared.failed.wait().await
     }
 
     /// Number of messages stored.
@@ -174,7 +191,7 @@ impl Store for EmbeddedStore {
     }
 
     fn holds(&self, digest: &Digest) -> Result<bool, StoreError> {
-        Ok(self.shared.cache.contains_key(digest) || self.shared.place(digest)?.is_some())
+        self.shared.holds(digest)
     }
 
     fn durability(&self) -> Durability {
@@ -234,19 +251,26 @@ impl Shared {
         }
     }
 
+    fn holds(&self, digest: &Digest) -> Result<bool, StoreError> {
+        if self.cache.contains_key(digest) {
+            return Ok(true);
+        }
+        let _call = self.watchdog.watch();
+        Ok(self.place(digest)?.is_some())
+    }
+
     /// Whether the message is in the log, as it is now: what the index says is compared with what
     /// the log holds, so that no 201 covers a damaged record.
     fn known(&self, message: &Message) -> Result<Known, StoreError> {
+        let _call = self.watchdog.watch();
         let Some(place) = self.place(&message.digest())? else {
             return Ok(Known::No);
         };
-        match self.log.holds(place, message) {
-            Ok(true) => Ok(Known::Stored),
-            Ok(false) | Err(_) => {
-                self.note_integrity_failure();
-                Ok(Known::Damaged(place))
-            }
+        if self.log.holds(place, message).unwrap_or(false) {
+            return Ok(Known::Stored);
         }
+        self.note_integrity_failure();
+        Ok(Known::Damaged(place))
     }
 
     fn enqueue(&self, message: Message, damaged: Option<Place>) -> Put {
@@ -277,6 +301,7 @@ impl Shared {
         if let Some(message) = self.cache.get(digest) {
             return Ok(Some(message));
         }
+        let _call = self.watchdog.watch();
         let Some(place) = self.place(digest)? else {
             return Ok(None);
         };
@@ -308,8 +333,15 @@ impl Shared {
     }
 
     fn health(&self) -> Health {
+        if self.watchdog.is_late() {
+            let late = Err("the disk does not answer".to_owned());
+            return Health {
+                reads: late.clone(),
+                writes: late,
+            };
+        }
         let failed = self.failed.get();
-        let reads = match self.index.failure() {
+        let reads = match self.index.unreadable() {
             Some(failure) => Err(failure.to_string()),
             None => Ok(()),
         };
@@ -368,15 +400,18 @@ impl Shared {
 
     /// Makes the state of now the one that the next start replays from.
     pub(super) fn write_checkpoint(&self) -> Result<Checkpoint, CheckpointError> {
+        let _call = self.watchdog.watch();
         let checkpoint = self.indexed();
         self.index.checkpoint(checkpoint)?;
         directory::write_checkpoint(&self.path, checkpoint)?;
         Ok(checkpoint)
     }
 
-    /// Compares the room on the disk with the floor. A quarter more than the floor must be free again
-    /// before writes go on, so that the store does not flap.
+    /// Compares the room on the disk with the floor. Before writes go on, a quarter more than the
+    /// floor must be free again, so that the store does not flap, and room for the reserve and a
+    /// segment.
     pub(super) fn watch_space(&self) {
+        let _call = self.watchdog.watch();
         let space = match disk::space(&self.path) {
             Ok(space) => space,
             Err(source) => {
@@ -392,13 +427,24 @@ impl Shared {
             .options
             .free_bytes_min
             .unwrap_or_else(|| (space.total / 50).max(256 << 20));
+        let ceiling = floor
+            .saturating_add(floor / 4)
+            .max(RESERVE_BYTES + u64::from(self.log.segment_bytes()));
         let was_full = self.full.load(Ordering::Relaxed);
-        let full = if was_full {
-            space.free < floor.saturating_add(floor / 4)
-        } else {
-            space.free < floor
-        };
+        let full = space.free < if was_full { ceiling } else { floor };
         self.set_full(full, space.free);
+        if !full && space.free >= ceiling {
+            self.keep_reserve();
+        }
+    }
+
+    /// Sets room aside for the next start, while there is some.
+    fn keep_reserve(&self) {
+        match reserve::keep(&self.path) {
+            Ok(()) => {}
+            Err(error) if disk::lack(&error).is_some() => {}
+            Err(source) => warn!(%source, "cannot set the reserve aside"),
+        }
     }
 
     pub(super) fn set_full(&self, full: bool, free_bytes: u64) {
@@ -424,9 +470,17 @@ impl Shared {
         if self.full.load(Ordering::Relaxed) {
             return;
         }
-        if let Err(source) = self.log.prepare(next) {
+        let _call = self.watchdog.watch();
+        match self.log.prepare(next) {
+            Ok(()) => {}
             // The committer tries again when it needs the segment, and answers for it.
-            warn!(%source, segment = next, "cannot make the next log segment ahead of time");
+            Err(source) if disk::lack(&source).is_some() => {
+                warn!(%source, segment = next, "cannot make the next log segment ahead of time");
+            }
+            // Whatever was not synced now may never be, whoever tries again.
+            Err(source) => {
+                self.fail(&format!("cannot make a log segment: {source}"));
+            }
         }
     }
 }

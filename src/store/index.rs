@@ -6,8 +6,9 @@
 //! (its `flush` calls `sync_file_range`, sled 0.34.7 `src/pagecache/iobuf.rs:736`).
 //!
 //! sled panics on some damage and some errors, and after its first error nothing it says can be
-//! relied on. So every call is fenced, and the first failure is final: the index is closed until
-//! the next start.
+//! relied on. So every call is fenced, and the first failure is final: the index takes nothing more
+//! until the next start. It is still asked: a place that it names is proved by what the log holds
+//! there. Only that it does *not* know a message means nothing any more.
 //!
 //! **Invariant:** entries are 32 + 16 bytes, so a page of at most 17 is far below the 128 KiB at which
 //! sled would put it into a file of its own that it never syncs; `blobs/` stays empty. That is why
@@ -20,6 +21,7 @@ use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::log::{Place, Position};
 use crate::digest::{DIGEST_BYTES, Digest};
@@ -63,6 +65,8 @@ pub struct Index {
     /// sled's data file, for syncing.
     data: File,
     failure: OnceLock<IndexError>,
+    /// A look-up has failed, not only a change.
+    unreadable: AtomicBool,
 }
 
 impl Index {
@@ -84,6 +88,7 @@ impl Index {
                 tree,
                 data,
                 failure: OnceLock::new(),
+                unreadable: AtomicBool::new(false),
             })
         })
     }
@@ -123,16 +128,24 @@ impl Index {
     /// The place of the message with this digest. Costs 1 to 7 µs, more when pages must be read.
     ///
     /// # Errors
-    /// The first failure of the engine, then and ever after.
+    /// The first failure of the engine; from then on also for every message it does not find.
     pub fn get(&self, digest: &Digest) -> Result<Option<Place>, IndexError> {
-        self.guard(|| {
+        let found = fence(|| {
             let Some(value) = self.tree.get(digest.as_bytes())? else {
                 return Ok(None);
             };
             let place =
                 decode(&value).ok_or_else(|| IndexError::new("an entry has the wrong size"))?;
             Ok(Some(place))
-        })
+        });
+        match (found, self.failure.get()) {
+            (Ok(None), Some(failure)) => Err(failure.clone()),
+            (Err(error), _) => {
+                self.unreadable.store(true, Ordering::Relaxed);
+                Err(self.fail(error))
+            }
+            (found, _) => found,
+        }
     }
 
     /// Notes the place of a message, if the index still holds `known` for it (`None`: nothing).
@@ -190,18 +203,22 @@ impl Index {
         Ok(self.data.metadata()?.blocks() * 512)
     }
 
-    /// Why the index is closed, if it is.
-    pub(super) fn failure(&self) -> Option<&IndexError> {
-        self.failure.get()
+    /// Why look-ups fail, if they do.
+    pub(super) fn unreadable(&self) -> Option<&IndexError> {
+        let unreadable = self.unreadable.load(Ordering::Relaxed);
+        self.failure.get().filter(|_| unreadable)
     }
 
     fn guard<T>(&self, call: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
         if let Some(failure) = self.failure.get() {
             return Err(failure.clone());
         }
-        fence(call).inspect_err(|error| {
-            let _ = self.failure.set(error.clone());
-        })
+        fence(call).map_err(|error| self.fail(error))
+    }
+
+    /// Returns the first failure, which may be another one.
+    fn fail(&self, error: IndexError) -> IndexError {
+        self.failure.get_or_init(|| error).clone()
     }
 }
 
@@ -322,14 +339,18 @@ mod tests {
     }
 
     #[test]
-    fn the_first_failure_is_final() {
+    fn after_a_failure_only_what_is_found_counts() {
         let directory = tempfile::tempdir().unwrap();
         let index = Index::open(directory.path(), CACHE).unwrap();
+        let known = Digest::of(b"known");
+        index.put(&known, None, PLACE).unwrap();
         let failed: Result<(), _> = index.guard(|| panic!("engine"));
-        assert_eq!(
-            failed.unwrap_err().to_string(),
-            "the index failed: panic: engine"
-        );
-        assert!(index.get(&Digest::of(b"foo")).is_err());
+        let text = "the index failed: panic: engine";
+        assert_eq!(failed.unwrap_err().to_string(), text);
+        assert_eq!(index.get(&known).unwrap(), Some(PLACE));
+        let unknown = Digest::of(b"unknown");
+        assert_eq!(index.get(&unknown).unwrap_err().to_string(), text);
+        assert!(index.put(&unknown, None, PLACE).is_err());
+        assert!(index.unreadable().is_none());
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::Durability;
+use super::disk;
 use super::embedded::{CheckpointError, Shared};
 use super::index::Checkpoint;
 use super::log::Position;
@@ -70,14 +71,14 @@ impl Keeper {
     }
 
     fn keep(&mut self, checkpoint_due: bool) {
-        if self.shared.has_failed() {
-            return;
-        }
-        self.shared.prepare_segment();
         if self.space_at.elapsed() >= SPACE_INTERVAL {
             self.shared.watch_space();
             self.space_at = Instant::now();
         }
+        if self.shared.has_failed() {
+            return;
+        }
+        self.shared.prepare_segment();
         if let Err(error) = self.sync_log() {
             self.shared.fail(&format!("cannot sync the log: {error}"));
         } else if checkpoint_due && self.shared.indexed() != self.checkpoint {
@@ -94,14 +95,15 @@ impl Keeper {
                     info!("checkpoints are written again");
                 }
             }
-            Err(CheckpointError::Index(error)) => {
-                self.shared.fail(&error.to_string());
-            }
             // Out of descriptors, perhaps. The next start replays a little more, if this goes on.
-            Err(CheckpointError::File(error)) => {
+            Err(CheckpointError::File(error)) if disk::lack(&error).is_some() => {
                 if !std::mem::replace(&mut self.behind, true) {
                     warn!(%error, "cannot write a checkpoint; trying again");
                 }
+            }
+            Err(error) => {
+                self.shared
+                    .fail(&format!("cannot write a checkpoint: {error}"));
             }
         }
     }
@@ -110,6 +112,7 @@ impl Keeper {
     fn sync_log(&mut self) -> io::Result<()> {
         let end = self.shared.indexed().position;
         if self.shared.options.durability == Durability::Os && end != self.synced {
+            let _call = self.shared.watchdog.watch();
             self.shared.log.sync(self.synced.segment..end.segment + 1)?;
             self.synced = end;
         }

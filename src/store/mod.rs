@@ -11,9 +11,10 @@
 //! returned once is not gone later. A second put of the same text finds it in the index, which proves
 //! that it is durable, compares it with what the log holds, and is answered at once.
 //!
-//! Segments are reserved in full and their directory entries synced before their first record, so
-//! `fdatasync` of the segment covers everything a record needs, and a full disk shows before a group
-//! is written, not in the middle of one.
+//! Segments are reserved in full and their directory entries synced before their first record, as are
+//! those of the directories above them, so `fdatasync` of the segment covers everything a record
+//! needs, and a full disk shows before a group is written, not in the middle of one.
+//! (`no_answer_leaves_before_its_group_is_synced`)
 //!
 //! Each way a crash can fall:
 //!
@@ -22,20 +23,36 @@
 //!   (`a_torn_group_costs_nothing_that_was_acked`)
 //! * *between the write and the sync, with power*: the records may be there, in any selection of
 //!   blocks. `recovery` tells the group from an older, damaged one by the group's start in each
-//!   header. What it keeps, it syncs before anyone can read it.
+//!   header. What it keeps, it writes and syncs before anyone can read it.
+//!   (`every_acked_message_survives_a_power_cut`)
 //! * *between the sync and the answer, or before the index has it*: the record is in the log behind
 //!   the checkpoint and is replayed. (`every_acked_message_survives_a_kill`)
 //! * *anywhere in the index*: a checkpoint is written only after the index was flushed and synced, so
 //!   replaying from it completes any index that still holds it. One that does not, or that cannot be
 //!   read from end to end, is thrown away and redrawn. (`a_damaged_index_is_redrawn`)
 //! * *while recovering*: recovery only erases what was never answered and may run any number of
-//!   times.
+//!   times. (`recovering_twice_changes_nothing_more`, `a_kill_while_the_index_is_redrawn_costs_nothing`)
 //!
-//! A failed write or sync is never retried: after it, the kernel may call pages clean that never
-//! reached the disk. The group is refused and the store takes no more writes until it is opened
-//! again; reads go on.
+//! And each way the disk can fail:
 //!
-//! Not covered: a file system or disk that lies about `fdatasync`, and loss of the disk.
+//! * *a write or a sync fails*: it is never retried, since the kernel may call pages clean that never
+//!   reached the disk. The group is refused and the store takes no more writes until it is opened
+//!   again, which writes what the log holds behind the checkpoint anew; reads go on.
+//!   (`no_ack_follows_a_failed_fdatasync`, `…_write`, `…_fsync`)
+//! * *it is full*: shows while a segment is made, before anything is written, and is no failure; the
+//!   floor under the free space makes sure that it hardly ever comes so far. A full one is opened in
+//!   the room of the `reserve`. (`a_disk_filled_to_the_last_block_opens_for_reading_and_later_for_writing`,
+//!   `a_disk_that_is_full_all_of_a_sudden_costs_nothing_that_was_acked`)
+//! * *it does not answer*: neither does the store; the `watchdog` says so and then ends the process,
+//!   which is a kill. (`a_sync_that_does_not_return_makes_it_unready_and_then_ends_it`)
+//! * *it gives back something else*: a body is compared with its digest whenever it is read, a header
+//!   with its checksum, the index with the log at every start. What is damaged answers with an error
+//!   and is a finding; what is not stays readable. (`damage_to_any_file_is_an_error_and_never_a_lie`)
+//!
+//! Not covered: a file system or disk that lies about `fdatasync`, and loss of the disk. A group that
+//! was answered within the last second before the process died, and is then damaged on the disk before
+//! the next start, cannot be told from a torn one: only a later group or a checkpoint proves that it
+//! was whole.
 //!
 //! With [`Durability::Os`] the answer leaves after the write: it survives the death of the process,
 //! not that of the machine.
@@ -54,6 +71,8 @@ mod memory;
 mod opening;
 mod queue;
 mod recovery;
+mod reserve;
+mod watchdog;
 
 use std::fmt;
 use std::pin::Pin;

@@ -21,6 +21,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ use super::log::{
 use crate::digest::Digest;
 
 /// How much of a segment is read at once.
-const WINDOW_BYTES: usize = 1 << 20;
+const WINDOW_BYTES: u32 = 1 << 20;
 
 /// Zeros are stepped over in steps of this: the unwritten rest of a segment is most of what a start
 /// looks at.
@@ -150,6 +151,15 @@ pub(super) fn recover<E: From<io::Error>>(
         }
     }
     erase_after(log, end, trailing)?;
+    // The last process may have ended because a sync failed.
+    rewrite(
+        log,
+        if acked > Position::START {
+            acked
+        } else {
+            last_group
+        }..end,
+    )?;
     log.sync(from.segment..log.last_segment() + 1)?;
     Ok(recovered)
 }
@@ -196,6 +206,31 @@ fn erase_after(log: &Log, end: Position, trailing: bool) -> io::Result<()> {
             file.set_len(u64::from(kept))?;
             disk::reserve(&file, u64::from(log.segment_bytes()))?;
             file.sync_all()?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes what the log holds in `range` once more. After a failed sync the kernel may take pages for
+/// written that never reached the disk, and a later sync of them would say nothing.
+fn rewrite(log: &Log, range: Range<Position>) -> io::Result<()> {
+    for number in range.start.segment..=range.end.segment {
+        let Some(file) = log.segment(number) else {
+            continue;
+        };
+        let is_first = number == range.start.segment;
+        let is_last = number == range.end.segment;
+        let from = if is_first { range.start.offset } else { 0 };
+        let to = if is_last {
+            range.end.offset
+        } else {
+            log.segment_bytes()
+        };
+        let mut window = Window::of(&file);
+        for offset in (from..to).step_by(WINDOW_BYTES as usize) {
+            let length = (to - offset).min(WINDOW_BYTES);
+            let bytes = window.at(offset, length as usize)?;
+            file.write_all_at(bytes, u64::from(offset))?;
         }
     }
     Ok(())
@@ -252,13 +287,8 @@ struct Scan<'a> {
 
 impl<'a> Scan<'a> {
     fn new(file: &'a Arc<File>, segment_bytes: u32, from: Position) -> Self {
-        let window = Window {
-            file,
-            start: 0,
-            bytes: Vec::new(),
-        };
         Self {
-            window,
+            window: Window::of(file),
             segment: from.segment,
             segment_bytes,
             offset: from.offset,
@@ -351,7 +381,15 @@ struct Window<'a> {
     bytes: Vec<u8>,
 }
 
-impl Window<'_> {
+impl<'a> Window<'a> {
+    fn of(file: &'a File) -> Self {
+        Self {
+            file,
+            start: 0,
+            bytes: Vec::new(),
+        }
+    }
+
     /// The `length` bytes at `offset`.
     fn at(&mut self, offset: u32, length: usize) -> io::Result<&[u8]> {
         let inside = |start: u32, bytes: &[u8]| {
@@ -359,7 +397,7 @@ impl Window<'_> {
             (from + length <= bytes.len()).then_some(from..from + length)
         };
         if inside(self.start, &self.bytes).is_none() {
-            self.bytes = vec![0; length.max(WINDOW_BYTES)];
+            self.bytes = vec![0; length.max(WINDOW_BYTES as usize)];
             self.start = offset;
             let mut filled = 0;
             while let Some(rest) = self.bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {

@@ -4,8 +4,8 @@
 //!   [`ranges`], [`addresses`], [`problems`], [`limits`], [`http2`], [`shutdown`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`torn`], [`model`], [`reader`], with
 //!   [`store_support`];
-//! * the real binaries: [`command`], [`crash`], [`memory`], [`samples`], [`readme`], and [`gifts`] for
-//!   the second one, with [`process`] and [`writers`].
+//! * the real binaries: [`command`], [`crash`], [`failure`], [`full`], [`memory`], [`samples`],
+//!   [`readme`], and [`gifts`] for the second one, with [`process`] and [`writers`].
 
 #![allow(
     clippy::unwrap_used,
@@ -22,6 +22,8 @@ mod crash;
 mod damage;
 mod digest_fields;
 mod directory;
+mod failure;
+mod full;
 mod gifts;
 mod http2;
 mod limits;
