@@ -17,30 +17,42 @@ use digestd::digest::Digest;
 use rustix::process::Signal;
 
 use crate::process::Launch;
+use crate::trace::{Call, calls};
 use crate::writers::Round;
 
-/// A start after a kill takes tens of milliseconds.
+/// A start after a kill takes tens of milliseconds; this is for machines that are busy with other
+/// tests.
 const START_MAX: Duration = Duration::from_secs(10);
+
+/// What a start may take where nothing else goes on.
+const START_MAX_ALONE: Duration = Duration::from_secs(1);
 
 #[test]
 fn every_acked_message_survives_a_kill() {
-    kill_while_writing("disk", 20);
+    kill_while_writing("disk", 15, START_MAX);
+}
+
+#[test]
+#[ignore = "needs a minute of the machine for itself"]
+fn every_acked_message_survives_a_hundred_kills() {
+    kill_while_writing("disk", 100, START_MAX_ALONE);
 }
 
 #[test]
 fn with_durability_os_every_acked_message_survives_a_kill_too() {
-    kill_while_writing("os", 3);
+    kill_while_writing("os", 3, START_MAX);
 }
 
-fn kill_while_writing(durability: &str, rounds: usize) {
+fn kill_while_writing(durability: &str, rounds: usize, start_max: Duration) {
     let data = tempfile::tempdir().unwrap();
     // Small segments, so that there are many.
     let launch = Launch::new(data.path())
         .option("--durability", durability)
-        .option("--body-max", "64KiB")
-        .option("--segment-size", "256KiB");
+        .option("--body-max", "512KiB")
+        .option("--segment-size", "1MiB");
     let mut server = launch.start();
     let mut past: Vec<Round> = Vec::new();
+    let mut slowest = Duration::ZERO;
     for number in 0..rounds {
         let enough = any(50..600) as usize;
         let round = Round::write(&server, number, 64, enough, || {
@@ -51,7 +63,8 @@ fn kill_while_writing(durability: &str, rounds: usize) {
 
         let started = Instant::now();
         server = launch.start();
-        assert!(started.elapsed() < START_MAX, "{:?}", started.elapsed());
+        slowest = slowest.max(started.elapsed());
+        assert!(slowest < start_max, "{slowest:?}");
         round.check(&server);
         for earlier in &past {
             earlier.check_sample(&server);
@@ -62,6 +75,7 @@ fn kill_while_writing(durability: &str, rounds: usize) {
         let found = usize::try_from(server.messages()).unwrap();
         assert!((acked..=sent).contains(&found), "{found} messages");
     }
+    println!("{slowest:?} at most from a start to ready");
     for round in &past {
         round.check(&server);
     }
@@ -157,7 +171,7 @@ fn no_answer_leaves_before_its_group_is_synced() {
         .collect();
     let mut answers = 0;
     let mut segments = 0;
-    for answer in calls.iter().filter(|call| call.is_answer()) {
+    for answer in calls.iter().filter(|call| is_answer(call)) {
         let (_, location) = answer.arguments.split_once("/messages/").unwrap();
         let text = texts[&location[..64]];
         let segment = synced_before(&calls, answer, text)
@@ -208,66 +222,6 @@ fn synced_before(calls: &[Call], answer: &Call, text: &str) -> Option<u32> {
     name.strip_suffix(".log")?.parse().ok()
 }
 
-/// A system call in a trace of `strace -f -y -o`.
-#[derive(Debug)]
-struct Call {
-    name: String,
-    arguments: String,
-    result: i64,
-    /// Lines of the trace: strace writes them in the order in which things happened.
-    began: usize,
-    ended: usize,
-}
-
-impl Call {
-    fn is_answer(&self) -> bool {
-        !self.name.starts_with('p') && self.arguments.contains("HTTP/1.1 201")
-    }
-
-    /// The path of the file that its first argument, a descriptor, stands for.
-    fn path(&self) -> &str {
-        let path = self.arguments.split_once('<').map(|(_, rest)| rest);
-        path.and_then(|rest| rest.split_once('>')).unwrap().0
-    }
-}
-
-/// The calls that returned.
-fn calls(trace: &str) -> Vec<Call> {
-    let mut open: HashMap<&str, (usize, String)> = HashMap::new();
-    let mut calls = Vec::new();
-    for (at, line) in trace.lines().enumerate() {
-        let (thread, event) = line.split_once(' ').unwrap();
-        let event = event.trim_start();
-        if let Some(call) = event.strip_suffix(" <unfinished ...>") {
-            open.insert(thread, (at, call.to_owned()));
-            continue;
-        }
-        let (began, call) = match event.strip_prefix("<... ") {
-            Some(rest) => {
-                let (began, head) = open.remove(thread).unwrap();
-                let (_, tail) = rest.split_once(" resumed>").unwrap();
-                (began, head + tail)
-            }
-            None => (at, event.to_owned()),
-        };
-        // Signals and ends of threads are no calls; a call that its thread's end cut off has no
-        // result.
-        let Some((name, rest)) = call.split_once('(') else {
-            continue;
-        };
-        let Some((arguments, result)) = rest.rsplit_once(" = ") else {
-            continue;
-        };
-        let Some(Ok(result)) = result.split([' ', '<']).next().map(str::parse) else {
-            continue;
-        };
-        calls.push(Call {
-            name: name.to_owned(),
-            arguments: arguments.to_owned(),
-            result,
-            began,
-            ended: at,
-        });
-    }
-    calls
+fn is_answer(call: &Call) -> bool {
+    !call.name.starts_with('p') && call.arguments.contains("HTTP/1.1 201")
 }

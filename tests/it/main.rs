@@ -4,8 +4,8 @@
 //!   [`ranges`], [`addresses`], [`problems`], [`limits`], [`http2`], [`shutdown`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`torn`], [`model`], [`reader`], with
 //!   [`store_support`];
-//! * the real binaries: [`command`], [`crash`], [`failure`], [`full`], [`memory`], [`samples`],
-//!   [`readme`], and [`gifts`] for the second one, with [`process`] and [`writers`].
+//! * the real binaries: [`command`], [`crash`], [`power`], [`failure`], [`full`], [`memory`], [`samples`],
+//!   [`readme`], and [`gifts`] for the second one, with [`process`], [`writers`] and [`trace`].
 
 #![allow(
     clippy::unwrap_used,
@@ -30,6 +30,7 @@ mod limits;
 mod memory;
 mod messages;
 mod model;
+mod power;
 mod problems;
 mod process;
 mod put;
@@ -42,4 +43,5 @@ mod store;
 mod store_support;
 mod support;
 mod torn;
+mod trace;
 mod writers;

@@ -121,7 +121,7 @@ impl Life {
 
 proptest! {
     #![proptest_config(Config {
-        cases: 64,
+        cases: 256,
         rng_seed: RngSeed::Fixed(1),
         failure_persistence: None,
         ..Config::default()

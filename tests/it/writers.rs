@@ -61,6 +61,15 @@ impl Round {
         self.acked() + self.acked.len()
     }
 
+    /// All texts that were sent, acknowledged or not.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = String> {
+        let writers = self.acked.iter().enumerate();
+        let round = self.number;
+        writers.flat_map(move |(writer, &acked)| {
+            (0..=acked).map(move |number| text(round, writer, number))
+        })
+    }
+
     /// Reads back every message that was acknowledged; what was not is whole or not there.
     pub(crate) fn check(&self, server: &Digestd) {
         let writers: Vec<_> = (0..self.acked.len()).collect();
@@ -108,12 +117,14 @@ fn write(mut client: Client, round: usize, writer: usize, acks: &Sender<usize>) 
     }
 }
 
-/// Mostly some 90 bytes, now and then some thousand, seldom many.
+/// From 10 bytes to 300 KiB: mostly some 90, now and then some thousand, seldom many.
 fn text(round: usize, writer: usize, number: usize) -> String {
-    let mark = format!("<{round}.{writer}.{number}>");
+    let mark = format!("{round:02x}{writer:02x}{number:05x};");
     let bytes = match writer * 31 + number {
+        sum if sum % 397 == 396 => 300 << 10,
         sum if sum % 199 == 198 => 60_000,
         sum if sum % 13 == 12 => 3000 + sum,
+        sum if sum % 17 == 16 => mark.len(),
         sum => 60 + sum % 64,
     };
     let mut text = mark.repeat(bytes / mark.len() + 1);
