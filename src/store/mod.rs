@@ -47,7 +47,7 @@
 //!   which is a kill. (`a_sync_that_does_not_return_makes_it_unready_and_then_ends_it`)
 //! * *it gives back something else*: a body is compared with its digest whenever it is read, a header
 //!   with its checksum, the index with the log at every start. What is damaged answers with an error
-//!   and is a finding; what is not stays readable. (`damage_to_any_file_is_an_error_and_never_a_lie`)
+//!   and is a finding; what is not stays readable. (`a_flipped_bit_in_any_file_is_an_error_and_never_a_lie`)
 //!
 //! Not covered: a file system or disk that lies about `fdatasync`, and loss of the disk. A group that
 //! was answered within the last second before the process died, and is then damaged on the disk before

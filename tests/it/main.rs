@@ -2,7 +2,7 @@
 //!
 //! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`batch`],
 //!   [`ranges`], [`addresses`], [`problems`], [`limits`], [`http2`], [`shutdown`], with [`support`];
-//! * the store by itself: [`store`], [`directory`], [`damage`], [`torn`], [`model`], [`reader`], with
+//! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`], with
 //!   [`store_support`];
 //! * the real binaries: [`command`], [`crash`], [`power`], [`failure`], [`full`], [`memory`], [`samples`],
 //!   [`readme`], and [`gifts`] for the second one, with [`process`], [`writers`] and [`trace`].
@@ -27,6 +27,7 @@ mod full;
 mod gifts;
 mod http2;
 mod limits;
+mod matrix;
 mod memory;
 mod messages;
 mod model;
