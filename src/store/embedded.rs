@@ -86,7 +86,8 @@ pub(super) struct Shared {
     pub(super) watchdog: Arc<Watchdog>,
     /// What the keeper saw last, in bytes.
     free_bytes: AtomicU64,
-    index_bytes: AtomicU64,
+    /// All but the log, in bytes.
+    other_bytes: AtomicU64,
     /// Since the start.
     integrity_failures: AtomicU64,
     findings: Findings,
@@ -143,7 +144,7 @@ impl EmbeddedStore {
             failed: SetOnce::new(),
             watchdog: Arc::new(Watchdog::new()),
             free_bytes: AtomicU64::new(0),
-            index_bytes: AtomicU64::new(0),
+            other_bytes: AtomicU64::new(0),
             integrity_failures: AtomicU64::new(0),
             findings,
             path,
@@ -358,7 +359,7 @@ impl Shared {
         let log_bytes = segments * u64::from(self.log.segment_bytes());
         Stats {
             messages: self.indexed().messages,
-            disk_bytes: log_bytes + self.index_bytes.load(Ordering::Relaxed),
+            disk_bytes: log_bytes + self.other_bytes.load(Ordering::Relaxed),
             free_bytes: self.free_bytes.load(Ordering::Relaxed),
             integrity_failures: self.findings.count() + self.integrity_failures(),
         }
@@ -420,9 +421,6 @@ impl Shared {
             }
         };
         self.free_bytes.store(space.free, Ordering::Relaxed);
-        if let Ok(bytes) = self.index.disk_bytes() {
-            self.index_bytes.store(bytes, Ordering::Relaxed);
-        }
         let floor = self
             .options
             .free_bytes_min
@@ -436,6 +434,9 @@ impl Shared {
         if !full && space.free >= ceiling {
             self.keep_reserve();
         }
+        let index_bytes = self.index.disk_bytes().unwrap_or_default();
+        let other_bytes = index_bytes + reserve::bytes(&self.path);
+        self.other_bytes.store(other_bytes, Ordering::Relaxed);
     }
 
     /// Sets room aside for the next start, while there is some.

@@ -38,7 +38,8 @@
 //! * *a write or a sync fails*: it is never retried, since the kernel may call pages clean that never
 //!   reached the disk. The group is refused and the store takes no more writes until it is opened
 //!   again, which writes what the log holds behind the checkpoint anew; reads go on.
-//!   (`no_ack_follows_a_failed_fdatasync`, `…_write`, `…_fsync`)
+//!   (`no_ack_follows_a_failed_fdatasync`, `…_write`, `…_fsync`,
+//!   `what_was_not_covered_by_a_checkpoint_is_written_again_before_it_is_served`)
 //! * *it is full*: shows while a segment is made, before anything is written, and is no failure; the
 //!   floor under the free space makes sure that it hardly ever comes so far. A full one is opened in
 //!   the room of the `reserve`. (`a_disk_filled_to_the_last_block_opens_for_reading_and_later_for_writing`,

@@ -42,6 +42,11 @@ pub(super) fn keep(directory: &Path) -> io::Result<()> {
         })
 }
 
+/// What the reserve takes at the moment, in bytes. Costs one system call.
+pub(super) fn bytes(directory: &Path) -> u64 {
+    fs::metadata(directory.join(NAME)).map_or(0, |file| file.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

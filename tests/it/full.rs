@@ -143,6 +143,7 @@ fn below_the_floor_new_messages_are_refused_until_there_is_room() {
     assert_full(&mut client, &acked);
     taken.give_back();
     wait_for_room(&mut client);
+    server.wait_for("the disk has room again");
     let log = server.log();
     for line in ["the disk is nearly full", "the disk has room again"] {
         assert_eq!(count(&log, line), 1, "{log}");
@@ -171,11 +172,7 @@ fn a_disk_filled_to_the_last_block_opens_for_reading_and_later_for_writing() {
     server.kill();
 
     let server = launch.start();
-    assert!(
-        server.log().contains("the reserve was given up"),
-        "{}",
-        server.log()
-    );
+    server.wait_for("the reserve was given up");
     assert_full(&mut server.client(), &acked);
     server.kill();
     // And once more, in the room that the reserve left.
