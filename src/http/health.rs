@@ -1,5 +1,5 @@
-//! Is it alive, is it ready: paths for probes, which touch no disk; with `?verbose`, why. And a few lines for a person who
-//! knocks at `/`.
+//! Is it alive, is it ready: paths for probes, which touch no disk; with `?verbose`, why. And a few
+//! lines for a person who knocks at `/`.
 
 use hyper::StatusCode;
 

@@ -26,7 +26,7 @@ use tracing::{error, info, warn};
 
 use super::committer::{Committer, Entry};
 use super::directory::{self, DataDirectory, OpenError};
-use super::disk::{self, Lock};
+use super::disk::{self, Lack, Lock};
 use super::findings::Findings;
 use super::index::{Checkpoint, Index, IndexError};
 use super::keeper::Keeper;
@@ -474,14 +474,17 @@ impl Shared {
         let _call = self.watchdog.watch();
         match self.log.prepare(next) {
             Ok(()) => {}
-            // The committer tries again when it needs the segment, and answers for it.
-            Err(source) if disk::lack(&source).is_some() => {
-                warn!(%source, segment = next, "cannot make the next log segment ahead of time");
-            }
-            // Whatever was not synced now may never be, whoever tries again.
-            Err(source) => {
-                self.fail(&format!("cannot make a log segment: {source}"));
-            }
+            Err(source) => match disk::lack(&source) {
+                Some(Lack::Room) => self.set_full(true, self.free_bytes.load(Ordering::Relaxed)),
+                // The committer tries again when it needs the segment, and answers for it.
+                Some(Lack::Descriptors) => {
+                    warn!(%source, segment = next, "cannot make the next log segment ahead of time");
+                }
+                // Whatever was not synced now may never be, whoever tries again.
+                None => {
+                    self.fail(&format!("cannot make a log segment: {source}"));
+                }
+            },
         }
     }
 }

@@ -226,8 +226,8 @@ pub struct Stats {
     pub disk_bytes: u64,
     /// What is free on that disk, in bytes.
     pub free_bytes: u64,
-    /// How often something stored was found not to be what it was: while opening, by a look-up, by a
-    /// put of a known message.
+    /// How often something stored was found not to be what it was: while opening, where an index that
+    /// had to be redrawn counts too, by a look-up, by a put of a known message.
     pub integrity_failures: u64,
 }
 
