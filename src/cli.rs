@@ -23,8 +23,8 @@ use crate::store::Durability;
 use crate::store::log::is_segment_size;
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failure, 2 usage, 4 the data directory is held by another process,
-5 cannot bind, 6 not found, 7 server unreachable.";
+Exit codes: 0 done, 1 failure, 2 usage, 3 integrity findings, 4 the data directory is held by
+another process, 5 cannot bind, 6 not found, 7 server unreachable.";
 
 /// Keeps messages and finds them by their SHA-256 digest.
 ///
@@ -59,6 +59,8 @@ pub enum Command {
     Get(GetArgs),
     /// Load a server and print how fast it answered
     Bench(BenchArgs),
+    /// Read a data directory from end to end and name everything that is not as promised
+    Verify(VerifyArgs),
 }
 
 /// Options of `serve`.
@@ -289,6 +291,30 @@ pub struct GetArgs {
     /// The server to ask.
     #[command(flatten)]
     pub server: ServerArgs,
+}
+
+/// A data directory.
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    /// Directory of the store, which no server has open
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "DIGESTD_DATA_DIR",
+        default_value = "data/store"
+    )]
+    pub data_dir: PathBuf,
+}
+
+/// Options of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// What to read.
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Print JSON, one object a line: each finding, then what was read
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Most connections of `bench`: what a server lets one client have, by default.

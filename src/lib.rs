@@ -23,6 +23,8 @@ pub mod server;
 
 pub mod client;
 
+pub mod verbs;
+
 pub mod cli;
 pub mod config;
 pub mod telemetry;

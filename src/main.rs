@@ -18,6 +18,7 @@ use digestd::server::{self, BindError};
 use digestd::service::Service;
 use digestd::store::{DataDirectory, EmbeddedStore, OpenError, Options, Store};
 use digestd::telemetry;
+use digestd::verbs::{self, Findings};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -37,6 +38,10 @@ fn main() -> ExitCode {
         Command::Put(arguments) => put(arguments),
         Command::Get(arguments) => get(&arguments),
         Command::Bench(arguments) => bench(arguments),
+        Command::Verify(arguments) => {
+            telemetry::init();
+            verbs::verify(&arguments)
+        }
     };
     let code = match result {
         Ok(()) => 0,
@@ -56,6 +61,8 @@ fn exit_code(error: &anyhow::Error) -> i32 {
         4
     } else if error.is::<UsageError>() || error.is::<InvalidUrl>() {
         2
+    } else if error.is::<Findings>() {
+        3
     } else if error.is::<BindError>() {
         5
     } else if error.is::<NotFound>() {

@@ -16,6 +16,7 @@
 use std::any::Any;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -33,6 +34,13 @@ pub struct Checkpoint {
     pub position: Position,
     /// Number of messages in the index.
     pub messages: u64,
+}
+
+impl Checkpoint {
+    /// Whether an index that holds this one can be completed from `other` on.
+    pub(super) fn covers(self, other: Self) -> bool {
+        self.position >= other.position && self.messages >= other.messages
+    }
 }
 
 /// The engine failed or found damage; nothing more is asked of it.
@@ -96,7 +104,7 @@ impl Index {
                 } else if key.len() == DIGEST_BYTES && decode(&value).is_some() {
                     messages += 1;
                 } else {
-                    return Err(IndexError::new("an entry has the wrong size"));
+                    return Err(wrong_size());
                 }
             }
             let position = position.map_or(Position::START, Position::from_u64);
@@ -113,9 +121,34 @@ impl Index {
             let Some(value) = self.tree.get(digest.as_bytes())? else {
                 return Ok(None);
             };
-            let place =
-                decode(&value).ok_or_else(|| IndexError::new("an entry has the wrong size"))?;
-            Ok(Some(place))
+            decode(&value).map(Some).ok_or_else(wrong_size)
+        })
+    }
+
+    /// Up to `max` messages behind `after`, or from the first on, in the order of their digests.
+    /// Messages that come in meanwhile may be among them or not.
+    ///
+    /// # Errors
+    /// The first failure of the engine, then and ever after.
+    pub fn range(
+        &self,
+        after: Option<&Digest>,
+        max: usize,
+    ) -> Result<Vec<(Digest, Place)>, IndexError> {
+        self.guard(|| {
+            let from = after.map_or(Bound::Unbounded, |digest| {
+                Bound::Excluded(digest.as_bytes().as_slice())
+            });
+            let entries = self.tree.range::<&[u8], _>((from, Bound::Unbounded));
+            entries
+                .filter(|entry| !matches!(entry, Ok((key, _)) if key == CHECKPOINT_KEY))
+                .take(max)
+                .map(|entry| {
+                    let (key, value) = entry?;
+                    let digest = key.as_ref().try_into().map(Digest::from_bytes);
+                    digest.ok().zip(decode(&value)).ok_or_else(wrong_size)
+                })
+                .collect()
         })
     }
 
@@ -181,6 +214,10 @@ impl Index {
             let _ = self.failure.set(error.clone());
         })
     }
+}
+
+fn wrong_size() -> IndexError {
+    IndexError::new("an entry has the wrong size")
 }
 
 /// Throws the index away.
@@ -293,6 +330,36 @@ mod tests {
                 .count(),
             0
         );
+    }
+
+    #[test]
+    fn a_range_goes_through_all_messages_once_in_the_order_of_their_digests() {
+        let directory = tempfile::tempdir().unwrap();
+        let index = Index::open(directory.path(), CACHE).unwrap();
+        let mut digests: Vec<_> = (0..1000_u32)
+            .map(|number| Digest::of(&number.to_le_bytes()))
+            .collect();
+        for digest in &digests {
+            index.put(digest, None, PLACE).unwrap();
+        }
+        // Its key is among the digests and is none.
+        index
+            .checkpoint(Checkpoint {
+                position: LATER.at,
+                messages: 1000,
+            })
+            .unwrap();
+        digests.sort_unstable();
+        let mut found = Vec::new();
+        loop {
+            let page = index.range(found.last(), 7).unwrap();
+            if page.is_empty() {
+                break;
+            }
+            assert!(page.len() <= 7);
+            found.extend(page.into_iter().map(|(digest, _)| digest));
+        }
+        assert_eq!(found, digests);
     }
 
     #[test]

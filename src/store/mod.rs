@@ -53,6 +53,7 @@ mod memory;
 mod opening;
 mod queue;
 mod recovery;
+mod verify;
 
 use std::fmt;
 use std::pin::Pin;
@@ -63,6 +64,7 @@ use tokio::sync::oneshot;
 pub use self::directory::{DataDirectory, OpenError};
 pub use self::embedded::{EmbeddedStore, Options};
 pub use self::memory::{Fault, MemoryStore};
+pub use self::verify::{Finding, Verified, verify};
 use crate::digest::Digest;
 use crate::message::Message;
 

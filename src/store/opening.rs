@@ -69,7 +69,7 @@ fn open_checked(
     }
     let index = Index::open(directory, cache_bytes)?;
     let checked = index.check().and_then(|held| {
-        if held.position < expected.position || held.messages < expected.messages {
+        if !held.covers(expected) {
             return Err(IndexError::new("it is behind the checkpoint"));
         }
         Ok(held.messages)

@@ -2,7 +2,7 @@
 //!
 //! * over sockets, in this process: [`messages`], [`limits`], [`shutdown`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`torn`], [`model`], [`reader`], with
-//!   [`store_support`];
+//!   [`verify`], [`store_support`];
 //! * the real binaries: [`command`], [`crash`], [`memory`], [`samples`], [`readme`], and [`gifts`] for
 //!   the second one, with [`process`] and [`writers`].
 
@@ -32,4 +32,5 @@ mod store;
 mod store_support;
 mod support;
 mod torn;
+mod verify;
 mod writers;
