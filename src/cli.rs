@@ -61,6 +61,10 @@ pub enum Command {
     Bench(BenchArgs),
     /// Read a data directory from end to end and name everything that is not as promised
     Verify(VerifyArgs),
+    /// Write all messages of a store, or of a server, into a file
+    Export(ExportArgs),
+    /// Store all messages of an export, each checked; run it again to go on
+    Import(ImportArgs),
 }
 
 /// Options of `serve`.
@@ -119,6 +123,10 @@ pub struct ServeArgs {
     /// whichever is more]
     #[arg(long, value_name = "SIZE", env = "DIGESTD_FREE_MIN")]
     free_min: Option<ByteSize>,
+
+    /// Let everybody who can connect have all messages: GET /messages?after=DIGEST&limit=N
+    #[arg(long, env = "DIGESTD_ALLOW_EXPORT")]
+    allow_export: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -166,6 +174,7 @@ impl ServeArgs {
             free_bytes_min: self.free_min.map(|size| size.as_u64()),
             workers: self.workers.map_or_else(cores, usize::from),
             limits,
+            allow_export: self.allow_export,
         })
     }
 }
@@ -315,6 +324,60 @@ pub struct VerifyArgs {
     /// Print JSON, one object a line: each finding, then what was read
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The store.
+    #[command(flatten)]
+    pub data: DataArgs,
+
+    /// Ask this server instead, which must have been started with --allow-export
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+
+    /// What to write: lines of JSON, or a tar of files named by their digests with SHA256SUMS
+    #[arg(long, value_enum, default_value = "ndjson")]
+    pub format: FormatArg,
+
+    /// Where to write; it is called FILE.part until it is whole, and an unfinished one is gone on
+    /// with [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Begin behind this digest
+    #[arg(long, value_name = "DIGEST", conflicts_with = "output")]
+    pub after: Option<crate::digest::Digest>,
+}
+
+/// Options of `import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The export, in either form; `-`, or nothing at all, reads standard input
+    #[arg(value_name = "FILE")]
+    pub input: Option<PathBuf>,
+
+    /// The store; made if it is not there.
+    #[command(flatten)]
+    pub data: DataArgs,
+
+    /// Store on this server instead
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+
+    /// Go on behind what is wrong, and name all of it
+    #[arg(long)]
+    pub keep_going: bool,
+}
+
+/// The form of an export.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum FormatArg {
+    /// One JSON object a line.
+    Ndjson,
+    /// A tar.
+    Tar,
 }
 
 /// Most connections of `bench`: what a server lets one client have, by default.

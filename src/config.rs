@@ -43,6 +43,8 @@ pub struct Config {
     pub workers: usize,
     /// What clients may take.
     pub limits: Limits,
+    /// Whether who may read a message may have all of them.
+    pub allow_export: bool,
 }
 
 /// What clients may take of memory, time and descriptors.

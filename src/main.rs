@@ -27,21 +27,14 @@ use tracing::{info, warn};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().into_command() {
-        Command::Serve(arguments) => {
-            telemetry::init();
-            arguments
-                .into_config()
-                .map_err(anyhow::Error::from)
-                .and_then(serve)
-        }
+        Command::Serve(arguments) => with_log(|| serve(arguments.into_config()?)),
         Command::Hash(arguments) => hash(arguments),
         Command::Put(arguments) => put(arguments),
         Command::Get(arguments) => get(&arguments),
         Command::Bench(arguments) => bench(arguments),
-        Command::Verify(arguments) => {
-            telemetry::init();
-            verbs::verify(&arguments)
-        }
+        Command::Verify(arguments) => with_log(|| verbs::verify(&arguments)),
+        Command::Export(arguments) => with_log(|| verbs::export(&arguments)),
+        Command::Import(arguments) => with_log(|| verbs::import(&arguments)),
     };
     let code = match result {
         Ok(()) => 0,
@@ -53,6 +46,12 @@ fn main() -> ExitCode {
     };
     // Not by returning: an index that failed can fail once more when dropped.
     std::process::exit(code)
+}
+
+/// For verbs that open a store, which tells the log what it meets.
+fn with_log(verb: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    telemetry::init();
+    verb()
 }
 
 /// See `--help`.
@@ -140,7 +139,11 @@ async fn run(config: Config, directory: DataDirectory) -> anyhow::Result<()> {
     let listeners = server::bind(&config.listen)?;
     announce(&config, &listeners);
     let service = Arc::new(Service::default());
-    let app = Arc::new(App::new(Arc::clone(&service), config.limits.clone()));
+    let mut app = App::new(Arc::clone(&service), config.limits.clone());
+    if config.allow_export {
+        app = app.allow_export();
+    }
+    let app = Arc::new(app);
 
     // The port answers while the store opens, which may take a while.
     let (opened, mut opening) = oneshot::channel();

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::digest::Digest;
 use crate::message::Message;
-pub use crate::store::{Health, Receipt};
+pub use crate::store::{Health, Page, Receipt};
 use crate::store::{Store, StoreError};
 
 /// Work on more bytes than this leaves the thread that serves requests: hashing so many takes as
@@ -103,6 +103,14 @@ impl Service {
     /// See [`ServiceError`].
     pub fn holds(&self, digest: &Digest) -> Result<bool, ServiceError> {
         Ok(self.store()?.holds(digest)?)
+    }
+
+    /// The messages behind `after` in the order of their digests. Blocks, see [`Store::page`].
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub fn page(&self, after: Option<&Digest>, messages_max: usize) -> Result<Page, ServiceError> {
+        Ok(self.store()?.page(after, messages_max)?)
     }
 
     /// Whether messages are served and taken, and why not.

@@ -4,16 +4,18 @@
 //! takes them: what it has not taken yet is counted against a budget that all connections share, and
 //! its [`Taking`] shows whether the client takes anything at all. HTTP/2 makes both necessary: there,
 //! one connection can leave many answers unread and be busy with others.
+//!
+//! An answer without a known end is a [`Stream`]: it is made as the client takes it, one piece ahead.
 
-use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Largest piece of an answer, in bytes: what is buffered for a stream anyway. An answer up to this
 /// is small.
@@ -25,12 +27,58 @@ pub struct Answer {
     rest: Bytes,
     /// For a large answer.
     held: Option<Held>,
+    /// What comes after `rest`.
+    more: Option<mpsc::Receiver<Part>>,
 }
 
 #[derive(Debug)]
 struct Held {
     taking: Taking,
-    _permit: OwnedSemaphorePermit,
+    /// A stream holds no more than a part and counts for nothing.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// What a [`Stream`] hands over.
+#[derive(Debug)]
+enum Part {
+    Bytes(Bytes),
+    /// Nothing comes any more. A stream that ends without it was broken off, and the client is told.
+    End,
+}
+
+/// The making end of an answer that is made while it is taken.
+#[derive(Debug)]
+pub(super) struct Stream(mpsc::Sender<Part>);
+
+/// Nobody takes the answer any more.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+impl Stream {
+    /// A stream, and the answer that it goes into.
+    pub(super) fn new() -> (Self, Answer) {
+        let (sender, receiver) = mpsc::channel(1);
+        let answer = Answer {
+            rest: Bytes::new(),
+            held: Some(Held {
+                taking: Taking::default(),
+                _permit: None,
+            }),
+            more: Some(receiver),
+        };
+        (Self(sender), answer)
+    }
+
+    /// Adds to the answer, once what was added before is being taken.
+    pub(super) async fn send(&self, bytes: Bytes) -> Result<(), Gone> {
+        self.0.send(Part::Bytes(bytes)).await.map_err(|_| Gone)
+    }
+
+    /// Says that the answer is whole.
+    pub(super) async fn end(self) {
+        // Who does not listen does not mind.
+        let _ = self.0.send(Part::End).await;
+    }
 }
 
 /// Follows a large answer on its way out.
@@ -67,7 +115,7 @@ impl Room {
             let permit = Arc::clone(&self.bytes).try_acquire_many_owned(permits);
             answer.held = Some(Held {
                 taking: Taking::default(),
-                _permit: permit.ok()?,
+                _permit: Some(permit.ok()?),
             });
         }
         Some(answer)
@@ -86,21 +134,28 @@ impl From<Bytes> for Answer {
     fn from(bytes: Bytes) -> Self {
         Self {
             rest: bytes,
-            held: None,
+            ..Self::default()
         }
     }
 }
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if self.rest.is_empty() {
-            return Poll::Ready(None);
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        while self.rest.is_empty() {
+            let Some(more) = &mut self.more else {
+                return Poll::Ready(None);
+            };
+            match ready!(more.poll_recv(context)) {
+                Some(Part::Bytes(bytes)) => self.rest = bytes,
+                Some(Part::End) => self.more = None,
+                None => return Poll::Ready(Some(Err(io::ErrorKind::BrokenPipe.into()))),
+            }
         }
         if let Some(held) = &self.held {
             held.taking.0.fetch_add(1, Relaxed);
@@ -111,10 +166,13 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty()
+        self.rest.is_empty() && self.more.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
+        if self.more.is_some() {
+            return SizeHint::default();
+        }
         SizeHint::with_exact(self.rest.len() as u64)
     }
 }
@@ -174,5 +232,38 @@ mod tests {
         drop(large);
         assert_eq!(taking.pieces(), None);
         assert!(room.admit(answer(10)).unwrap().taking().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_taken_in_pieces_and_its_end_is_told_from_a_break() {
+        let (stream, mut whole) = Stream::new();
+        let taking = whole.taking().unwrap();
+        assert!(!whole.is_end_stream());
+        assert_eq!(whole.size_hint().exact(), None);
+        stream
+            .send(vec![b'x'; PIECE_BYTES_MAX + 1].into())
+            .await
+            .unwrap();
+        let (first, second) = (whole.frame().await, whole.frame().await);
+        assert_eq!(
+            first.unwrap().unwrap().into_data().unwrap().len(),
+            PIECE_BYTES_MAX
+        );
+        assert_eq!(second.unwrap().unwrap().into_data().unwrap().len(), 1);
+        assert_eq!(taking.pieces(), Some(2));
+        stream.end().await;
+        assert!(whole.frame().await.is_none());
+        assert!(whole.is_end_stream());
+
+        let (stream, mut broken) = Stream::new();
+        drop(stream);
+        assert!(broken.frame().await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_stream_learns_that_nobody_takes_it() {
+        let (stream, answer) = Stream::new();
+        drop(answer);
+        assert!(stream.send(Bytes::from_static(b"x")).await.is_err());
     }
 }

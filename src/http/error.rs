@@ -32,6 +32,8 @@ pub(super) enum HttpError {
     NoSuchMessage,
     #[error("This path does not have that method; it has {0}.")]
     MethodNotAllowed(&'static str),
+    #[error("The query is wrong: {0}.")]
+    Query(&'static str),
     #[error("The Content-Type must be application/json or text/plain, in UTF-8 and given once.")]
     ContentType,
     #[error("A Content-Encoding is not supported; send the body as it is.")]
@@ -98,9 +100,11 @@ impl HttpError {
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::Host | Self::BodyBroken | Self::NotUtf8 { .. } | Self::Json { .. } => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Host
+            | Self::Query(_)
+            | Self::BodyBroken
+            | Self::NotUtf8 { .. }
+            | Self::Json { .. } => StatusCode::BAD_REQUEST,
             Self::NoSuchPath | Self::NoSuchMessage => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -146,6 +150,7 @@ impl HttpError {
             | Self::NoSuchPath
             | Self::NoSuchMessage
             | Self::MethodNotAllowed(_)
+            | Self::Query(_)
             | Self::ContentType
             | Self::ContentEncoding
             | Self::BodyTooLarge { .. }

@@ -8,11 +8,13 @@
 //! |---|---|
 //! | `POST /messages`, `/messages/`, `/` | `messages` |
 //! | `GET`, `HEAD /messages/<digest>` | `messages` |
+//! | `GET`, `HEAD /messages`, if allowed | `export` |
 //! | `GET`, `HEAD /livez`, `/readyz`, `/readyz/write`, `/healthz` | `health` |
 //! | `GET`, `HEAD /` | `health`: four lines of help |
 
 mod answer;
 mod error;
+mod export;
 mod health;
 mod json;
 mod messages;
@@ -51,6 +53,8 @@ pub struct App {
     bodies: Budget,
     writes: Semaphore,
     answers: Room,
+    /// Room for exports; `None` where nobody may have all messages.
+    exports: Option<Arc<Semaphore>>,
     request_ids: RequestIds,
 }
 
@@ -63,9 +67,17 @@ impl App {
             bodies: Budget::new(&limits),
             writes: Semaphore::new(limits.writes_max),
             answers: Room::new(limits.answers_bytes_max),
+            exports: None,
             request_ids: RequestIds::new(),
             limits,
         }
+    }
+
+    /// Lets everybody who may read a message have all of them.
+    #[must_use]
+    pub fn allow_export(self) -> Self {
+        let exports = Some(Arc::new(Semaphore::new(export::EXPORTS_MAX)));
+        Self { exports, ..self }
     }
 
     /// The service behind.

@@ -20,6 +20,9 @@ pub(super) type Response = hyper::Response<Answer>;
 /// Names what a stored message survives; `disk` or `os`.
 const DURABILITY: HeaderName = HeaderName::from_static("durability");
 
+/// Stored text is nobody's page.
+const MESSAGE_POLICY: &str = "default-src 'none'; sandbox";
+
 /// Room for the fields of the largest answer and those the connection adds.
 const FIELDS: usize = 12;
 
@@ -53,7 +56,7 @@ pub(super) fn found(message: &Message, form: Form) -> Response {
     set_cache_fields(response.headers_mut(), &message.digest(), form);
     response.headers_mut().insert(
         CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'none'; sandbox"),
+        HeaderValue::from_static(MESSAGE_POLICY),
     );
     response
 }
@@ -85,6 +88,21 @@ pub(super) fn etag(digest: &Digest, form: Form) -> HeaderValue {
         Form::Text => b"\"",
     };
     field_value(concat(b"\"", &digest.to_hex(), end))
+}
+
+/// 200 with messages, one a line, made while they are taken.
+pub(super) fn lines(answer: Answer) -> Response {
+    let mut response = Response::new(answer);
+    let fields = response.headers_mut();
+    for (name, value) in [
+        (CONTENT_TYPE, "application/x-ndjson"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (CACHE_CONTROL, "no-store"),
+        (CONTENT_SECURITY_POLICY, MESSAGE_POLICY),
+    ] {
+        fields.insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 /// A short text from the service itself.

@@ -1,7 +1,7 @@
 //! The route table: one `match` from method and path to a handler.
 //!
 //! A path is taken as it was sent: nothing is decoded, so every resource has one spelling. The query
-//! is ignored.
+//! is ignored where there is nothing to choose.
 
 use hyper::body::Incoming;
 use hyper::header::{HOST, HeaderValue, TRANSFER_ENCODING};
@@ -10,7 +10,7 @@ use hyper::{Method, Request, Version};
 use super::App;
 use super::error::HttpError;
 use super::response::Response;
-use super::{health, messages};
+use super::{export, health, messages};
 
 pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Response, HttpError> {
     check_head(app, &request)?;
@@ -27,11 +27,17 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
         (&Method::GET | &Method::HEAD, "messages", Some(digest)) if !digest.is_empty() => {
             messages::fetch(app, digest, request.headers())
         }
+        (&Method::GET | &Method::HEAD, "messages", None | Some("")) if app.exports.is_some() => {
+            export::export(app, request.uri().query().unwrap_or_default())
+        }
         (&Method::GET | &Method::HEAD, "livez", None) => Ok(health::live()),
         (&Method::GET | &Method::HEAD, "readyz" | "healthz", None) => health::ready(app),
         (&Method::GET | &Method::HEAD, "readyz", Some("write")) => health::ready_to_write(app),
         (&Method::GET | &Method::HEAD, "", None) => Ok(health::help()),
         (_, "", None) => Err(HttpError::MethodNotAllowed("GET, HEAD, POST")),
+        (_, "messages", None | Some("")) if app.exports.is_some() => {
+            Err(HttpError::MethodNotAllowed("GET, HEAD, POST"))
+        }
         (_, "messages", None | Some("")) => Err(HttpError::MethodNotAllowed("POST")),
         (_, "messages", Some(_)) => Err(HttpError::MethodNotAllowed("GET, HEAD")),
         (_, "livez" | "readyz" | "healthz", None) | (_, "readyz", Some("write")) => {

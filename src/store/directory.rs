@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 
 use super::disk::{self, Lock, LockError};
 use super::index::Checkpoint;
-use super::log::{Log, Position, RECORD_ALIGNMENT, SEGMENTS_LOST_MAX, is_segment_size};
+use super::log::{
+    HEADER_BYTES, Log, Position, RECORD_ALIGNMENT, SEGMENTS_LOST_MAX, is_segment_size,
+};
 
 /// Version of the layout of a data directory. A higher one is refused.
 const FORMAT_VERSION: u32 = 1;
@@ -141,6 +143,12 @@ impl DataDirectory {
             segment_bytes,
             lock,
         })
+    }
+
+    /// The largest message that fits its segments, in bytes of text.
+    #[must_use]
+    pub fn message_bytes_max(&self) -> u64 {
+        u64::from(self.segment_bytes - HEADER_BYTES)
     }
 }
 

@@ -31,7 +31,7 @@ use super::keeper::Keeper;
 use super::log::{Log, Place, Position, record_bytes};
 use super::opening::{self, Opened};
 use super::queue::{Queue, Refused};
-use super::{Durability, Health, Put, Receipt, Store, StoreError};
+use super::{Durability, Health, PAGE_BYTES_MAX, Page, Put, Receipt, Store, StoreError};
 use crate::digest::Digest;
 use crate::message::Message;
 
@@ -164,6 +164,10 @@ impl Store for EmbeddedStore {
         Ok(self.shared.cache.contains_key(digest) || self.shared.place(digest)?.is_some())
     }
 
+    fn page(&self, after: Option<&Digest>, messages_max: usize) -> Result<Page, StoreError> {
+        self.shared.page(after, messages_max)
+    }
+
     fn health(&self) -> Health {
         self.shared.health()
     }
@@ -247,6 +251,13 @@ impl Shared {
         let Some(place) = self.place(digest)? else {
             return Ok(None);
         };
+        let message = self.read(digest, place)?;
+        self.cache.insert(*digest, message.clone());
+        Ok(Some(message))
+    }
+
+    /// Reads a message from the log and checks it.
+    fn read(&self, digest: &Digest, place: Place) -> Result<Message, StoreError> {
         let message = match self.log.read(place) {
             Ok(body) => Message::verified(Bytes::from(body), *digest),
             Err(source) => {
@@ -254,16 +265,32 @@ impl Shared {
                 return Err(StoreError::Damaged);
             }
         };
-        let Some(message) = message else {
+        message.ok_or_else(|| {
             error!(
                 ?digest,
                 ?place,
                 "a stored message does not have its digest any more"
             );
-            return Err(StoreError::Damaged);
-        };
-        self.cache.insert(*digest, message.clone());
-        Ok(Some(message))
+            StoreError::Damaged
+        })
+    }
+
+    fn page(&self, after: Option<&Digest>, messages_max: usize) -> Result<Page, StoreError> {
+        let entries = self
+            .index
+            .range(after, messages_max)
+            .map_err(|error| self.fail(&error.to_string()))?;
+        let mut page = Page::new();
+        let mut bytes = 0;
+        for (digest, place) in entries {
+            let message = self.read(&digest, place);
+            bytes += message.as_ref().map_or(0, |text| text.as_bytes().len());
+            page.push((digest, message));
+            if bytes > PAGE_BYTES_MAX {
+                break;
+            }
+        }
+        Ok(page)
     }
 
     fn place(&self, digest: &Digest) -> Result<Option<Place>, StoreError> {

@@ -89,6 +89,16 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// [`StoreError::Failed`] if the index cannot be asked.
     fn holds(&self, digest: &Digest) -> Result<bool, StoreError>;
 
+    /// The messages behind `after`, or from the first on, in the order of their digests: at most
+    /// `messages_max`, and no more once their texts pass [`PAGE_BYTES_MAX`]. Every message that was
+    /// there before the first page of a walk is in one of its pages; one that comes meanwhile may be.
+    /// Nothing behind `after` is an empty page. Blocks for microseconds a message, longer where pages
+    /// must come from the disk; leaves the caches for others.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] if the index cannot be asked.
+    fn page(&self, after: Option<&Digest>, messages_max: usize) -> Result<Page, StoreError>;
+
     /// What works and what does not. Costs nothing.
     fn health(&self) -> Health;
 
@@ -98,6 +108,13 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// [`StoreError::Failed`] if the last sync failed; what was acknowledged is safe all the same.
     fn close(&self) -> Result<(), StoreError>;
 }
+
+/// Messages in the order of their digests, each with what a look-up says of it.
+pub type Page = Vec<(Digest, Result<Message, StoreError>)>;
+
+/// Bytes of text after which a page ends: large enough that asking for it costs little, small enough
+/// to be held several times over. The message that passes it is still in the page.
+pub const PAGE_BYTES_MAX: usize = 256 << 10;
 
 /// What an acknowledged put survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

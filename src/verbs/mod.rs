@@ -4,10 +4,19 @@
 //! progress on standard error, the rest with the exit code. What needs the inside of a store is the
 //! store's; this room opens, counts and prints.
 
+mod archive;
+mod export;
+mod import;
 mod progress;
 mod verify;
 
+use std::io::{self, Write};
+
+pub use self::export::export;
+pub use self::import::import;
 pub use self::verify::verify;
+use crate::config;
+use crate::store::{DataDirectory, Durability, EmbeddedStore, OpenError, Options};
 
 /// Something is not as promised; what, was said one by one.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +28,25 @@ impl Findings {
     fn none_of(count: u64) -> Result<(), Self> {
         if count == 0 { Ok(()) } else { Err(Self(count)) }
     }
+}
+
+/// Says something to the operator beside the result.
+fn say(text: &str) {
+    // Nobody may be reading any more; the exit code says it too.
+    let _ = writeln!(io::stderr(), "digestd: {text}");
+}
+
+/// Opens a store for work on all of it.
+fn open(directory: DataDirectory) -> Result<EmbeddedStore, OpenError> {
+    let options = Options {
+        durability: Durability::Disk,
+        index_cache_bytes: config::default_cache_bytes(),
+        // Nothing is read twice.
+        message_cache_bytes: 0,
+        message_bytes_max: directory.message_bytes_max(),
+        free_bytes_min: None,
+    };
+    EmbeddedStore::open(directory, options, &|_| ())
 }
 
 /// `1 finding`, `2 findings`.

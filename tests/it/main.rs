@@ -1,10 +1,10 @@
 //! The tests from outside, one binary so that it is linked once.
 //!
 //! * over sockets, in this process: [`messages`], [`limits`], [`shutdown`], with [`support`];
-//! * the store by itself: [`store`], [`directory`], [`damage`], [`torn`], [`model`], [`reader`], with
-//!   [`verify`], [`store_support`];
-//! * the real binaries: [`command`], [`crash`], [`memory`], [`samples`], [`readme`], and [`gifts`] for
-//!   the second one, with [`process`] and [`writers`].
+//! * the store by itself: [`store`], [`directory`], [`damage`], [`torn`], [`model`], [`reader`],
+//!   [`verify`], with [`store_support`];
+//! * the real binaries: [`command`], [`export`], [`import`], [`crash`], [`memory`], [`samples`],
+//!   [`readme`], and [`gifts`] for the second one, with [`process`] and [`writers`].
 
 #![allow(
     clippy::unwrap_used,
@@ -18,7 +18,9 @@ mod command;
 mod crash;
 mod damage;
 mod directory;
+mod export;
 mod gifts;
+mod import;
 mod limits;
 mod memory;
 mod messages;
