@@ -65,6 +65,11 @@ pub enum Command {
     Export(ExportArgs),
     /// Store all messages of an export, each checked; run it again to go on
     Import(ImportArgs),
+    /// Examine whether a directory is a good place for a store
+    Doctor(DoctorArgs),
+    /// Write messages until killed; for `doctor`
+    #[command(hide = true)]
+    CrashWriter(CrashWriterArgs),
 }
 
 /// Options of `serve`.
@@ -369,6 +374,27 @@ pub struct ImportArgs {
     /// Go on behind what is wrong, and name all of it
     #[arg(long)]
     pub keep_going: bool,
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The directory; what is written in it is removed again
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+
+    /// Kill a writer again and again, and see whether everything it was promised is there
+    #[arg(long)]
+    pub crash_test: bool,
+}
+
+/// Options of `crash-writer`.
+#[derive(Debug, Args)]
+pub struct CrashWriterArgs {
+    /// The data directory.
+    pub directory: PathBuf,
+    /// Which life of the writer it is: makes its messages different from those of others.
+    pub life: u32,
 }
 
 /// The form of an export.

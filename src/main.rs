@@ -35,6 +35,8 @@ fn main() -> ExitCode {
         Command::Verify(arguments) => with_log(|| verbs::verify(&arguments)),
         Command::Export(arguments) => with_log(|| verbs::export(&arguments)),
         Command::Import(arguments) => with_log(|| verbs::import(&arguments)),
+        Command::Doctor(arguments) => verbs::doctor(&arguments),
+        Command::CrashWriter(arguments) => verbs::crash_writer(&arguments),
     };
     let code = match result {
         Ok(()) => 0,

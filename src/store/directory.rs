@@ -93,6 +93,32 @@ impl OpenError {
     }
 }
 
+/// What a data directory lies on.
+#[derive(Clone, Copy, Debug)]
+pub struct Medium {
+    /// The kind of file system, by the magic number of statfs(2); `None` where a platform does not say.
+    pub file_system: Option<u64>,
+    /// Bytes that can still be written.
+    pub free_bytes: u64,
+    /// Bytes that must be free for new messages to be taken, unless the operator says otherwise.
+    pub free_bytes_min: u64,
+}
+
+impl Medium {
+    /// What `directory` lies on. Two system calls.
+    ///
+    /// # Errors
+    /// If the file system cannot be asked.
+    pub fn of(directory: &Path) -> io::Result<Self> {
+        let space = disk::space(directory)?;
+        Ok(Self {
+            file_system: disk::file_system(directory)?,
+            free_bytes: space.free,
+            free_bytes_min: space.floor(),
+        })
+    }
+}
+
 /// A data directory that belongs to this process and has a format it knows.
 #[derive(Debug)]
 pub struct DataDirectory {

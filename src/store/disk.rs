@@ -85,6 +85,13 @@ pub(super) struct Space {
     pub(super) total: u64,
 }
 
+impl Space {
+    /// Bytes below which new messages are refused unless the operator says otherwise.
+    pub(super) fn floor(self) -> u64 {
+        (self.total / 50).max(256 << 20)
+    }
+}
+
 /// The room on the file system that holds `directory`. One system call.
 pub(super) fn space(directory: &Path) -> io::Result<Space> {
     let answer = statvfs(directory)?;
@@ -92,6 +99,21 @@ pub(super) fn space(directory: &Path) -> io::Result<Space> {
         free: answer.f_bavail.saturating_mul(answer.f_frsize),
         total: answer.f_blocks.saturating_mul(answer.f_frsize),
     })
+}
+
+/// What kind of file system holds `directory`, by the magic number of statfs(2); `None` where a
+/// platform does not say.
+pub(super) fn file_system(directory: &Path) -> io::Result<Option<u64>> {
+    #[cfg(target_os = "linux")]
+    {
+        let kind = rustix::fs::statfs(directory)?.f_type;
+        #[expect(clippy::cast_sign_loss, reason = "a pattern of 32 bits")]
+        Ok(Some(kind as u64 & 0xffff_ffff))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        directory.metadata().map(|_| None)
+    }
 }
 
 /// What there is too little of.

@@ -350,10 +350,7 @@ impl Shared {
                 return;
             }
         };
-        let floor = self
-            .options
-            .free_bytes_min
-            .unwrap_or_else(|| (space.total / 50).max(256 << 20));
+        let floor = self.options.free_bytes_min.unwrap_or_else(|| space.floor());
         let was_full = self.full.load(Ordering::Relaxed);
         let full = if was_full {
             space.free < floor.saturating_add(floor / 4)

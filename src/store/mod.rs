@@ -61,7 +61,7 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-pub use self::directory::{DataDirectory, OpenError};
+pub use self::directory::{DataDirectory, Medium, OpenError};
 pub use self::embedded::{EmbeddedStore, Options};
 pub use self::memory::{Fault, MemoryStore};
 pub use self::verify::{Finding, Verified, verify};

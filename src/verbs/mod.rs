@@ -5,6 +5,8 @@
 //! store's; this room opens, counts and prints.
 
 mod archive;
+mod crash;
+mod doctor;
 mod export;
 mod import;
 mod progress;
@@ -12,6 +14,8 @@ mod verify;
 
 use std::io::{self, Write};
 
+pub use self::crash::crash_writer;
+pub use self::doctor::doctor;
 pub use self::export::export;
 pub use self::import::import;
 pub use self::verify::verify;

@@ -3,8 +3,8 @@
 //! * over sockets, in this process: [`messages`], [`limits`], [`shutdown`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`torn`], [`model`], [`reader`],
 //!   [`verify`], with [`store_support`];
-//! * the real binaries: [`command`], [`export`], [`import`], [`crash`], [`memory`], [`samples`],
-//!   [`readme`], and [`gifts`] for the second one, with [`process`] and [`writers`].
+//! * the real binaries: [`command`], [`doctor`], [`export`], [`import`], [`crash`], [`memory`],
+//!   [`samples`], [`readme`], and [`gifts`] for the second one, with [`process`] and [`writers`].
 
 #![allow(
     clippy::unwrap_used,
@@ -18,6 +18,7 @@ mod command;
 mod crash;
 mod damage;
 mod directory;
+mod doctor;
 mod export;
 mod gifts;
 mod import;
