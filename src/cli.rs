@@ -65,6 +65,8 @@ pub enum Command {
     Export(ExportArgs),
     /// Store all messages of an export, each checked; run it again to go on
     Import(ImportArgs),
+    /// Copy a store, also one that is being served; run it again to bring the copy up to date
+    Backup(BackupArgs),
     /// Examine whether a directory is a good place for a store
     Doctor(DoctorArgs),
     /// Write messages until killed; for `doctor`
@@ -374,6 +376,28 @@ pub struct ImportArgs {
     /// Go on behind what is wrong, and name all of it
     #[arg(long)]
     pub keep_going: bool,
+}
+
+/// Options of `backup`.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// Where the copy is to be, or is; `digestd serve --data-dir DEST` serves it
+    #[arg(value_name = "DEST")]
+    pub destination: PathBuf,
+
+    /// Directory of the store
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "DIGESTD_DATA_DIR",
+        default_value = "data/store"
+    )]
+    pub data_dir: PathBuf,
+
+    /// Link the segments that do not change any more instead of copying them: quick, and no protection
+    /// against damage to the disk
+    #[arg(long)]
+    pub hard_link: bool,
 }
 
 /// Options of `doctor`.

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Command::Verify(arguments) => with_log(|| verbs::verify(&arguments)),
         Command::Export(arguments) => with_log(|| verbs::export(&arguments)),
         Command::Import(arguments) => with_log(|| verbs::import(&arguments)),
+        Command::Backup(arguments) => with_log(|| verbs::back_up(&arguments)),
         Command::Doctor(arguments) => verbs::doctor(&arguments),
         Command::CrashWriter(arguments) => verbs::crash_writer(&arguments),
     };

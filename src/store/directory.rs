@@ -178,7 +178,7 @@ impl DataDirectory {
     }
 }
 
-fn take_lock(path: &Path) -> Result<Lock, OpenError> {
+pub(super) fn take_lock(path: &Path) -> Result<Lock, OpenError> {
     Lock::take(&path.join("LOCK")).map_err(|error| match error {
         LockError::Held(holder) => OpenError::Held {
             directory: path.to_owned(),
@@ -196,7 +196,7 @@ fn take_lock(path: &Path) -> Result<Lock, OpenError> {
 }
 
 /// Makes a new directory one of ours; returns the size of its segments.
-fn write_format(path: &Path, segment_bytes: u32) -> Result<u32, OpenError> {
+pub(super) fn write_format(path: &Path, segment_bytes: u32) -> Result<u32, OpenError> {
     let text = format!("digestd store {FORMAT_VERSION}\nsegment-size {segment_bytes}\n");
     disk::replace(path, FORMAT_NAME, &text).map_err(OpenError::io(format!(
         "write to the data directory {}",

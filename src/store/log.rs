@@ -323,6 +323,15 @@ impl Log {
         }))
     }
 
+    /// The header of the first record of a segment, if it is good.
+    pub(super) fn first_header(&self, segment: u32) -> Option<Header> {
+        let place = Place {
+            at: Position { segment, offset: 0 },
+            length: 0,
+        };
+        Header::decode(&self.read_part(place, 0, HEADER_BYTES).ok()?)
+    }
+
     /// Reads `length` bytes of the record at `place`, from `offset` in the record on.
     fn read_part(&self, place: Place, offset: u32, length: u32) -> io::Result<Vec<u8>> {
         let file = self

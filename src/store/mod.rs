@@ -44,6 +44,7 @@
 pub mod index;
 pub mod log;
 
+mod backup;
 mod committer;
 mod directory;
 mod disk;
@@ -61,6 +62,7 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
+pub use self::backup::{BackedUp, Method, back_up};
 pub use self::directory::{DataDirectory, Medium, OpenError};
 pub use self::embedded::{EmbeddedStore, Options};
 pub use self::memory::{Fault, MemoryStore};

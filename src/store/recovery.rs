@@ -72,7 +72,8 @@ pub(super) struct Survey {
     holes: Vec<Damage>,
     /// Whether something is written behind the end.
     trailing: bool,
-    last_group: Position,
+    /// Where the last group starts.
+    pub(super) last_group: Position,
 }
 
 /// Reads the log from `from`, the start of a group, to its end, and makes it one that can be appended

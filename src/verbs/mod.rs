@@ -5,6 +5,7 @@
 //! store's; this room opens, counts and prints.
 
 mod archive;
+mod backup;
 mod crash;
 mod doctor;
 mod export;
@@ -14,6 +15,7 @@ mod verify;
 
 use std::io::{self, Write};
 
+pub use self::backup::back_up;
 pub use self::crash::crash_writer;
 pub use self::doctor::doctor;
 pub use self::export::export;

@@ -68,6 +68,14 @@ impl Progress {
         )
     }
 
+    /// Nothing done yet of a number of segments.
+    pub(super) fn of_segments() -> Self {
+        Self::new(
+            0,
+            "{bar:30} {percent:>3} %  segment {pos} of {len}, {eta} left",
+        )
+    }
+
     fn new(length: u64, template: &str) -> Self {
         let bar = ProgressBar::new(length);
         // A template that does not parse would only cost the looks.

@@ -2,7 +2,7 @@
 //!
 //! * over sockets, in this process: [`messages`], [`limits`], [`shutdown`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`torn`], [`model`], [`reader`],
-//!   [`verify`], with [`store_support`];
+//!   [`verify`], [`backup`], with [`store_support`];
 //! * the real binaries: [`command`], [`doctor`], [`export`], [`import`], [`crash`], [`memory`],
 //!   [`samples`], [`readme`], and [`gifts`] for the second one, with [`process`] and [`writers`].
 
@@ -14,6 +14,7 @@
     reason = "a test that panics is a test that fails"
 )]
 
+mod backup;
 mod command;
 mod crash;
 mod damage;
