@@ -134,6 +134,12 @@ pub struct ServeArgs {
     /// Let everybody who can connect have all messages: GET /messages?after=DIGEST&limit=N
     #[arg(long, env = "DIGESTD_ALLOW_EXPORT")]
     allow_export: bool,
+
+    /// Read and check everything that is stored, slowly, and again after this time: 7d, 12h [default:
+    /// never]
+    #[arg(long, value_name = "TIME", env = "DIGESTD_SCRUB_INTERVAL",
+        value_parser = humantime::parse_duration)]
+    scrub_interval: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -155,6 +161,10 @@ impl ServeArgs {
         )?;
         check(self.body_max.as_u64() > 0, "--body-max must not be zero")?;
         check(self.workers != Some(0), "--workers must not be zero")?;
+        check(
+            self.scrub_interval != Some(Duration::ZERO),
+            "--scrub-interval must not be zero",
+        )?;
         let listen = if self.listen.is_empty() {
             default_listen()?
         } else {
@@ -182,6 +192,7 @@ impl ServeArgs {
             workers: self.workers.map_or_else(cores, usize::from),
             limits,
             allow_export: self.allow_export,
+            scrub_interval: self.scrub_interval,
         })
     }
 }
@@ -328,6 +339,11 @@ pub struct VerifyArgs {
     /// What to read.
     #[command(flatten)]
     pub data: DataArgs,
+
+    /// Read what this server has instead, which must have been started with --allow-export
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+
     /// Print JSON, one object a line: each finding, then what was read
     #[arg(long)]
     pub json: bool,
@@ -616,6 +632,14 @@ mod tests {
         assert_eq!(config.durability, Durability::Disk);
         assert_eq!(config.limits.body_bytes_max, config::BODY_BYTES_MAX);
         assert_eq!(config.segment_bytes, config::SEGMENT_BYTES);
+    }
+
+    #[test]
+    fn a_scrub_is_ordered_in_units_of_time_and_never_without_a_pause() {
+        assert_eq!(serve(&[]).unwrap().scrub_interval, None);
+        let week = serve(&["--scrub-interval", "7d"]).unwrap();
+        assert_eq!(week.scrub_interval, Some(Duration::from_hours(7 * 24)));
+        assert!(serve(&["--scrub-interval", "0s"]).is_err());
     }
 
     #[test]

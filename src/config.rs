@@ -45,6 +45,8 @@ pub struct Config {
     pub limits: Limits,
     /// Whether who may read a message may have all of them.
     pub allow_export: bool,
+    /// How often everything stored is read and checked; `None` for never.
+    pub scrub_interval: Option<Duration>,
 }
 
 /// What clients may take of memory, time and descriptors.

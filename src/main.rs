@@ -2,8 +2,9 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Context;
 use bytesize::ByteSize;
@@ -16,7 +17,7 @@ use digestd::http::App;
 use digestd::load;
 use digestd::server::{self, BindError};
 use digestd::service::Service;
-use digestd::store::{DataDirectory, EmbeddedStore, OpenError, Options, Store};
+use digestd::store::{self, DataDirectory, EmbeddedStore, OpenError, Options, Store};
 use digestd::telemetry;
 use digestd::verbs::{self, Findings};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -151,11 +152,16 @@ async fn run(config: Config, directory: DataDirectory) -> anyhow::Result<()> {
     // The port answers while the store opens, which may take a while.
     let (opened, mut opening) = oneshot::channel();
     let options = options(&config);
+    let scrub_interval = config.scrub_interval;
+    let (_scrubbing, scrub_stop) = mpsc::channel();
     let starting = Arc::clone(&service);
     thread::Builder::new()
         .name("open".into())
         .spawn(move || {
             let result = open(directory, options, &starting);
+            if let (Ok(store), Some(interval)) = (&result, scrub_interval) {
+                spawn_scrub(Arc::clone(store), interval, scrub_stop);
+            }
             // Nobody waits any more if the order to stop came first.
             let _ = opened.send(result);
         })
@@ -216,6 +222,14 @@ fn open(
     service.start(Arc::<EmbeddedStore>::clone(&store));
     info!(messages = store.messages(), "ready");
     Ok(store)
+}
+
+/// Checks everything that is stored again and again, until nobody can say stop any more.
+fn spawn_scrub(store: Arc<EmbeddedStore>, interval: Duration, stop: mpsc::Receiver<()>) {
+    let scrub = move || store::keep_scrubbing(&store, interval, &stop);
+    if let Err(error) = thread::Builder::new().name("scrub".into()).spawn(scrub) {
+        warn!(%error, "cannot start a thread: what is stored is not checked");
+    }
 }
 
 /// The first lines of every log: what an operator looks for when something is not as expected.

@@ -12,7 +12,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -78,6 +78,8 @@ pub(super) struct Shared {
     pub(super) indexed: Mutex<Checkpoint>,
     full: AtomicBool,
     failed: OnceLock<String>,
+    /// Since the start.
+    integrity_failures: AtomicU64,
 }
 
 impl EmbeddedStore {
@@ -124,6 +126,7 @@ impl EmbeddedStore {
             }),
             full: AtomicBool::new(false),
             failed: OnceLock::new(),
+            integrity_failures: AtomicU64::new(0),
             path,
             options,
             log,
@@ -142,6 +145,17 @@ impl EmbeddedStore {
             threads: Mutex::new(threads),
             _lock: lock,
         })
+    }
+
+    /// How often a scrub found something that is not as promised, since the start.
+    #[must_use]
+    pub fn integrity_failures(&self) -> u64 {
+        self.shared.integrity_failures.load(Ordering::Relaxed)
+    }
+
+    /// What the store is made of.
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Number of messages stored.
@@ -311,6 +325,10 @@ impl Shared {
             None => Ok(()),
         };
         Health { reads, writes }
+    }
+
+    pub(super) fn note_integrity_failure(&self) {
+        self.integrity_failures.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn has_failed(&self) -> bool {

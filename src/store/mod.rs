@@ -54,6 +54,7 @@ mod memory;
 mod opening;
 mod queue;
 mod recovery;
+mod scrub;
 mod verify;
 
 use std::fmt;
@@ -66,6 +67,7 @@ pub use self::backup::{BackedUp, Method, back_up};
 pub use self::directory::{DataDirectory, Medium, OpenError};
 pub use self::embedded::{EmbeddedStore, Options};
 pub use self::memory::{Fault, MemoryStore};
+pub use self::scrub::keep_scrubbing;
 pub use self::verify::{Finding, Verified, verify};
 use crate::digest::Digest;
 use crate::message::Message;

@@ -1,8 +1,8 @@
-//! Verification: a data directory that nobody serves, read from end to end, its log and its index
-//! held against each other both ways.
+//! Verification: a store read from end to end, its log and its index held against each other both ways.
+//! Either of a data directory that nobody serves, or, for `scrub`, of one that is being served.
 //!
-//! The log is only read. The index is opened, in which sled writes to files of its own; nothing that
-//! a start could not redraw is ever changed. This room finds and names, and mends nothing.
+//! The log is only read. An index that is opened for it writes to files of its own; nothing that a
+//! start could not redraw is ever changed. This room finds and names, and mends nothing.
 //!
 //! What the next start puts right without a loss is no finding: a group that was never acknowledged, an
 //! index that is not there, messages behind the checkpoint that are not in the index yet. Neither is a
@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::directory::{DataDirectory, OpenError, has_checkpoint, read_checkpoint};
@@ -143,8 +144,23 @@ pub struct Verified {
     pub findings: u64,
 }
 
-/// Told how far a verification is: bytes of the log read, and bytes in all.
-type Progress<'a> = &'a dyn Fn(u64, u64);
+/// Told the bytes of the log read and in all, now and then; says whether to go on.
+pub(super) type Pace<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
+
+/// Why an examination did not come to its end.
+#[derive(Debug)]
+pub(super) enum Interrupted {
+    /// The pace said so.
+    Stopped,
+    /// The log cannot be read.
+    Log(io::Error),
+}
+
+impl From<io::Error> for Interrupted {
+    fn from(error: io::Error) -> Self {
+        Self::Log(error)
+    }
+}
 
 /// Reads everything in `directory` and says to `tell` what is wrong with it; `progress` is told the
 /// bytes of the log read and the bytes in all. As fast as the disk, or as messages are hashed; takes
@@ -170,34 +186,74 @@ pub fn verify(
     if checkpoint.is_none() && has_checkpoint(path) {
         tell(&Finding::Checkpoint);
     }
-    let mut index = open_index(path, cache_bytes, checkpoint, &mut tell);
-    let mut records = 0;
-    let acked = checkpoint.map_or(Position::START, |checkpoint| checkpoint.position);
-    let survey = read_log(&log, acked, progress, |digest, place| {
-        records += 1;
-        let Some(known) = index.as_ref().filter(|_| place.at < acked) else {
-            return;
-        };
-        match known.get(&digest) {
-            Ok(Some(_)) => {}
-            Ok(None) => tell(&Finding::NotInIndex {
-                digest,
-                at: place.at,
-            }),
-            Err(error) => give_up(&mut index, &error, &mut tell),
-        }
-    })?;
-    let healed = tell_damage(&log, &survey, index.as_ref(), &mut tell)?;
-    let indexed = hold_against_log(&mut index, &log, &mut tell);
+    let index = open_index(path, cache_bytes, checkpoint, &mut tell);
+    let extent = Extent {
+        acked: checkpoint.map_or(Position::START, |checkpoint| checkpoint.position),
+        is_growing: false,
+    };
+    let mut pace = |done, total| {
+        progress(done, total);
+        ControlFlow::Continue(())
+    };
+    let examined = examine(&log, index.as_ref(), extent, &mut pace, &mut tell);
     if let Some(Err(error)) = index.map(Index::close) {
         tell(&Finding::Index(error.to_string()));
     }
+    let examined = examined.map_err(|interrupted| match interrupted {
+        Interrupted::Stopped => OpenError::io("go on")(io::ErrorKind::Interrupted.into()),
+        Interrupted::Log(error) => OpenError::io("read the log")(error),
+    })?;
+    Ok(Verified {
+        findings,
+        ..examined
+    })
+}
+
+/// Which part of a log can be judged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    /// What comes before was acknowledged, and is in the index.
+    pub(super) acked: Position,
+    /// Somebody appends: what comes behind `acked` says nothing.
+    pub(super) is_growing: bool,
+}
+
+/// Reads the whole log, and holds it and the index against each other. Does not count what it tells.
+pub(super) fn examine(
+    log: &Log,
+    mut index: Option<&Index>,
+    extent: Extent,
+    pace: Pace<'_>,
+    tell: &mut dyn FnMut(&Finding),
+) -> Result<Verified, Interrupted> {
+    let acked = extent.acked;
+    let mut records = 0;
+    let mut survey = read_log(log, acked, pace, |digest, place| {
+        records += 1;
+        match index
+            .filter(|_| place.at < acked)
+            .map(|index| index.get(&digest))
+        {
+            None | Some(Ok(Some(_))) => {}
+            Some(Ok(None)) => tell(&Finding::NotInIndex {
+                digest,
+                at: place.at,
+            }),
+            Some(Err(error)) => give_up(&mut index, &error, tell),
+        }
+    })?;
+    if extent.is_growing {
+        survey.damage.retain(|damage| damage.from < acked);
+        survey.torn_bytes = 0;
+    }
+    let healed = tell_damage(log, &survey, index, pace, tell)?;
+    let indexed = hold_against_log(index, log, tell);
     Ok(Verified {
         records,
         indexed,
         healed,
         torn_bytes: survey.torn_bytes,
-        findings,
+        findings: 0,
     })
 }
 
@@ -226,30 +282,33 @@ fn open_index(
 }
 
 /// Asks the index nothing more.
-fn give_up(index: &mut Option<Index>, error: &IndexError, tell: &mut impl FnMut(&Finding)) {
+fn give_up(index: &mut Option<&Index>, error: &IndexError, tell: &mut dyn FnMut(&Finding)) {
     tell(&Finding::Index(error.to_string()));
-    if let Some(index) = index.take() {
-        let _ = index.close();
-    }
+    *index = None;
 }
 
 /// Walks through the whole log.
 fn read_log(
     log: &Log,
     acked: Position,
-    progress: Progress<'_>,
+    pace: Pace<'_>,
     mut message: impl FnMut(Digest, Place),
-) -> Result<Survey, OpenError> {
+) -> Result<Survey, Interrupted> {
     let segment_bytes = u64::from(log.segment_bytes());
     let total = segment_bytes * u64::from(log.last_segment());
     let survey = recovery::survey(log, Position::START, acked, |digest, place| {
         let segments = u64::from(place.at.segment.saturating_sub(1));
-        progress(segments * segment_bytes + u64::from(place.at.offset), total);
+        let done = segments * segment_bytes + u64::from(place.at.offset);
+        if pace(done, total).is_break() {
+            return Err(Interrupted::Stopped);
+        }
         message(digest, place);
-        Ok::<_, io::Error>(())
-    });
-    progress(total, total);
-    survey.map_err(OpenError::io("read the log"))
+        Ok(())
+    })?;
+    match pace(total, total) {
+        ControlFlow::Continue(()) => Ok(survey),
+        ControlFlow::Break(()) => Err(Interrupted::Stopped),
+    }
 }
 
 /// Names every damaged stretch but those whose message can be had all the same; returns their number.
@@ -257,12 +316,13 @@ fn tell_damage(
     log: &Log,
     survey: &Survey,
     index: Option<&Index>,
-    tell: &mut impl FnMut(&Finding),
-) -> Result<u64, OpenError> {
+    pace: Pace<'_>,
+    tell: &mut dyn FnMut(&Finding),
+) -> Result<u64, Interrupted> {
     if survey.damage.is_empty() {
         return Ok(0);
     }
-    let good = good_records(log, &survey.damage)?;
+    let good = good_records(log, &survey.damage, pace)?;
     let mut healed = 0;
     for Damage { from, to, message } in &survey.damage {
         let is_healed = message.is_some_and(|(digest, place)| {
@@ -284,10 +344,14 @@ fn tell_damage(
 }
 
 /// Which of the damaged messages have a good record too. Reads the log once more.
-fn good_records(log: &Log, damage: &[Damage]) -> Result<HashMap<Digest, bool>, OpenError> {
+fn good_records(
+    log: &Log,
+    damage: &[Damage],
+    pace: Pace<'_>,
+) -> Result<HashMap<Digest, bool>, Interrupted> {
     let damaged = damage.iter().filter_map(|damage| damage.message);
     let mut good: HashMap<_, _> = damaged.map(|(digest, _)| (digest, false)).collect();
-    read_log(log, Position::START, &|_, _| (), |digest, _| {
+    read_log(log, Position::START, pace, |digest, _| {
         if let Some(good) = good.get_mut(&digest) {
             *good = true;
         }
@@ -298,16 +362,16 @@ fn good_records(log: &Log, damage: &[Damage]) -> Result<HashMap<Digest, bool>, O
 /// Whether each entry of the index names a record of its message; what the body of a record is like
 /// has been read before. Returns their number.
 fn hold_against_log(
-    index: &mut Option<Index>,
+    mut index: Option<&Index>,
     log: &Log,
-    tell: &mut impl FnMut(&Finding),
+    tell: &mut dyn FnMut(&Finding),
 ) -> Option<u64> {
     let (mut entries, mut last) = (0, None);
     loop {
-        let page = match index.as_ref()?.range(last.as_ref(), ENTRIES_AT_ONCE) {
+        let page = match index?.range(last.as_ref(), ENTRIES_AT_ONCE) {
             Ok(page) => page,
             Err(error) => {
-                give_up(index, &error, tell);
+                give_up(&mut index, &error, tell);
                 return None;
             }
         };

@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 
 use super::archive::{self, Form, Writer};
 use super::progress::Walk;
-use super::{Findings, open, plural, say};
+use super::{Findings, client_runtime, open, plural, say};
 use crate::cli::{ExportArgs, FormatArg};
 use crate::client::Client;
 use crate::digest::Digest;
@@ -134,11 +134,7 @@ fn read_server(client: &Client, after: Option<Digest>, each: Each<'_>) -> anyhow
         Ok(()) => ControlFlow::Continue(()),
         Err(error) => ControlFlow::Break(error),
     });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start")?;
-    match runtime.block_on(walk)? {
+    match client_runtime()?.block_on(walk)? {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }

@@ -15,6 +15,9 @@ mod verify;
 
 use std::io::{self, Write};
 
+use anyhow::Context;
+use tokio::runtime::Runtime;
+
 pub use self::backup::back_up;
 pub use self::crash::crash_writer;
 pub use self::doctor::doctor;
@@ -40,6 +43,14 @@ impl Findings {
 fn say(text: &str) {
     // Nobody may be reading any more; the exit code says it too.
     let _ = writeln!(io::stderr(), "digestd: {text}");
+}
+
+/// For talking to one server.
+fn client_runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")
 }
 
 /// Opens a store for work on all of it.

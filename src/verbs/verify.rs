@@ -1,55 +1,103 @@
 //! `digestd verify`: what a store promised, held against what the disk has.
 
-use std::io::{self, Write};
+use std::io::{self, StdoutLock, Write};
+use std::ops::ControlFlow;
+use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use super::progress::Progress;
-use super::{Findings, plural};
+use super::progress::{Progress, Walk};
+use super::{Findings, client_runtime, plural};
 use crate::cli::VerifyArgs;
+use crate::client::Client;
 use crate::config;
+use crate::digest::Digest;
+use crate::ndjson::{self, LineError};
 use crate::store::{self, DataDirectory, Finding, Verified};
 
-/// Reads a data directory from end to end and prints what is wrong with it.
+/// Reads a data directory, or what a server has, from end to end and prints what is wrong with it.
 ///
 /// # Errors
-/// [`Findings`] if anything is; [`store::OpenError`] if it cannot be read at all.
+/// [`Findings`] if anything is; else what kept it from being read at all.
 pub fn verify(arguments: &VerifyArgs) -> anyhow::Result<()> {
-    let directory = DataDirectory::claim_existing(&arguments.data.data_dir)?;
-    let mut output = io::stdout().lock();
-    let mut printed = Ok(());
+    let mut printer = Printer {
+        output: io::stdout().lock(),
+        json: arguments.json,
+        result: Ok(()),
+    };
+    let verified = match &arguments.url {
+        Some(url) => verify_server(url, &mut printer)?,
+        None => verify_directory(&arguments.data.data_dir, &mut printer)?,
+    };
+    printer.print(&summary(&verified), &summary_json(&verified));
+    printer
+        .result
+        .and_then(|()| printer.output.flush())
+        .context("cannot write the result")?;
+    Ok(Findings::none_of(verified.findings)?)
+}
+
+/// Prints lines, in words or as JSON.
+struct Printer {
+    output: StdoutLock<'static>,
+    json: bool,
+    /// The first failure to print.
+    result: io::Result<()>,
+}
+
+impl Printer {
+    fn print(&mut self, text: &str, json: &Value) {
+        if self.result.is_ok() {
+            self.result = if self.json {
+                writeln!(self.output, "{json}")
+            } else {
+                writeln!(self.output, "{text}")
+            };
+        }
+    }
+}
+
+fn verify_directory(data_dir: &Path, printer: &mut Printer) -> anyhow::Result<Verified> {
+    let directory = DataDirectory::claim_existing(data_dir)?;
     let bar = Progress::of_bytes(0);
     let progress = |done, total| {
         bar.set_total(total);
         bar.set(done);
     };
-    let verified = store::verify(
-        &directory,
-        config::default_cache_bytes(),
-        &progress,
-        |finding| {
-            let line = if arguments.json {
-                finding_json(finding).to_string()
-            } else {
-                finding.to_string()
-            };
-            if printed.is_ok() {
-                printed = bar.aside(|| writeln!(output, "{line}"));
+    let cache_bytes = config::default_cache_bytes();
+    let verified = store::verify(&directory, cache_bytes, &progress, |finding| {
+        bar.aside(|| printer.print(&finding.to_string(), &finding_json(finding)));
+    })?;
+    Ok(verified)
+}
+
+/// Reads all messages of a server: what its index names is had, and is what it is called.
+fn verify_server(url: &str, printer: &mut Printer) -> anyhow::Result<Verified> {
+    let (mut walk, mut verified) = (Walk::new(), Verified::default());
+    let mut take = |line: &[u8]| {
+        match ndjson::read(line) {
+            Ok(message) => {
+                verified.records += 1;
+                walk.pass(&message.digest());
             }
-        },
-    )?;
-    drop(bar);
-    let line = if arguments.json {
-        summary_json(&verified).to_string()
-    } else {
-        summary(&verified)
+            Err(LineError::Missing { digest }) => {
+                verified.findings += 1;
+                let text = format!("message {digest} is damaged");
+                walk.aside(|| printer.print(&text, &damaged_json(&digest, &text)));
+            }
+            Err(error) => return ControlFlow::Break(error),
+        }
+        ControlFlow::Continue(())
     };
-    printed
-        .and_then(|()| writeln!(output, "{line}"))
-        .and_then(|()| output.flush())
-        .context("cannot write the result")?;
-    Ok(Findings::none_of(verified.findings)?)
+    let client = Client::new(url)?;
+    match client_runtime()?.block_on(client.export(None, &mut take))? {
+        ControlFlow::Continue(()) => {}
+        ControlFlow::Break(error) => bail!("the server sent a wrong line: {error}"),
+    }
+    drop(walk);
+    verified.indexed = Some(verified.records + verified.findings);
+    Ok(verified)
 }
 
 fn summary(verified: &Verified) -> String {
@@ -86,6 +134,11 @@ fn finding_json(finding: &Finding) -> Value {
         "digest": finding.digest().map(|digest| digest.to_string()),
         "text": finding.to_string(),
     })
+}
+
+/// The same of a message on a server, which does not say where it has it.
+fn damaged_json(digest: &Digest, text: &str) -> Value {
+    json!({ "finding": "damaged", "digest": digest.to_string(), "text": text })
 }
 
 fn summary_json(verified: &Verified) -> Value {

@@ -2,7 +2,7 @@
 //!
 //! * over sockets, in this process: [`messages`], [`limits`], [`shutdown`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`torn`], [`model`], [`reader`],
-//!   [`verify`], [`backup`], with [`store_support`];
+//!   [`verify`], [`scrub`], [`backup`], with [`store_support`];
 //! * the real binaries: [`command`], [`doctor`], [`export`], [`import`], [`crash`], [`memory`],
 //!   [`samples`], [`readme`], and [`gifts`] for the second one, with [`process`] and [`writers`].
 
@@ -31,6 +31,7 @@ mod process;
 mod reader;
 mod readme;
 mod samples;
+mod scrub;
 mod shutdown;
 mod store;
 mod store_support;

@@ -336,3 +336,30 @@ fn verify_leaves_a_store_that_is_served_alone() {
     assert!(outcome.stderr.contains(&server.pid().to_string()));
     server.stop();
 }
+
+#[test]
+fn what_a_server_has_is_verified_from_outside() {
+    let texts = texts(0..300);
+    let data = Data::with(&texts);
+    let record = data.record_of(&texts[0]);
+    let verify_server = || {
+        let server = Launch::new(data.path())
+            .option("--body-max", "60KiB")
+            .env("DIGESTD_ALLOW_EXPORT", "true")
+            .start();
+        let outcome = run(digestd().args(["verify", "--url", &server.url()]), b"");
+        server.stop();
+        outcome
+    };
+    let outcome = verify_server();
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(lines(&outcome)[0].ends_with("0 findings"), "{outcome:?}");
+
+    data.flip(&record.file, record.body().start * 8);
+    let outcome = verify_server();
+    assert_eq!(outcome.code, Some(3), "{outcome:?}");
+    assert_eq!(
+        lines(&outcome)[0],
+        format!("message {} is damaged", record.digest)
+    );
+}
