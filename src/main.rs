@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Command::Export(arguments) => with_log(|| verbs::export(&arguments)),
         Command::Import(arguments) => with_log(|| verbs::import(&arguments)),
         Command::Backup(arguments) => with_log(|| verbs::back_up(&arguments)),
+        Command::Compact(arguments) => with_log(|| verbs::compact(&arguments)),
         Command::Doctor(arguments) => verbs::doctor(&arguments),
         Command::CrashWriter(arguments) => verbs::crash_writer(&arguments),
     };

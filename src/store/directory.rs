@@ -245,6 +245,14 @@ pub(super) fn write_checkpoint(path: &Path, checkpoint: Checkpoint) -> io::Resul
     disk::replace(path, CHECKPOINT_NAME, &print_checkpoint(checkpoint))
 }
 
+/// Removes the checkpoint; durable once the directory is synced.
+pub(super) fn remove_checkpoint(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path.join(CHECKPOINT_NAME)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Whether there is a checkpoint, of whatever kind.
 pub(super) fn has_checkpoint(path: &Path) -> bool {
     path.join(CHECKPOINT_NAME).exists()

@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::SystemTime;
 
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::{CWD, FallocateFlags, RenameFlags, fallocate, renameat_with, statvfs};
 use rustix::io::Errno;
 
 /// Permissions of the files of a store: messages are the owner's business.
@@ -37,6 +37,11 @@ pub(super) fn replace(directory: &Path, name: &str, content: &str) -> io::Result
     file.sync_all()?;
     fs::rename(&aside, directory.join(name))?;
     sync_directory(directory)
+}
+
+/// Exchanges two files or directories in one step. Fails where platform or file system cannot.
+pub(super) fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    Ok(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
 }
 
 /// Creates an empty file for reading and writing, or empties the one that is there.

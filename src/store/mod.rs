@@ -46,6 +46,7 @@ pub mod log;
 
 mod backup;
 mod committer;
+mod compact;
 mod directory;
 mod disk;
 mod embedded;
@@ -64,6 +65,7 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
 pub use self::backup::{BackedUp, Method, back_up};
+pub use self::compact::{CompactError, Compacted, compact};
 pub use self::directory::{DataDirectory, Medium, OpenError};
 pub use self::embedded::{EmbeddedStore, Options};
 pub use self::memory::{Fault, MemoryStore};

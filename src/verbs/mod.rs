@@ -6,6 +6,7 @@
 
 mod archive;
 mod backup;
+mod compact;
 mod crash;
 mod doctor;
 mod export;
@@ -19,6 +20,7 @@ use anyhow::Context;
 use tokio::runtime::Runtime;
 
 pub use self::backup::back_up;
+pub use self::compact::compact;
 pub use self::crash::crash_writer;
 pub use self::doctor::doctor;
 pub use self::export::export;

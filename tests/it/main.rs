@@ -2,7 +2,7 @@
 //!
 //! * over sockets, in this process: [`messages`], [`limits`], [`shutdown`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`torn`], [`model`], [`reader`],
-//!   [`verify`], [`scrub`], [`backup`], with [`store_support`];
+//!   [`verify`], [`scrub`], [`backup`], [`compact`], with [`store_support`];
 //! * the real binaries: [`command`], [`doctor`], [`export`], [`import`], [`crash`], [`memory`],
 //!   [`samples`], [`readme`], and [`gifts`] for the second one, with [`process`] and [`writers`].
 
@@ -16,6 +16,7 @@
 
 mod backup;
 mod command;
+mod compact;
 mod crash;
 mod damage;
 mod directory;
