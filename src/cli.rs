@@ -23,8 +23,8 @@ use crate::store::Durability;
 use crate::store::log::is_segment_size;
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failure, 2 usage, 4 the data directory is held by another process,
-5 cannot bind, 6 not found, 7 server unreachable.";
+Exit codes: 0 done, 1 failure, 2 usage, 3 integrity findings, 4 the data directory is held by
+another process, 5 cannot bind, 6 not found, 7 server unreachable.";
 
 /// Keeps messages and finds them by their SHA-256 digest.
 ///
@@ -59,6 +59,21 @@ pub enum Command {
     Get(GetArgs),
     /// Load a server and print how fast it answered
     Bench(BenchArgs),
+    /// Read a data directory from end to end and name everything that is not as promised
+    Verify(VerifyArgs),
+    /// Write all messages of a store, or of a server, into a file
+    Export(ExportArgs),
+    /// Store all messages of an export, each checked; run it again to go on
+    Import(ImportArgs),
+    /// Copy a store, also one that is being served; run it again to bring the copy up to date
+    Backup(BackupArgs),
+    /// Write the log of a store anew, without damaged records that were posted again
+    Compact(DataArgs),
+    /// Examine whether a directory is a good place for a store
+    Doctor(DoctorArgs),
+    /// Write messages until killed; for `doctor`
+    #[command(hide = true)]
+    CrashWriter(CrashWriterArgs),
 }
 
 /// Options of `serve`.
@@ -135,6 +150,16 @@ pub struct ServeArgs {
     /// reads go on
     #[arg(long, env = "DIGESTD_EXIT_ON_FAILURE")]
     exit_on_failure: bool,
+
+    /// Let everybody who can connect have all messages: GET /messages?after=DIGEST&limit=N
+    #[arg(long, env = "DIGESTD_ALLOW_EXPORT")]
+    allow_export: bool,
+
+    /// Read and check everything that is stored, slowly, and again after this time: 7d, 12h [default:
+    /// never]
+    #[arg(long, value_name = "TIME", env = "DIGESTD_SCRUB_INTERVAL",
+        value_parser = humantime::parse_duration)]
+    scrub_interval: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -157,6 +182,10 @@ impl ServeArgs {
         check(self.body_max.as_u64() > 0, "--body-max must not be zero")?;
         check(self.batch_max.as_u64() > 0, "--batch-max must not be zero")?;
         check(self.workers != Some(0), "--workers must not be zero")?;
+        check(
+            self.scrub_interval != Some(Duration::ZERO),
+            "--scrub-interval must not be zero",
+        )?;
         let listen = if self.listen.is_empty() {
             default_listen()?
         } else {
@@ -186,6 +215,8 @@ impl ServeArgs {
             limits,
             server_timing: self.server_timing,
             exit_on_failure: self.exit_on_failure,
+            allow_export: self.allow_export,
+            scrub_interval: self.scrub_interval,
         })
     }
 }
@@ -315,6 +346,132 @@ pub struct GetArgs {
     /// The server to ask.
     #[command(flatten)]
     pub server: ServerArgs,
+}
+
+/// A data directory.
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    /// Directory of the store, which no server has open
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "DIGESTD_DATA_DIR",
+        default_value = "data/store"
+    )]
+    pub data_dir: PathBuf,
+}
+
+/// Options of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// What to read.
+    #[command(flatten)]
+    pub data: DataArgs,
+
+    /// Read what this server has instead, which must have been started with --allow-export
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+
+    /// Print JSON, one object a line: each finding, then what was read
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The store.
+    #[command(flatten)]
+    pub data: DataArgs,
+
+    /// Ask this server instead, which must have been started with --allow-export
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+
+    /// What to write: lines of JSON, or a tar of files named by their digests with SHA256SUMS
+    #[arg(long, value_enum, default_value = "ndjson")]
+    pub format: FormatArg,
+
+    /// Where to write; it is called FILE.part until it is whole, and an unfinished one is gone on
+    /// with [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Begin behind this digest
+    #[arg(long, value_name = "DIGEST", conflicts_with = "output")]
+    pub after: Option<crate::digest::Digest>,
+}
+
+/// Options of `import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The export, in either form; `-`, or nothing at all, reads standard input
+    #[arg(value_name = "FILE")]
+    pub input: Option<PathBuf>,
+
+    /// The store; made if it is not there.
+    #[command(flatten)]
+    pub data: DataArgs,
+
+    /// Store on this server instead
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+
+    /// Go on behind what is wrong, and name all of it
+    #[arg(long)]
+    pub keep_going: bool,
+}
+
+/// Options of `backup`.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// Where the copy is to be, or is; `digestd serve --data-dir DEST` serves it
+    #[arg(value_name = "DEST")]
+    pub destination: PathBuf,
+
+    /// Directory of the store
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "DIGESTD_DATA_DIR",
+        default_value = "data/store"
+    )]
+    pub data_dir: PathBuf,
+
+    /// Link the segments that do not change any more instead of copying them: quick, and no protection
+    /// against damage to the disk
+    #[arg(long)]
+    pub hard_link: bool,
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The directory; what is written in it is removed again
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+
+    /// Kill a writer again and again, and see whether everything it was promised is there
+    #[arg(long)]
+    pub crash_test: bool,
+}
+
+/// Options of `crash-writer`.
+#[derive(Debug, Args)]
+pub struct CrashWriterArgs {
+    /// The data directory.
+    pub directory: PathBuf,
+    /// Which life of the writer it is: makes its messages different from those of others.
+    pub life: u32,
+}
+
+/// The form of an export.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum FormatArg {
+    /// One JSON object a line.
+    Ndjson,
+    /// A tar.
+    Tar,
 }
 
 /// Most connections of `bench`: what a server lets one client have, by default.
@@ -504,6 +661,14 @@ mod tests {
         assert_eq!(config.limits.body_bytes_max, config::BODY_BYTES_MAX);
         assert_eq!(config.segment_bytes, config::SEGMENT_BYTES);
         assert_eq!(config.limits.batch_bytes_max, config::BATCH_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_scrub_is_ordered_in_units_of_time_and_never_without_a_pause() {
+        assert_eq!(serve(&[]).unwrap().scrub_interval, None);
+        let week = serve(&["--scrub-interval", "7d"]).unwrap();
+        assert_eq!(week.scrub_interval, Some(Duration::from_hours(7 * 24)));
+        assert!(serve(&["--scrub-interval", "0s"]).is_err());
     }
 
     #[test]

@@ -51,6 +51,10 @@ pub struct Config {
     pub server_timing: bool,
     /// Whether the process ends when the store fails, instead of going on with reads.
     pub exit_on_failure: bool,
+    /// Whether who may read a message may have all of them.
+    pub allow_export: bool,
+    /// How often everything stored is read and checked; `None` for never.
+    pub scrub_interval: Option<Duration>,
 }
 
 /// What clients may take of memory, time and descriptors.

@@ -12,6 +12,7 @@
 
 pub mod digest;
 pub mod message;
+pub mod ndjson;
 
 pub mod store;
 
@@ -22,6 +23,8 @@ pub mod http;
 pub mod server;
 
 pub mod client;
+
+pub mod verbs;
 
 pub mod cli;
 pub mod config;

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
@@ -18,8 +19,9 @@ use digestd::http::App;
 use digestd::load;
 use digestd::server::{self, BindError};
 use digestd::service::Service;
-use digestd::store::{DataDirectory, EmbeddedStore, OpenError, Options, Store};
+use digestd::store::{self, DataDirectory, EmbeddedStore, OpenError, Options, Store};
 use digestd::telemetry;
+use digestd::verbs::{self, Findings};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -28,17 +30,18 @@ use tracing::{info, warn};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().into_command() {
-        Command::Serve(arguments) => {
-            telemetry::init();
-            arguments
-                .into_config()
-                .map_err(anyhow::Error::from)
-                .and_then(serve)
-        }
+        Command::Serve(arguments) => with_log(|| serve(arguments.into_config()?)),
         Command::Hash(arguments) => hash(arguments),
         Command::Put(arguments) => put(arguments),
         Command::Get(arguments) => get(&arguments),
         Command::Bench(arguments) => bench(arguments),
+        Command::Verify(arguments) => with_log(|| verbs::verify(&arguments)),
+        Command::Export(arguments) => with_log(|| verbs::export(&arguments)),
+        Command::Import(arguments) => with_log(|| verbs::import(&arguments)),
+        Command::Backup(arguments) => with_log(|| verbs::back_up(&arguments)),
+        Command::Compact(arguments) => with_log(|| verbs::compact(&arguments)),
+        Command::Doctor(arguments) => verbs::doctor(&arguments),
+        Command::CrashWriter(arguments) => verbs::crash_writer(&arguments),
     };
     let code = match result {
         Ok(()) => 0,
@@ -52,12 +55,20 @@ fn main() -> ExitCode {
     std::process::exit(code)
 }
 
+/// For verbs that open a store, which tells the log what it meets.
+fn with_log(verb: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    telemetry::init();
+    verb()
+}
+
 /// See `--help`.
 fn exit_code(error: &anyhow::Error) -> i32 {
     if matches!(error.downcast_ref(), Some(OpenError::Held { .. })) {
         4
     } else if error.is::<UsageError>() || error.is::<InvalidUrl>() {
         2
+    } else if error.is::<Findings>() {
+        3
     } else if error.is::<BindError>() {
         5
     } else if error.is::<NotFound>() {
@@ -159,16 +170,25 @@ async fn run(config: Config, directory: DataDirectory) -> anyhow::Result<()> {
     announce(&config, &listeners);
     let service = Arc::new(Service::default());
     let app = App::new(Arc::clone(&service), config.limits.clone());
-    let app = Arc::new(app.with_server_timing(config.server_timing));
+    let mut app = app.with_server_timing(config.server_timing);
+    if config.allow_export {
+        app = app.allow_export();
+    }
+    let app = Arc::new(app);
 
     // The port answers while the store opens, which may take a while.
     let (opened, mut opening) = oneshot::channel();
     let options = options(&config);
+    let scrub_interval = config.scrub_interval;
+    let (_scrubbing, scrub_stop) = mpsc::channel();
     let starting = Arc::clone(&service);
     thread::Builder::new()
         .name("open".into())
         .spawn(move || {
             let result = open(directory, options, &starting);
+            if let (Ok(store), Some(interval)) = (&result, scrub_interval) {
+                spawn_scrub(Arc::clone(store), interval, scrub_stop);
+            }
             // Nobody waits any more if the order to stop came first.
             let _ = opened.send(result);
         })
@@ -236,6 +256,14 @@ fn open(
     service.start(Arc::<EmbeddedStore>::clone(&store));
     info!(messages = store.messages(), "ready");
     Ok(store)
+}
+
+/// Checks everything that is stored again and again, until nobody can say stop any more.
+fn spawn_scrub(store: Arc<EmbeddedStore>, interval: Duration, stop: mpsc::Receiver<()>) {
+    let scrub = move || store::keep_scrubbing(&store, interval, &stop);
+    if let Err(error) = thread::Builder::new().name("scrub".into()).spawn(scrub) {
+        warn!(%error, "cannot start a thread: what is stored is not checked");
+    }
 }
 
 /// The first lines of every log: what an operator looks for when something is not as expected.

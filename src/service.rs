@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::digest::Digest;
 use crate::message::Message;
-pub use crate::store::{Durability, Health, Put, Receipt};
+pub use crate::store::{Durability, Health, Page, Put, Receipt};
 use crate::store::{Store, StoreError};
 
 /// Work on more bytes than this leaves the thread that serves requests: hashing so many takes as
@@ -120,6 +120,14 @@ impl Service {
     /// [`ServiceError::Starting`].
     pub fn durability(&self) -> Result<Durability, ServiceError> {
         Ok(self.store()?.durability())
+    }
+
+    /// The messages behind `after` in the order of their digests. Blocks, see [`Store::page`].
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub fn page(&self, after: Option<&Digest>, messages_max: usize) -> Result<Page, ServiceError> {
+        Ok(self.store()?.page(after, messages_max)?)
     }
 
     /// Whether messages are served and taken, and why not.

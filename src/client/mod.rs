@@ -4,8 +4,10 @@
 //! checked here, where hashing is cheap.
 
 mod batch;
+mod session;
 
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -18,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 pub use self::batch::Stored;
+pub use self::session::{Refused, Session};
 use crate::digest::Digest;
 
 /// A server that is there accepts at once; across the world it takes a second.
@@ -26,6 +29,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// From the first byte of a request to the last of its answer; of a batch, from one answer to the next,
 /// a server gives up on a silent client long before.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Longest line of an export, in bytes: no message is larger than a segment, and no segment than this.
+const LINE_BYTES_MAX: usize = 1 << 30;
 
 /// The address of the server makes no sense.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +54,7 @@ pub struct Unreachable {
 pub struct NotFound;
 
 /// A server, by its address.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Client {
     host: String,
     port: u16,
@@ -82,14 +88,7 @@ impl Client {
             .uri("/messages")
             .header(CONTENT_TYPE, "text/plain; charset=utf-8");
         let (status, body) = self.ask(request, text.into()).await?;
-        if status != StatusCode::CREATED {
-            bail!(refusal(status, &body));
-        }
-        let answered = std::str::from_utf8(&body).unwrap_or_default().trim_end();
-        ensure!(
-            answered.parse() == Ok(digest),
-            "the server answered another digest than that of the text"
-        );
+        check_stored(status, &body, &digest)?;
         Ok(digest)
     }
 
@@ -106,6 +105,57 @@ impl Client {
             StatusCode::NOT_FOUND => Err(NotFound.into()),
             _ => bail!(refusal(status, &text)),
         }
+    }
+
+    /// All messages behind `after`, or from the first on, as the lines that the server sends, each with
+    /// its end; until `each` breaks.
+    ///
+    /// # Errors
+    /// [`Unreachable`], what the server said, or that it broke off: what was handed over is good all
+    /// the same.
+    pub async fn export<B>(
+        &self,
+        after: Option<Digest>,
+        mut each: impl FnMut(&[u8]) -> ControlFlow<B>,
+    ) -> anyhow::Result<ControlFlow<B>> {
+        let query = after.map_or(String::new(), |digest| format!("?after={digest}"));
+        let request = Request::builder()
+            .uri(format!("/messages{query}"))
+            .header(HOST, self.authority())
+            .body(Full::<Bytes>::default())?;
+        let stream = self.connect().await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // Ends with its last handle, this function's.
+        tokio::spawn(connection);
+        let response = in_time(sender.send_request(request)).await?;
+        let status = response.status();
+        let mut body = response.into_body();
+        if status != StatusCode::OK {
+            let body = in_time(body.collect()).await?.to_bytes();
+            bail!(refusal(status, &body));
+        }
+        let mut line = Vec::new();
+        while let Some(frame) = in_time(async { body.frame().await.transpose() }).await? {
+            let Ok(bytes) = frame.into_data() else {
+                continue;
+            };
+            for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+                line.extend_from_slice(piece);
+                ensure!(
+                    line.len() <= LINE_BYTES_MAX,
+                    "the server sent a line that is too long"
+                );
+                if line.ends_with(b"\n") {
+                    if let ControlFlow::Break(value) = each(&line) {
+                        return Ok(ControlFlow::Break(value));
+                    }
+                    line.clear();
+                }
+            }
+        }
+        ensure!(line.is_empty(), "the server sent half a line");
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Sends one request on a connection of its own; wants plain text back.
@@ -129,13 +179,7 @@ impl Client {
             connection.abort();
             Ok((status, body))
         };
-        match timeout(ANSWER_TIMEOUT, exchange).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => {
-                Err::<_, hyper::Error>(error).context("the server broke off the connection")
-            }
-            Err(_) => bail!("the server did not answer in time"),
-        }
+        in_time(exchange).await
     }
 
     /// The address at which the server is.
@@ -165,6 +209,27 @@ impl Client {
 
     fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)
+    }
+}
+
+/// Whether the server stored the text with this digest.
+fn check_stored(status: StatusCode, body: &Bytes, digest: &Digest) -> anyhow::Result<()> {
+    if status != StatusCode::CREATED {
+        bail!(refusal(status, body));
+    }
+    let answered = std::str::from_utf8(body).unwrap_or_default().trim_end();
+    ensure!(
+        answered.parse() == Ok(*digest),
+        "the server answered another digest than that of the text"
+    );
+    Ok(())
+}
+
+/// Waits for the server, but not for ever.
+async fn in_time<T>(answer: impl Future<Output = hyper::Result<T>>) -> anyhow::Result<T> {
+    match timeout(ANSWER_TIMEOUT, answer).await {
+        Ok(answer) => answer.context("the server broke off the connection"),
+        Err(_) => bail!("the server did not answer in time"),
     }
 }
 

@@ -4,9 +4,12 @@
 //! takes them: what it has not taken yet is counted against a budget that all connections share, and
 //! its [`Taking`] shows whether the client takes anything at all. HTTP/2 makes both necessary: there,
 //! one connection can leave many answers unread and be busy with others.
+//!
+//! An answer without a known end is made as the client takes it: that to a batch out of a pipe, which
+//! cannot break, an export as a [`Stream`], which can, one piece ahead.
 
 use std::any::Any;
-use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -15,7 +18,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Largest piece of an answer, in bytes: what is buffered for a stream anyway. An answer up to this
 /// is small.
@@ -30,13 +33,21 @@ pub struct Answer {
     rest: Bytes,
     /// For a large answer.
     held: Option<Held>,
-    /// For an answer that is made while it is sent; boxed, since all others are moved with it.
-    stream: Option<Box<Stream>>,
+    /// What comes after `rest`, for an answer that is made while it is sent.
+    more: Option<More>,
 }
 
 #[derive(Debug)]
-struct Stream {
-    lines: DuplexStream,
+enum More {
+    /// What a batch writes; boxed, since all other answers are moved with it.
+    Lines(Box<Lines>),
+    /// What a [`Stream`] hands over.
+    Parts(mpsc::Receiver<Part>),
+}
+
+#[derive(Debug)]
+struct Lines {
+    pipe: DuplexStream,
     /// Zeros to read into; what was read is split off.
     buffer: BytesMut,
     _permit: OwnedSemaphorePermit,
@@ -47,7 +58,51 @@ struct Stream {
 #[derive(Debug)]
 struct Held {
     taking: Taking,
-    _permit: OwnedSemaphorePermit,
+    /// A stream holds no more than a part and counts for nothing.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// What a [`Stream`] hands over.
+#[derive(Debug)]
+enum Part {
+    Bytes(Bytes),
+    /// Nothing comes any more. A stream that ends without it was broken off, and the client is told.
+    End,
+}
+
+/// The making end of an answer that is made while it is taken.
+#[derive(Debug)]
+pub(super) struct Stream(mpsc::Sender<Part>);
+
+/// Nobody takes the answer any more.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+impl Stream {
+    /// A stream, and the answer that it goes into.
+    pub(super) fn new() -> (Self, Answer) {
+        let (sender, receiver) = mpsc::channel(1);
+        let answer = Answer {
+            rest: Bytes::new(),
+            held: Some(Held {
+                taking: Taking::default(),
+                _permit: None,
+            }),
+            more: Some(More::Parts(receiver)),
+        };
+        (Self(sender), answer)
+    }
+
+    /// Adds to the answer, once what was added before is being taken.
+    pub(super) async fn send(&self, bytes: Bytes) -> Result<(), Gone> {
+        self.0.send(Part::Bytes(bytes)).await.map_err(|_| Gone)
+    }
+
+    /// Says that the answer is whole.
+    pub(super) async fn end(self) {
+        // Who does not listen does not mind.
+        let _ = self.0.send(Part::End).await;
+    }
 }
 
 /// Follows a large answer on its way out.
@@ -88,7 +143,7 @@ impl Room {
         if length > PIECE_BYTES_MAX {
             answer.held = Some(Held {
                 taking: Taking::default(),
-                _permit: self.reserve(length)?,
+                _permit: Some(self.reserve(length)?),
             });
         }
         Some(answer)
@@ -98,32 +153,32 @@ impl Room {
 impl Answer {
     /// All of it, as long as nothing was handed over; `None` if it is still being made.
     pub(super) fn bytes(&self) -> Option<&Bytes> {
-        self.stream.is_none().then_some(&self.rest)
+        self.more.is_none().then_some(&self.rest)
     }
 
     /// An answer that is read from `lines` while it is sent.
     pub(super) fn streamed(lines: DuplexStream, room: OwnedSemaphorePermit) -> Self {
         Self {
-            stream: Some(Box::new(Stream {
-                lines,
+            more: Some(More::Lines(Box::new(Lines {
+                pipe: lines,
                 buffer: BytesMut::new(),
                 _permit: room,
                 guard: None,
-            })),
+            }))),
             ..Self::default()
         }
     }
 
-    /// Whether it is made while it is sent.
+    /// Whether a batch is being answered with it.
     #[must_use]
     pub fn is_streamed(&self) -> bool {
-        self.stream.is_some()
+        matches!(self.more, Some(More::Lines(_)))
     }
 
-    /// Keeps `guard` until the answer is over, if it is made while it is sent; drops it otherwise.
+    /// Keeps `guard` until the answer is over, if a batch is being answered with it; drops it otherwise.
     pub fn keep(&mut self, guard: impl Any + Send + Sync) {
-        if let Some(stream) = &mut self.stream {
-            stream.guard = Some(Box::new(guard));
+        if let Some(More::Lines(lines)) = &mut self.more {
+            lines.guard = Some(Box::new(guard));
         }
     }
 
@@ -134,14 +189,14 @@ impl Answer {
     }
 }
 
-impl Stream {
+impl Lines {
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::zeroed(STREAM_PIECE_BYTES);
         }
         let mut buffer = ReadBuf::new(&mut self.buffer);
         // It never fails: the end is all that can come of the other side.
-        let _ = ready!(Pin::new(&mut self.lines).poll_read(context, &mut buffer));
+        let _ = ready!(Pin::new(&mut self.pipe).poll_read(context, &mut buffer));
         let length = buffer.filled().len();
         Poll::Ready((length > 0).then(|| self.buffer.split_to(length).freeze()))
     }
@@ -151,27 +206,32 @@ impl From<Bytes> for Answer {
     fn from(bytes: Bytes) -> Self {
         Self {
             rest: bytes,
-            held: None,
-            stream: None,
+            ..Self::default()
         }
     }
 }
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if let Some(stream) = &mut self.stream {
-            return stream
-                .poll_piece(context)
-                .map(|piece| piece.map(|piece| Ok(Frame::data(piece))));
-        }
-        if self.rest.is_empty() {
-            return Poll::Ready(None);
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        while self.rest.is_empty() {
+            match &mut self.more {
+                None => return Poll::Ready(None),
+                Some(More::Lines(lines)) => {
+                    let piece = ready!(lines.poll_piece(context));
+                    return Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))));
+                }
+                Some(More::Parts(parts)) => match ready!(parts.poll_recv(context)) {
+                    Some(Part::Bytes(bytes)) => self.rest = bytes,
+                    Some(Part::End) => self.more = None,
+                    None => return Poll::Ready(Some(Err(io::ErrorKind::BrokenPipe.into()))),
+                },
+            }
         }
         if let Some(held) = &self.held {
             held.taking.0.fetch_add(1, Relaxed);
@@ -182,14 +242,14 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.stream.is_none()
+        self.rest.is_empty() && self.more.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.stream {
-            Some(_) => SizeHint::default(),
-            None => SizeHint::with_exact(self.rest.len() as u64),
+        if self.more.is_some() {
+            return SizeHint::default();
         }
+        SizeHint::with_exact(self.rest.len() as u64)
     }
 }
 
@@ -248,5 +308,38 @@ mod tests {
         drop(large);
         assert_eq!(taking.pieces(), None);
         assert!(room.admit(answer(10)).unwrap().taking().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_taken_in_pieces_and_its_end_is_told_from_a_break() {
+        let (stream, mut whole) = Stream::new();
+        let taking = whole.taking().unwrap();
+        assert!(!whole.is_end_stream());
+        assert_eq!(whole.size_hint().exact(), None);
+        stream
+            .send(vec![b'x'; PIECE_BYTES_MAX + 1].into())
+            .await
+            .unwrap();
+        let (first, second) = (whole.frame().await, whole.frame().await);
+        assert_eq!(
+            first.unwrap().unwrap().into_data().unwrap().len(),
+            PIECE_BYTES_MAX
+        );
+        assert_eq!(second.unwrap().unwrap().into_data().unwrap().len(), 1);
+        assert_eq!(taking.pieces(), Some(2));
+        stream.end().await;
+        assert!(whole.frame().await.is_none());
+        assert!(whole.is_end_stream());
+
+        let (stream, mut broken) = Stream::new();
+        drop(stream);
+        assert!(broken.frame().await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_stream_learns_that_nobody_takes_it() {
+        let (stream, answer) = Stream::new();
+        drop(answer);
+        assert!(stream.send(Bytes::from_static(b"x")).await.is_err());
     }
 }

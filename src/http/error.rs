@@ -35,6 +35,8 @@ pub(super) enum HttpError {
     NoSuchMessage,
     #[error("This path does not have that method; it has {0}.")]
     MethodNotAllowed(&'static str),
+    #[error("The query is wrong: {0}.")]
+    Query(&'static str),
     #[error(
         "The Content-Type must be application/json or text/plain, or application/x-ndjson for a batch; in UTF-8 and given once."
     )]
@@ -156,6 +158,7 @@ impl HttpError {
     fn status(&self) -> StatusCode {
         match self {
             Self::Host
+            | Self::Query(_)
             | Self::BodyBroken
             | Self::NotUtf8 { .. }
             | Self::Json { .. }
@@ -216,6 +219,7 @@ impl HttpError {
             | Self::NoSuchMessage
             | Self::NoSuchRange { .. }
             | Self::MethodNotAllowed(_)
+            | Self::Query(_)
             | Self::ContentType
             | Self::LinesOnly
             | Self::ContentEncoding
@@ -278,6 +282,7 @@ impl HttpError {
             Self::NoSuchMessage => ("no-such-message", "Message not found"),
             Self::NoSuchRange { .. } => ("no-such-range", "Range behind the end"),
             Self::MethodNotAllowed(_) => ("method-not-allowed", "Method not allowed"),
+            Self::Query(_) => ("query", "Wrong query"),
             Self::ContentType | Self::LinesOnly => ("content-type", "Unknown content type"),
             Self::ContentEncoding => ("content-encoding", "Encoded body"),
             Self::BodyTooLarge { .. } | Self::Service(ServiceError::TooLarge) => {

@@ -13,6 +13,7 @@
 //! | `PUT /messages/<digest>` | `messages`: 201, 412, 422 |
 //! | `POST /messages` with `application/x-ndjson` | `batch`: 200, a line for each line |
 //! | `POST /messages/lookup`, `?missing`, the same | `batch` |
+//! | `GET`, `HEAD /messages`, if allowed | `export`: 200, a line for each message |
 //! | `GET`, `HEAD /livez`, `/readyz`, `/readyz/write`, `/healthz` | `health` |
 //! | `GET`, `HEAD /` | `health`: four lines of help |
 //!
@@ -32,6 +33,7 @@ mod answer;
 mod batch;
 mod digest_fields;
 mod error;
+mod export;
 mod health;
 mod json;
 mod lines;
@@ -77,6 +79,8 @@ pub struct App {
     writes: Arc<Semaphore>,
     batches: Arc<Semaphore>,
     answers: Room,
+    /// Room for exports; `None` where nobody may have all messages.
+    exports: Option<Arc<Semaphore>>,
     request_ids: RequestIds,
     server_timing: bool,
 }
@@ -91,6 +95,7 @@ impl App {
             writes: Arc::new(Semaphore::new(limits.writes_max)),
             batches: Arc::new(Semaphore::new(limits.batches_max)),
             answers: Room::new(limits.answers_bytes_max),
+            exports: None,
             request_ids: RequestIds::new(),
             server_timing: false,
             limits,
@@ -104,6 +109,13 @@ impl App {
             server_timing,
             ..self
         }
+    }
+
+    /// Lets everybody who may read a message have all of them.
+    #[must_use]
+    pub fn allow_export(self) -> Self {
+        let exports = Some(Arc::new(Semaphore::new(export::EXPORTS_MAX)));
+        Self { exports, ..self }
     }
 
     /// The service behind.

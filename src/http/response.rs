@@ -25,6 +25,9 @@ pub(super) type Response = hyper::Response<Answer>;
 /// Names what a stored message survives; `disk` or `os`.
 const DURABILITY: HeaderName = HeaderName::from_static("durability");
 
+/// Stored text is nobody's page.
+const MESSAGE_POLICY: &str = "default-src 'none'; sandbox";
+
 /// Room for the fields of the largest answer and those the connection adds.
 const FIELDS: usize = 12;
 
@@ -57,7 +60,7 @@ pub(super) fn found(message: &Message, form: Form) -> Response {
     set_cache_fields(response.headers_mut(), &message.digest(), form);
     response.headers_mut().insert(
         CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'none'; sandbox"),
+        HeaderValue::from_static(MESSAGE_POLICY),
     );
     if form == Form::Text {
         // The address says it already; for JSON it would have to be hashed.
@@ -140,7 +143,7 @@ pub(super) fn report(ready: bool, text: String) -> Response {
     response
 }
 
-/// 200 with a line for each line of a batch, as they are made; with what stored messages survive.
+/// 200 with lines as they are made: of a batch, with what stored messages survive, or of an export.
 pub(super) fn lines(answer: Answer, durability: Option<Durability>) -> Response {
     let mut response = Response::new(answer);
     let fields = response.headers_mut();
@@ -148,6 +151,7 @@ pub(super) fn lines(answer: Answer, durability: Option<Durability>) -> Response 
         (CONTENT_TYPE, "application/x-ndjson"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (CACHE_CONTROL, "no-store"),
+        (CONTENT_SECURITY_POLICY, MESSAGE_POLICY),
     ] {
         fields.insert(name, HeaderValue::from_static(value));
     }

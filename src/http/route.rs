@@ -14,7 +14,7 @@ use super::App;
 use super::error::HttpError;
 use super::health::Readiness;
 use super::response::Response;
-use super::{address, health, messages};
+use super::{address, export, health, messages};
 
 pub(super) async fn route(
     app: &Arc<App>,
@@ -44,6 +44,9 @@ pub(super) async fn route(
         (&Method::GET | &Method::HEAD, ".well-known", Some(path)) if is_name(path) => {
             messages::resolve(app, address::well_known(path), head)
         }
+        (&Method::GET | &Method::HEAD, "messages", None | Some("")) if app.exports.is_some() => {
+            export::export(app, head.uri.query().unwrap_or_default())
+        }
         (&Method::GET | &Method::HEAD, "livez", None) => Ok(health::live()),
         (&Method::GET | &Method::HEAD, "readyz" | "healthz", None) => {
             health::ready(app, Readiness::Reads, head.uri.query())
@@ -53,6 +56,9 @@ pub(super) async fn route(
         }
         (&Method::GET | &Method::HEAD, "", None) => Ok(health::help()),
         (_, "", None) => Err(HttpError::MethodNotAllowed("GET, HEAD, POST")),
+        (_, "messages", None | Some("")) if app.exports.is_some() => {
+            Err(HttpError::MethodNotAllowed("GET, HEAD, POST"))
+        }
         (_, "messages", None | Some("" | "lookup")) => Err(HttpError::MethodNotAllowed("POST")),
         (_, "messages", Some(_)) => Err(HttpError::MethodNotAllowed("GET, HEAD, PUT")),
         (_, ".well-known", Some(path)) if is_name(path) => {

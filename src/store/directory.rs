@@ -18,10 +18,14 @@ use std::path::{Path, PathBuf};
 
 use super::disk::{self, Lock, LockError};
 use super::index::Checkpoint;
-use super::log::{Log, Position, RECORD_ALIGNMENT, SEGMENTS_LOST_MAX, is_segment_size};
+use super::log::{
+    HEADER_BYTES, Log, Position, RECORD_ALIGNMENT, SEGMENTS_LOST_MAX, is_segment_size,
+};
 
 /// Version of the layout of a data directory. A higher one is refused.
 const FORMAT_VERSION: u32 = 1;
+
+const FORMAT_NAME: &str = "FORMAT";
 
 const CHECKPOINT_NAME: &str = "checkpoint";
 
@@ -90,6 +94,32 @@ impl OpenError {
     }
 }
 
+/// What a data directory lies on.
+#[derive(Clone, Copy, Debug)]
+pub struct Medium {
+    /// The kind of file system, by the magic number of statfs(2); `None` where a platform does not say.
+    pub file_system: Option<u64>,
+    /// Bytes that can still be written.
+    pub free_bytes: u64,
+    /// Bytes that must be free for new messages to be taken, unless the operator says otherwise.
+    pub free_bytes_min: u64,
+}
+
+impl Medium {
+    /// What `directory` lies on. Two system calls.
+    ///
+    /// # Errors
+    /// If the file system cannot be asked.
+    pub fn of(directory: &Path) -> io::Result<Self> {
+        let space = disk::space(directory)?;
+        Ok(Self {
+            file_system: disk::file_system(directory)?,
+            free_bytes: space.free,
+            free_bytes_min: space.floor(),
+        })
+    }
+}
+
 /// A data directory that belongs to this process and has a format it knows.
 #[derive(Debug)]
 pub struct DataDirectory {
@@ -109,50 +139,86 @@ impl DataDirectory {
             "create the data directory {}",
             path.display()
         )))?;
-        let lock = Lock::take(&path.join("LOCK")).map_err(|error| match error {
-            LockError::Held(holder) => OpenError::Held {
-                directory: path.to_owned(),
-                holder: if holder.is_empty() {
-                    "another process".into()
-                } else {
-                    holder.trim_end().replace('\n', ", ")
-                },
-            },
-            LockError::Io(reason) => OpenError::Io {
-                action: format!("lock the data directory {}", path.display()),
-                reason,
-            },
-        })?;
-        let segment_bytes = read_or_write_format(path, segment_bytes)?;
+        let lock = take_lock(path)?;
+        if !is_segment_size(segment_bytes) {
+            return Err(OpenError::SegmentSize { segment_bytes });
+        }
+        let segment_bytes = match read_format(path)? {
+            Some(known) => known,
+            None => write_format(path, segment_bytes)?,
+        };
         Ok(Self {
             path: path.to_owned(),
             segment_bytes,
             lock,
         })
     }
+
+    /// Takes hold of the directory at `path`, which must be there and ours already.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn claim_existing(path: &Path) -> Result<Self, OpenError> {
+        // Before the lock: nothing is left behind in a directory that is not ours.
+        let segment_bytes = read_format(path)?.ok_or_else(|| OpenError::Foreign {
+            directory: path.to_owned(),
+            reason: "there is no file FORMAT in it".into(),
+        })?;
+        let lock = take_lock(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            segment_bytes,
+            lock,
+        })
+    }
+
+    /// The largest message that fits its segments, in bytes of text.
+    #[must_use]
+    pub fn message_bytes_max(&self) -> u64 {
+        u64::from(self.segment_bytes - HEADER_BYTES)
+    }
 }
 
-/// Returns the segment size of the directory.
-fn read_or_write_format(path: &Path, segment_bytes: u32) -> Result<u32, OpenError> {
+pub(super) fn take_lock(path: &Path) -> Result<Lock, OpenError> {
+    Lock::take(&path.join("LOCK")).map_err(|error| match error {
+        LockError::Held(holder) => OpenError::Held {
+            directory: path.to_owned(),
+            holder: if holder.is_empty() {
+                "another process".into()
+            } else {
+                holder.trim_end().replace('\n', ", ")
+            },
+        },
+        LockError::Io(reason) => OpenError::Io {
+            action: format!("lock the data directory {}", path.display()),
+            reason,
+        },
+    })
+}
+
+/// Makes a new directory one of ours; returns the size of its segments.
+pub(super) fn write_format(path: &Path, segment_bytes: u32) -> Result<u32, OpenError> {
+    let text = format!("digestd store {FORMAT_VERSION}\nsegment-size {segment_bytes}\n");
+    disk::replace(path, FORMAT_NAME, &text).map_err(OpenError::io(format!(
+        "write to the data directory {}",
+        path.display()
+    )))?;
+    Ok(segment_bytes)
+}
+
+/// Returns the segment size of the directory, `None` if it is not one of ours yet.
+pub(super) fn read_format(path: &Path) -> Result<Option<u32>, OpenError> {
     let foreign = |reason: &str| OpenError::Foreign {
         directory: path.to_owned(),
         reason: reason.into(),
     };
-    if !is_segment_size(segment_bytes) {
-        return Err(OpenError::SegmentSize { segment_bytes });
-    }
-    let text = match fs::read_to_string(path.join("FORMAT")) {
+    let text = match fs::read_to_string(path.join(FORMAT_NAME)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if path.join("log").exists() {
                 return Err(foreign("it has a log, but the file FORMAT is missing"));
             }
-            let text = format!("digestd store {FORMAT_VERSION}\nsegment-size {segment_bytes}\n");
-            disk::replace(path, "FORMAT", &text).map_err(OpenError::io(format!(
-                "write to the data directory {}",
-                path.display()
-            )))?;
-            return Ok(segment_bytes);
+            return Ok(None);
         }
         Err(source) => return Err(OpenError::io("read the file FORMAT")(source)),
     };
@@ -165,6 +231,7 @@ fn read_or_write_format(path: &Path, segment_bytes: u32) -> Result<u32, OpenErro
             .next()
             .and_then(|line| line.strip_prefix("segment-size ")?.parse().ok())
             .filter(|bytes| is_segment_size(*bytes))
+            .map(Some)
             .ok_or_else(|| foreign("its file FORMAT has no segment size that makes sense")),
         Some(found) if found > FORMAT_VERSION => Err(OpenError::NewerFormat {
             directory: path.to_owned(),
@@ -177,6 +244,19 @@ fn read_or_write_format(path: &Path, segment_bytes: u32) -> Result<u32, OpenErro
 /// Makes `checkpoint` the one that the next start replays from; durable on return.
 pub(super) fn write_checkpoint(path: &Path, checkpoint: Checkpoint) -> io::Result<()> {
     disk::replace(path, CHECKPOINT_NAME, &print_checkpoint(checkpoint))
+}
+
+/// Removes the checkpoint; durable once the directory is synced.
+pub(super) fn remove_checkpoint(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path.join(CHECKPOINT_NAME)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether there is a checkpoint, of whatever kind.
+pub(super) fn has_checkpoint(path: &Path) -> bool {
+    path.join(CHECKPOINT_NAME).exists()
 }
 
 /// The last checkpoint; `None` if there is none, or it is not whole, or points where no record of

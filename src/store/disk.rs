@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::SystemTime;
 
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::{CWD, FallocateFlags, RenameFlags, fallocate, renameat_with, statvfs};
 use rustix::io::Errno;
 
 /// Permissions of the files of a store: messages are the owner's business.
@@ -44,6 +44,11 @@ pub(super) fn replace(directory: &Path, name: &str, content: &str) -> io::Result
     file.sync_all()?;
     fs::rename(&aside, directory.join(name))?;
     sync_directory(directory)
+}
+
+/// Exchanges two files or directories in one step. Fails where platform or file system cannot.
+pub(super) fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    Ok(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
 }
 
 /// Creates an empty file for reading and writing, or empties the one that is there.
@@ -92,6 +97,13 @@ pub(super) struct Space {
     pub(super) total: u64,
 }
 
+impl Space {
+    /// Bytes below which new messages are refused unless the operator says otherwise.
+    pub(super) fn floor(self) -> u64 {
+        (self.total / 50).max(256 << 20)
+    }
+}
+
 /// The room on the file system that holds `directory`. One system call.
 pub(super) fn space(directory: &Path) -> io::Result<Space> {
     let answer = statvfs(directory)?;
@@ -99,6 +111,21 @@ pub(super) fn space(directory: &Path) -> io::Result<Space> {
         free: answer.f_bavail.saturating_mul(answer.f_frsize),
         total: answer.f_blocks.saturating_mul(answer.f_frsize),
     })
+}
+
+/// What kind of file system holds `directory`, by the magic number of statfs(2); `None` where a
+/// platform does not say.
+pub(super) fn file_system(directory: &Path) -> io::Result<Option<u64>> {
+    #[cfg(target_os = "linux")]
+    {
+        let kind = rustix::fs::statfs(directory)?.f_type;
+        #[expect(clippy::cast_sign_loss, reason = "a pattern of 32 bits")]
+        Ok(Some(kind as u64 & 0xffff_ffff))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        directory.metadata().map(|_| None)
+    }
 }
 
 /// What there is too little of.

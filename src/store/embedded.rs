@@ -35,7 +35,7 @@ use super::opening::{self, Opened};
 use super::queue::{Queue, Refused};
 use super::reserve::{self, RESERVE_BYTES};
 use super::watchdog::{Patrol, Watchdog};
-use super::{Durability, Health, Put, Receipt, Stats, Store, StoreError};
+use super::{Durability, Health, PAGE_BYTES_MAX, Page, Put, Receipt, Stats, Store, StoreError};
 use crate::digest::Digest;
 use crate::message::Message;
 
@@ -175,6 +175,11 @@ impl EmbeddedStore {
         self.shared.failed.wait().await
     }
 
+    /// What the store is made of.
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Number of messages stored.
     #[must_use]
     pub fn messages(&self) -> u64 {
@@ -197,6 +202,10 @@ impl Store for EmbeddedStore {
 
     fn durability(&self) -> Durability {
         self.shared.options.durability
+    }
+
+    fn page(&self, after: Option<&Digest>, messages_max: usize) -> Result<Page, StoreError> {
+        self.shared.page(after, messages_max)
     }
 
     fn health(&self) -> Health {
@@ -306,6 +315,13 @@ impl Shared {
         let Some(place) = self.place(digest)? else {
             return Ok(None);
         };
+        let message = self.read(digest, place)?;
+        self.cache.insert(*digest, message.clone());
+        Ok(Some(message))
+    }
+
+    /// Reads a message from the log and checks it.
+    fn read(&self, digest: &Digest, place: Place) -> Result<Message, StoreError> {
         let message = match self.log.read(place) {
             Ok(body) => Message::verified(Bytes::from(body), *digest),
             Err(source) => {
@@ -314,17 +330,33 @@ impl Shared {
                 return Err(StoreError::Damaged);
             }
         };
-        let Some(message) = message else {
+        message.ok_or_else(|| {
             self.note_integrity_failure();
             error!(
                 ?digest,
                 ?place,
                 "a stored message does not have its digest any more"
             );
-            return Err(StoreError::Damaged);
-        };
-        self.cache.insert(*digest, message.clone());
-        Ok(Some(message))
+            StoreError::Damaged
+        })
+    }
+
+    fn page(&self, after: Option<&Digest>, messages_max: usize) -> Result<Page, StoreError> {
+        let entries = self
+            .index
+            .range(after, messages_max)
+            .map_err(|error| self.fail(&error.to_string()))?;
+        let mut page = Page::new();
+        let mut bytes = 0;
+        for (digest, place) in entries {
+            let message = self.read(&digest, place);
+            bytes += message.as_ref().map_or(0, |text| text.as_bytes().len());
+            page.push((digest, message));
+            if bytes > PAGE_BYTES_MAX {
+                break;
+            }
+        }
+        Ok(page)
     }
 
     fn place(&self, digest: &Digest) -> Result<Option<Place>, StoreError> {
@@ -376,7 +408,7 @@ impl Shared {
         self.integrity_failures.load(Ordering::Relaxed)
     }
 
-    fn note_integrity_failure(&self) {
+    pub(super) fn note_integrity_failure(&self) {
         self.integrity_failures.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -421,10 +453,7 @@ impl Shared {
             }
         };
         self.free_bytes.store(space.free, Ordering::Relaxed);
-        let floor = self
-            .options
-            .free_bytes_min
-            .unwrap_or_else(|| (space.total / 50).max(256 << 20));
+        let floor = self.options.free_bytes_min.unwrap_or_else(|| space.floor());
         let ceiling = floor
             .saturating_add(floor / 4)
             .max(RESERVE_BYTES + u64::from(self.log.segment_bytes()));

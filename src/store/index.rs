@@ -17,6 +17,7 @@
 use std::any::Any;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Bound;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -45,6 +46,13 @@ pub struct Held {
     pub checkpoint: Checkpoint,
     /// The message whose record is the last of all in the log.
     pub last: Option<(Digest, Place)>,
+}
+
+impl Checkpoint {
+    /// Whether an index that holds this one can be completed from `other` on.
+    pub(super) fn covers(self, other: Self) -> bool {
+        self.position >= other.position && self.messages >= other.messages
+    }
 }
 
 /// The engine failed or found damage; nothing more is asked of it.
@@ -112,7 +120,7 @@ impl Index {
                 }
                 let digest = <[u8; DIGEST_BYTES]>::try_from(&*key).ok();
                 let (Some(digest), Some(place)) = (digest, decode(&value)) else {
-                    return Err(IndexError::new("an entry has the wrong size"));
+                    return Err(wrong_size());
                 };
                 messages += 1;
                 if last.is_none_or(|(_, last)| last.at < place.at) {
@@ -134,9 +142,7 @@ impl Index {
             let Some(value) = self.tree.get(digest.as_bytes())? else {
                 return Ok(None);
             };
-            let place =
-                decode(&value).ok_or_else(|| IndexError::new("an entry has the wrong size"))?;
-            Ok(Some(place))
+            decode(&value).map(Some).ok_or_else(wrong_size)
         });
         match (found, self.failure.get()) {
             (Ok(None), Some(failure)) => Err(failure.clone()),
@@ -146,6 +152,33 @@ impl Index {
             }
             (found, _) => found,
         }
+    }
+
+    /// Up to `max` messages behind `after`, or from the first on, in the order of their digests.
+    /// Messages that come in meanwhile may be among them or not.
+    ///
+    /// # Errors
+    /// The first failure of the engine, then and ever after.
+    pub fn range(
+        &self,
+        after: Option<&Digest>,
+        max: usize,
+    ) -> Result<Vec<(Digest, Place)>, IndexError> {
+        self.guard(|| {
+            let from = after.map_or(Bound::Unbounded, |digest| {
+                Bound::Excluded(digest.as_bytes().as_slice())
+            });
+            let entries = self.tree.range::<&[u8], _>((from, Bound::Unbounded));
+            entries
+                .filter(|entry| !matches!(entry, Ok((key, _)) if key == CHECKPOINT_KEY))
+                .take(max)
+                .map(|entry| {
+                    let (key, value) = entry?;
+                    let digest = key.as_ref().try_into().map(Digest::from_bytes);
+                    digest.ok().zip(decode(&value)).ok_or_else(wrong_size)
+                })
+                .collect()
+        })
     }
 
     /// Notes the place of a message, if the index still holds `known` for it (`None`: nothing).
@@ -220,6 +253,10 @@ impl Index {
     fn fail(&self, error: IndexError) -> IndexError {
         self.failure.get_or_init(|| error).clone()
     }
+}
+
+fn wrong_size() -> IndexError {
+    IndexError::new("an entry has the wrong size")
 }
 
 /// Throws the index away.
@@ -336,6 +373,36 @@ mod tests {
                 .count(),
             0
         );
+    }
+
+    #[test]
+    fn a_range_goes_through_all_messages_once_in_the_order_of_their_digests() {
+        let directory = tempfile::tempdir().unwrap();
+        let index = Index::open(directory.path(), CACHE).unwrap();
+        let mut digests: Vec<_> = (0..1000_u32)
+            .map(|number| Digest::of(&number.to_le_bytes()))
+            .collect();
+        for digest in &digests {
+            index.put(digest, None, PLACE).unwrap();
+        }
+        // Its key is among the digests and is none.
+        index
+            .checkpoint(Checkpoint {
+                position: LATER.at,
+                messages: 1000,
+            })
+            .unwrap();
+        digests.sort_unstable();
+        let mut found = Vec::new();
+        loop {
+            let page = index.range(found.last(), 7).unwrap();
+            if page.is_empty() {
+                break;
+            }
+            assert!(page.len() <= 7);
+            found.extend(page.into_iter().map(|(digest, _)| digest));
+        }
+        assert_eq!(found, digests);
     }
 
     #[test]

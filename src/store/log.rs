@@ -95,6 +95,12 @@ impl Position {
         offset: 0,
     };
 
+    /// The name of the segment's file.
+    #[must_use]
+    pub fn file_name(self) -> String {
+        segment_name(self.segment)
+    }
+
     pub(super) fn to_u64(self) -> u64 {
         u64::from(self.segment) << 32 | u64::from(self.offset)
     }
@@ -228,14 +234,35 @@ impl Log {
     /// If the directory cannot be made or read, or a segment cannot be opened.
     pub fn open(directory: &Path, segment_bytes: u32) -> io::Result<Self> {
         disk::create_directory(directory)?;
-        let mut found = Vec::new();
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "new") {
                 // A segment whose making was interrupted: it never had a record.
                 fs::remove_file(&path)?;
-                continue;
             }
+        }
+        let access = OpenOptions::new().read(true).write(true).clone();
+        Self::open_segments(directory, segment_bytes, &access)
+    }
+
+    /// Opens all segments in `directory` for nothing but reading; a log that is being written to can
+    /// be read this way too.
+    ///
+    /// # Errors
+    /// If the directory or a segment cannot be opened.
+    pub(super) fn open_read_only(directory: &Path, segment_bytes: u32) -> io::Result<Self> {
+        let access = OpenOptions::new().read(true).clone();
+        Self::open_segments(directory, segment_bytes, &access)
+    }
+
+    fn open_segments(
+        directory: &Path,
+        segment_bytes: u32,
+        access: &OpenOptions,
+    ) -> io::Result<Self> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str());
             found.extend(name.and_then(segment_number).map(|number| (number, path)));
         }
@@ -247,7 +274,7 @@ impl Log {
                 warn!(path = %path.display(), "this is no segment of this log; left alone");
                 break;
             }
-            let file = OpenOptions::new().read(true).write(true).open(&path)?;
+            let file = access.open(&path)?;
             lengths.push(file.metadata()?.len());
             put_segment(&mut segments, number, file);
         }
@@ -298,13 +325,22 @@ impl Log {
         Ok(Header::decode(&record).is_some_and(is_header) && body == *message.as_bytes())
     }
 
-    /// Whether there is a record of the message with this digest at `place`, as its header says. One
-    /// system call.
-    pub(super) fn has_record(&self, place: Place, digest: &Digest) -> bool {
-        self.read_part(place, 0, HEADER_BYTES)
-            .ok()
-            .and_then(|bytes| Header::decode(&bytes))
-            .is_some_and(|header| header.content == Content::Message(*digest))
+    /// Whether the header at `place` is that of a record of this length with this digest. One system
+    /// call; the body is not read.
+    pub(super) fn names(&self, place: Place, digest: &Digest) -> io::Result<bool> {
+        let header = self.read_part(place, 0, HEADER_BYTES)?;
+        Ok(Header::decode(&header).is_some_and(|header| {
+            header.content == Content::Message(*digest) && header.length == place.length
+        }))
+    }
+
+    /// The header of the first record of a segment, if it is good.
+    pub(super) fn first_header(&self, segment: u32) -> Option<Header> {
+        let place = Place {
+            at: Position { segment, offset: 0 },
+            length: 0,
+        };
+        Header::decode(&self.read_part(place, 0, HEADER_BYTES).ok()?)
     }
 
     /// Reads `length` bytes of the record at `place`, from `offset` in the record on.

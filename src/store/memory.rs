@@ -1,13 +1,14 @@
 //! A store in memory, for tests of everything above the store: it counts what it does and fails on
 //! demand. It keeps no promise of durability.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Durability, Health, Put, Receipt, Stats, Store, StoreError};
+use super::{Durability, Health, Page, Put, Receipt, Stats, Store, StoreError};
 use crate::digest::Digest;
 use crate::message::Message;
 
@@ -30,7 +31,7 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct Inner {
-    messages: HashMap<Digest, Message>,
+    messages: BTreeMap<Digest, Message>,
     fault: Option<Fault>,
     stalled: Vec<oneshot::Sender<Result<Receipt, StoreError>>>,
     writes: usize,
@@ -95,6 +96,19 @@ impl Store for MemoryStore {
 
     fn durability(&self) -> Durability {
         Durability::Os
+    }
+
+    fn page(&self, after: Option<&Digest>, messages_max: usize) -> Result<Page, StoreError> {
+        let inner = self.lock();
+        if let Some(Fault::Gets(error)) = inner.fault {
+            return Err(error);
+        }
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let messages = inner.messages.range((from, Bound::Unbounded));
+        Ok(messages
+            .take(messages_max)
+            .map(|(digest, message)| (*digest, Ok(message.clone())))
+            .collect())
     }
 
     fn health(&self) -> Health {

@@ -62,7 +62,9 @@
 pub mod index;
 pub mod log;
 
+mod backup;
 mod committer;
+mod compact;
 mod directory;
 mod disk;
 mod embedded;
@@ -73,6 +75,8 @@ mod opening;
 mod queue;
 mod recovery;
 mod reserve;
+mod scrub;
+mod verify;
 mod watchdog;
 
 use std::fmt;
@@ -82,9 +86,13 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-pub use self::directory::{DataDirectory, OpenError};
+pub use self::backup::{BackedUp, Method, back_up};
+pub use self::compact::{CompactError, Compacted, compact};
+pub use self::directory::{DataDirectory, Medium, OpenError};
 pub use self::embedded::{EmbeddedStore, Options};
 pub use self::memory::{Fault, MemoryStore};
+pub use self::scrub::keep_scrubbing;
+pub use self::verify::{Finding, Verified, verify};
 use crate::digest::Digest;
 use crate::message::Message;
 
@@ -112,6 +120,16 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// What a message survives once it is put.
     fn durability(&self) -> Durability;
 
+    /// The messages behind `after`, or from the first on, in the order of their digests: at most
+    /// `messages_max`, and no more once their texts pass [`PAGE_BYTES_MAX`]. Every message that was
+    /// there before the first page of a walk is in one of its pages; one that comes meanwhile may be.
+    /// Nothing behind `after` is an empty page. Blocks for microseconds a message, longer where pages
+    /// must come from the disk; leaves the caches for others.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] if the index cannot be asked.
+    fn page(&self, after: Option<&Digest>, messages_max: usize) -> Result<Page, StoreError>;
+
     /// What works and what does not. Costs nothing.
     fn health(&self) -> Health;
 
@@ -128,6 +146,13 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// [`StoreError::Failed`] if the last sync failed; what was acknowledged is safe all the same.
     fn close(&self) -> Result<(), StoreError>;
 }
+
+/// Messages in the order of their digests, each with what a look-up says of it.
+pub type Page = Vec<(Digest, Result<Message, StoreError>)>;
+
+/// Bytes of text after which a page ends: large enough that asking for it costs little, small enough
+/// to be held several times over. The message that passes it is still in the page.
+pub const PAGE_BYTES_MAX: usize = 256 << 10;
 
 /// What an acknowledged put survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

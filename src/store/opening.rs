@@ -92,8 +92,7 @@ fn open_checked(
     }
     let index = Index::open(directory, cache_bytes)?;
     let checked = index.check().and_then(|held| {
-        let found = held.checkpoint;
-        if found.position < expected.position || found.messages < expected.messages {
+        if !held.checkpoint.covers(expected) {
             return Err(IndexError::new("it is behind the checkpoint"));
         }
         Ok(held)
@@ -113,7 +112,7 @@ fn replay(
     // Before the log grows over the place.
     let lost = held
         .last
-        .filter(|(digest, place)| !log.has_record(*place, digest))
+        .filter(|(digest, place)| !log.names(*place, digest).unwrap_or(false))
         .map(|(_, place)| Finding::IndexAhead { last: place.at });
     let messages = held.checkpoint.messages;
     let entered = enter(&index, messages, log, from, from, progress).map(|mut entered| {

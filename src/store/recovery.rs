@@ -62,8 +62,28 @@ pub(super) struct Recovered {
     pub(super) torn_bytes: u64,
 }
 
-/// Reads the log from `from`, the start of a group, to its end. Each good message goes to `message`,
-/// in log order. What was in the log before `acked` is known to have been durable once.
+/// What a log holds, as it is.
+#[derive(Debug)]
+pub(super) struct Survey {
+    /// Where the next group goes.
+    pub(super) end: Position,
+    /// Behind the last record, or the start of what was read if there is none in it.
+    last_end: Position,
+    /// What was lost although it was acknowledged.
+    pub(super) damage: Vec<Damage>,
+    /// Bytes of the last group, which was never acknowledged.
+    pub(super) torn_bytes: u64,
+    /// Those of its broken stretches that good records of it follow.
+    holes: Vec<Damage>,
+    /// Whether something is written behind the end.
+    trailing: bool,
+    /// Where the last group starts.
+    pub(super) last_group: Position,
+}
+
+/// Reads the log from `from`, the start of a group, to its end, and makes it one that can be appended
+/// to. Each good message goes to `message`, in log order. What was in the log before `acked` is known
+/// to have been durable once.
 ///
 /// # Errors
 /// Those of `message` and of reading and writing the segments, after which the log must not be used.
@@ -71,8 +91,39 @@ pub(super) fn recover<E: From<io::Error>>(
     log: &Log,
     from: Position,
     acked: Position,
-    mut message: impl FnMut(Digest, Place) -> Result<(), E>,
+    message: impl FnMut(Digest, Place) -> Result<(), E>,
 ) -> Result<Recovered, E> {
+    let survey = survey(log, from, acked, message)?;
+    for hole in &survey.holes {
+        fill(log, hole, survey.last_group)?;
+    }
+    erase_after(log, survey.end, survey.trailing)?;
+    // The last process may have ended because a sync failed.
+    let unproved = if acked > Position::START {
+        acked
+    } else {
+        survey.last_group
+    };
+    rewrite(log, unproved..survey.end)?;
+    log.sync(from.segment..log.last_segment() + 1)?;
+    Ok(Recovered {
+        end: survey.end,
+        last_end: survey.last_end,
+        damage: survey.damage,
+        torn_bytes: survey.torn_bytes,
+    })
+}
+
+/// The same, with nothing written.
+///
+/// # Errors
+/// Those of `message` and of reading the segments.
+pub(super) fn survey<E: From<io::Error>>(
+    log: &Log,
+    from: Position,
+    acked: Position,
+    mut message: impl FnMut(Digest, Place) -> Result<(), E>,
+) -> Result<Survey, E> {
     let mut broken = Vec::new();
     let mut last_end = from;
     let mut last_group = Position::START;
@@ -129,39 +180,30 @@ pub(super) fn recover<E: From<io::Error>>(
         }
     }
     end = end.max(last_end);
-    let mut recovered = Recovered {
+    let mut survey = Survey {
         end,
         last_end,
         damage: Vec::new(),
         torn_bytes: 0,
+        holes: Vec::new(),
+        trailing: false,
+        last_group,
     };
-    let mut trailing = false;
     for stretch in broken {
         if stretch.damage.from >= end {
             // Without any byte set it is just what was not written yet.
             if !stretch.blank {
-                trailing = true;
-                recovered.torn_bytes += stretch.bytes();
+                survey.trailing = true;
+                survey.torn_bytes += stretch.bytes();
             }
         } else if is_damage(&stretch) {
-            recovered.damage.push(stretch.damage);
+            survey.damage.push(stretch.damage);
         } else {
-            recovered.torn_bytes += stretch.bytes();
-            fill(log, &stretch.damage, last_group)?;
+            survey.torn_bytes += stretch.bytes();
+            survey.holes.push(stretch.damage);
         }
     }
-    erase_after(log, end, trailing)?;
-    // The last process may have ended because a sync failed.
-    rewrite(
-        log,
-        if acked > Position::START {
-            acked
-        } else {
-            last_group
-        }..end,
-    )?;
-    log.sync(from.segment..log.last_segment() + 1)?;
-    Ok(recovered)
+    Ok(survey)
 }
 
 /// The position behind a record.

@@ -2,9 +2,9 @@
 //!
 //! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`batch`],
 //!   [`ranges`], [`addresses`], [`problems`], [`limits`], [`http2`], [`shutdown`], with [`support`];
-//! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`], with
-//!   [`store_support`];
-//! * the real binaries: [`command`], [`crash`], [`power`], [`failure`], [`full`], [`memory`], [`samples`],
+//! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`],
+//!   [`verify`], [`scrub`], [`backup`], [`compact`], with [`store_support`];
+//! * the real binaries: [`command`], [`doctor`], [`export`], [`import`], [`crash`], [`power`], [`failure`], [`full`], [`memory`], [`samples`],
 //!   [`readme`], and [`gifts`] for the second one, with [`process`], [`writers`] and [`trace`].
 
 #![allow(
@@ -16,16 +16,21 @@
 )]
 
 mod addresses;
+mod backup;
 mod batch;
 mod command;
+mod compact;
 mod crash;
 mod damage;
 mod digest_fields;
 mod directory;
+mod doctor;
+mod export;
 mod failure;
 mod full;
 mod gifts;
 mod http2;
+mod import;
 mod limits;
 mod matrix;
 mod memory;
@@ -39,10 +44,12 @@ mod ranges;
 mod reader;
 mod readme;
 mod samples;
+mod scrub;
 mod shutdown;
 mod store;
 mod store_support;
 mod support;
 mod torn;
 mod trace;
+mod verify;
 mod writers;

@@ -76,7 +76,7 @@ impl Data {
     /// Claims the directory from a store that was closed in this process. Another test may be
     /// starting a process at this moment, which then has the lock too until it becomes another
     /// program.
-    fn claim_again(&self) -> Result<DataDirectory, OpenError> {
+    pub(crate) fn claim_again(&self) -> Result<DataDirectory, OpenError> {
         let started = Instant::now();
         loop {
             match self.claim() {

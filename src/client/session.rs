@@ -1,0 +1,179 @@
+//! A connection that is kept, for who stores one message after the other.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::time::{sleep, timeout};
+
+use super::{ANSWER_TIMEOUT, Client, check_stored, refusal};
+use crate::message::Message;
+
+/// How often a message is sent before the server is given up. Storing it again does no harm.
+const ATTEMPTS_MAX: u32 = 10;
+
+/// A server that is too busy is left alone this long.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
+/// The server does not want this message; the next one may be another matter.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(String);
+
+/// A connection to a server, opened when needed and again when it broke.
+#[derive(Debug)]
+pub struct Session {
+    client: Client,
+    sender: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl Session {
+    /// Nothing is connected yet.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self {
+            client,
+            sender: None,
+        }
+    }
+
+    /// Stores a message; on return the server has said that it is stored. Tries again, within limits,
+    /// when the server is busy or the connection breaks.
+    ///
+    /// # Errors
+    /// [`Refused`] if it is this message's fault; [`super::Unreachable`], or what the server said.
+    pub async fn put(&mut self, message: &Message) -> anyhow::Result<()> {
+        for attempt in 1.. {
+            match self.post(message).await {
+                Ok((StatusCode::SERVICE_UNAVAILABLE, _)) if attempt < ATTEMPTS_MAX => {
+                    sleep(BUSY_PAUSE).await;
+                }
+                Ok((status @ StatusCode::PAYLOAD_TOO_LARGE, body)) => {
+                    return Err(Refused(refusal(status, &body)).into());
+                }
+                Ok((status, body)) => return check_stored(status, &body, &message.digest()),
+                // A connection that was kept too long, most of the time.
+                Err(error) if error.is::<hyper::Error>() && attempt < ATTEMPTS_MAX => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn post(&mut self, message: &Message) -> anyhow::Result<(StatusCode, Bytes)> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri("/messages")
+            .header(HOST, self.client.authority())
+            .header(CONTENT_TYPE, "text/plain; charset=utf-8")
+            .header(ACCEPT, "text/plain")
+            .body(Full::new(message.as_bytes().clone()))?;
+        // Put back only if it is good for another request.
+        let mut sender = match self.sender.take().filter(|sender| !sender.is_closed()) {
+            Some(sender) => sender,
+            None => self.connect().await?,
+        };
+        let exchange = async {
+            sender.ready().await?;
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            let body = response.into_body().collect().await?.to_bytes();
+            Ok::<_, hyper::Error>((status, body))
+        };
+        let answer = timeout(ANSWER_TIMEOUT, exchange).await;
+        let answer = answer
+            .context("the server did not answer in time")?
+            .context("the server broke off the connection")?;
+        self.sender = Some(sender);
+        Ok(answer)
+    }
+
+    async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+        let stream = self.client.connect().await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // Ends with its sender.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A server that answers each connection's first request like this, and then closes it.
+    async fn serve(answers: Vec<String>) -> Session {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 4096];
+                let read = stream.read(&mut request).await.unwrap();
+                assert!(request[..read].ends_with(b"foo"));
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        Session::new(Client::new(&url).unwrap())
+    }
+
+    fn answer(status: &str, body: &str) -> String {
+        format!(
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }
+
+    fn created() -> String {
+        answer(
+            "201 Created",
+            &format!("{}\n", Message::new("foo").digest()),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_message_is_sent_again_when_the_connection_breaks_or_the_server_is_busy() {
+        let busy = answer("503 Service Unavailable", "");
+        let mut session = serve(vec![String::new(), busy, created(), created()]).await;
+        session.put(&Message::new("foo")).await.unwrap();
+        // The connection is gone by now.
+        session.put(&Message::new("foo")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_answers_is_given_up() {
+        let attempts = usize::try_from(ATTEMPTS_MAX).unwrap();
+        let mut session = serve(vec![String::new(); attempts]).await;
+        let error = session.put(&Message::new("foo")).await.unwrap_err();
+        assert!(error.is::<hyper::Error>(), "{error:#}");
+        let mut answers = vec![String::new(); attempts - 1];
+        answers.push(created());
+        serve(answers)
+            .await
+            .put(&Message::new("foo"))
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_refused_message_and_a_wrong_digest_are_told_apart() {
+        let too_large = answer("413 Payload Too Large", "{\"error\": \"too large\"}");
+        let error = serve(vec![too_large]).await.put(&Message::new("foo")).await;
+        assert!(error.unwrap_err().is::<Refused>());
+        let wrong = answer(
+            "201 Created",
+            &format!("{}\n", Message::new("bar").digest()),
+        );
+        let error = serve(vec![wrong]).await.put(&Message::new("foo")).await;
+        assert!(!error.unwrap_err().is::<Refused>());
+    }
+}

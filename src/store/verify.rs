@@ -1,0 +1,392 @@
+//! Verification: a store read from end to end, its log and its index held against each other both ways.
+//! Either of a data directory that nobody serves, or, for `scrub`, of one that is being served.
+//!
+//! The log is only read. An index that is opened for it writes to files of its own; nothing that a
+//! start could not redraw is ever changed. This room finds and names, and mends nothing.
+//!
+//! What the next start puts right without a loss is no finding: a group that was never acknowledged, an
+//! index that is not there, messages behind the checkpoint that are not in the index yet. Neither is a
+//! damaged record whose message was posted again since; it is counted.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::directory::{DataDirectory, OpenError, has_checkpoint, read_checkpoint};
+use super::index::{Checkpoint, Index, IndexError};
+use super::log::{Log, Place, Position};
+use super::recovery::{self, Damage, Survey};
+use crate::digest::Digest;
+
+/// Index entries that are held against the log at once.
+const ENTRIES_AT_ONCE: usize = 1024;
+
+/// Something that was promised and is not so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// A stretch of the log cannot be read; what it held is lost until posted again.
+    Damaged {
+        /// Where it starts.
+        from: Position,
+        /// Where it ends, in the same segment.
+        to: Position,
+        /// The message it held, where its record still says so.
+        digest: Option<Digest>,
+    },
+    /// The index does not know a message of the log: it is not found, though it is there.
+    NotInIndex {
+        /// The message.
+        digest: Digest,
+        /// Its record.
+        at: Position,
+    },
+    /// The index names a place that does not hold the message.
+    NotInLog {
+        /// The message.
+        digest: Digest,
+        /// Where its record should be.
+        at: Position,
+    },
+    /// The index cannot be read, or is older than it can be; the next start redraws it.
+    Index(String),
+    /// The checkpoint makes no sense; the next start redraws the index.
+    Checkpoint,
+}
+
+impl Finding {
+    /// One word for programs.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Damaged { .. } => "damaged",
+            Self::NotInIndex { .. } => "not-in-index",
+            Self::NotInLog { .. } => "not-in-log",
+            Self::Index(_) => "index",
+            Self::Checkpoint => "checkpoint",
+        }
+    }
+
+    /// Where in the log it is.
+    #[must_use]
+    pub fn at(&self) -> Option<Position> {
+        match self {
+            Self::Damaged { from: at, .. }
+            | Self::NotInIndex { at, .. }
+            | Self::NotInLog { at, .. } => Some(*at),
+            Self::Index(_) | Self::Checkpoint => None,
+        }
+    }
+
+    /// The message it is about, if it is about one.
+    #[must_use]
+    pub fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::Damaged { digest, .. } => *digest,
+            Self::NotInIndex { digest, .. } | Self::NotInLog { digest, .. } => Some(*digest),
+            Self::Index(_) | Self::Checkpoint => None,
+        }
+    }
+}
+
+/// With the whole digest: who verifies a store has to know which message to post again.
+impl fmt::Display for Finding {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(at) = self.at() {
+            write!(formatter, "log/{} at {}: ", at.file_name(), at.offset)?;
+        }
+        match self {
+            Self::Damaged {
+                from,
+                to,
+                digest: Some(digest),
+            } => write!(
+                formatter,
+                "damaged, {} bytes: message {digest}",
+                to.offset.saturating_sub(from.offset)
+            ),
+            Self::Damaged { from, to, .. } => write!(
+                formatter,
+                "damaged, {} bytes: what they held is not known",
+                to.offset.saturating_sub(from.offset)
+            ),
+            Self::NotInIndex { digest, .. } => {
+                write!(formatter, "message {digest} is not in the index")
+            }
+            Self::NotInLog { digest, .. } => write!(
+                formatter,
+                "the index has message {digest} here, and the log has not"
+            ),
+            Self::Index(reason) => write!(
+                formatter,
+                "index: {reason}; the next start redraws it from the log"
+            ),
+            Self::Checkpoint => {
+                formatter.write_str("checkpoint: damaged; the next start redraws the index")
+            }
+        }
+    }
+}
+
+/// What was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Good records of messages.
+    pub records: u64,
+    /// Messages in the index; `None` if there is no index, or it cannot be read.
+    pub indexed: Option<u64>,
+    /// Damaged records whose message has a good one too.
+    pub healed: u64,
+    /// Bytes of a last group that was never acknowledged.
+    pub torn_bytes: u64,
+    /// How often there was something to say.
+    pub findings: u64,
+}
+
+/// Told the bytes of the log read and in all, now and then; says whether to go on.
+pub(super) type Pace<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
+
+/// Why an examination did not come to its end.
+#[derive(Debug)]
+pub(super) enum Interrupted {
+    /// The pace said so.
+    Stopped,
+    /// The log cannot be read.
+    Log(io::Error),
+}
+
+impl From<io::Error> for Interrupted {
+    fn from(error: io::Error) -> Self {
+        Self::Log(error)
+    }
+}
+
+/// Reads everything in `directory` and says to `tell` what is wrong with it; `progress` is told the
+/// bytes of the log read and the bytes in all. As fast as the disk, or as messages are hashed; takes
+/// `cache_bytes` for the index.
+///
+/// # Errors
+/// If the log cannot be read at all.
+pub fn verify(
+    directory: &DataDirectory,
+    cache_bytes: u64,
+    progress: &dyn Fn(u64, u64),
+    mut tell: impl FnMut(&Finding),
+) -> Result<Verified, OpenError> {
+    let path = &directory.path;
+    let log = Log::open_read_only(&path.join("log"), directory.segment_bytes)
+        .map_err(OpenError::io("open the log"))?;
+    let mut findings = 0;
+    let mut tell = |finding: &Finding| {
+        findings += 1;
+        tell(finding);
+    };
+    let checkpoint = read_checkpoint(path, &log);
+    if checkpoint.is_none() && has_checkpoint(path) {
+        tell(&Finding::Checkpoint);
+    }
+    let index = open_index(path, cache_bytes, checkpoint, &mut tell);
+    let extent = Extent {
+        acked: checkpoint.map_or(Position::START, |checkpoint| checkpoint.position),
+        is_growing: false,
+    };
+    let mut pace = |done, total| {
+        progress(done, total);
+        ControlFlow::Continue(())
+    };
+    let examined = examine(&log, index.as_ref(), extent, &mut pace, &mut tell);
+    if let Some(Err(error)) = index.map(Index::close) {
+        tell(&Finding::Index(error.to_string()));
+    }
+    let examined = examined.map_err(|interrupted| match interrupted {
+        Interrupted::Stopped => OpenError::io("go on")(io::ErrorKind::Interrupted.into()),
+        Interrupted::Log(error) => OpenError::io("read the log")(error),
+    })?;
+    Ok(Verified {
+        findings,
+        ..examined
+    })
+}
+
+/// Which part of a log can be judged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    /// What comes before was acknowledged, and is in the index.
+    pub(super) acked: Position,
+    /// Somebody appends: what comes behind `acked` says nothing.
+    pub(super) is_growing: bool,
+}
+
+/// Reads the whole log, and holds it and the index against each other. Does not count what it tells.
+pub(super) fn examine(
+    log: &Log,
+    mut index: Option<&Index>,
+    extent: Extent,
+    pace: Pace<'_>,
+    tell: &mut dyn FnMut(&Finding),
+) -> Result<Verified, Interrupted> {
+    let acked = extent.acked;
+    let mut records = 0;
+    let mut survey = read_log(log, acked, pace, |digest, place| {
+        records += 1;
+        match index
+            .filter(|_| place.at < acked)
+            .map(|index| index.get(&digest))
+        {
+            None | Some(Ok(Some(_))) => {}
+            Some(Ok(None)) => tell(&Finding::NotInIndex {
+                digest,
+                at: place.at,
+            }),
+            Some(Err(error)) => give_up(&mut index, &error, tell),
+        }
+    })?;
+    if extent.is_growing {
+        survey.damage.retain(|damage| damage.from < acked);
+        survey.torn_bytes = 0;
+    }
+    let healed = tell_damage(log, &survey, index, pace, tell)?;
+    let indexed = hold_against_log(index, log, tell);
+    Ok(Verified {
+        records,
+        indexed,
+        healed,
+        torn_bytes: survey.torn_bytes,
+        findings: 0,
+    })
+}
+
+/// The index, if a start would take it as it is.
+fn open_index(
+    path: &Path,
+    cache_bytes: u64,
+    checkpoint: Option<Checkpoint>,
+    tell: &mut impl FnMut(&Finding),
+) -> Option<Index> {
+    let directory = path.join("index");
+    // Without a checkpoint a start draws a new one. Without data it does too, and a backup has none.
+    let expected = checkpoint.filter(|_| directory.join("db").exists())?;
+    let index = Index::open(&directory, cache_bytes)
+        .inspect_err(|error| tell(&Finding::Index(error.to_string())))
+        .ok()?;
+    let reason = match index.check() {
+        Ok(held) if held.checkpoint.covers(expected) => return Some(index),
+        Ok(_) => "it is behind the checkpoint".into(),
+        Err(error) => error.to_string(),
+    };
+    tell(&Finding::Index(reason));
+    // What it says when it is closed is no news.
+    let _ = index.close();
+    None
+}
+
+/// Asks the index nothing more.
+fn give_up(index: &mut Option<&Index>, error: &IndexError, tell: &mut dyn FnMut(&Finding)) {
+    tell(&Finding::Index(error.to_string()));
+    *index = None;
+}
+
+/// Walks through the whole log.
+fn read_log(
+    log: &Log,
+    acked: Position,
+    pace: Pace<'_>,
+    mut message: impl FnMut(Digest, Place),
+) -> Result<Survey, Interrupted> {
+    let segment_bytes = u64::from(log.segment_bytes());
+    let total = segment_bytes * u64::from(log.last_segment());
+    let survey = recovery::survey(log, Position::START, acked, |digest, place| {
+        let segments = u64::from(place.at.segment.saturating_sub(1));
+        let done = segments * segment_bytes + u64::from(place.at.offset);
+        if pace(done, total).is_break() {
+            return Err(Interrupted::Stopped);
+        }
+        message(digest, place);
+        Ok(())
+    })?;
+    match pace(total, total) {
+        ControlFlow::Continue(()) => Ok(survey),
+        ControlFlow::Break(()) => Err(Interrupted::Stopped),
+    }
+}
+
+/// Names every damaged stretch but those whose message can be had all the same; returns their number.
+fn tell_damage(
+    log: &Log,
+    survey: &Survey,
+    index: Option<&Index>,
+    pace: Pace<'_>,
+    tell: &mut dyn FnMut(&Finding),
+) -> Result<u64, Interrupted> {
+    if survey.damage.is_empty() {
+        return Ok(0);
+    }
+    let good = good_records(log, &survey.damage, pace)?;
+    let mut healed = 0;
+    for Damage { from, to, message } in &survey.damage {
+        let is_healed = message.is_some_and(|(digest, place)| {
+            let indexed = index.and_then(|index| index.get(&digest).ok().flatten());
+            // Without an index the next start takes the good record.
+            good.get(&digest) == Some(&true) && indexed != Some(place)
+        });
+        if is_healed {
+            healed += 1;
+        } else {
+            tell(&Finding::Damaged {
+                from: *from,
+                to: *to,
+                digest: message.map(|(digest, _)| digest),
+            });
+        }
+    }
+    Ok(healed)
+}
+
+/// Which of the damaged messages have a good record too. Reads the log once more.
+fn good_records(
+    log: &Log,
+    damage: &[Damage],
+    pace: Pace<'_>,
+) -> Result<HashMap<Digest, bool>, Interrupted> {
+    let damaged = damage.iter().filter_map(|damage| damage.message);
+    let mut good: HashMap<_, _> = damaged.map(|(digest, _)| (digest, false)).collect();
+    read_log(log, Position::START, pace, |digest, _| {
+        if let Some(good) = good.get_mut(&digest) {
+            *good = true;
+        }
+    })?;
+    Ok(good)
+}
+
+/// Whether each entry of the index names a record of its message; what the body of a record is like
+/// has been read before. Returns their number.
+fn hold_against_log(
+    mut index: Option<&Index>,
+    log: &Log,
+    tell: &mut dyn FnMut(&Finding),
+) -> Option<u64> {
+    let (mut entries, mut last) = (0, None);
+    loop {
+        let page = match index?.range(last.as_ref(), ENTRIES_AT_ONCE) {
+            Ok(page) => page,
+            Err(error) => {
+                give_up(&mut index, &error, tell);
+                return None;
+            }
+        };
+        let Some((end, _)) = page.last() else {
+            return Some(entries);
+        };
+        last = Some(*end);
+        entries += page.len() as u64;
+        for (digest, place) in page {
+            if !log.names(place, &digest).unwrap_or(false) {
+                tell(&Finding::NotInLog {
+                    digest,
+                    at: place.at,
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The two forms in which a store is exported, written and read back: lines of JSON, and a tar of
+//! files that are named by their digests, with the sums that `sha256sum -c` checks.
+//!
+//! Both are believed nothing when they are read: what is handed on is a [`Message`], or why it is
+//! none. This room knows no stores and no servers.
+
+mod lines;
+mod tarball;
+
+use std::io::{self, BufRead, Write};
+use std::ops::ControlFlow;
+
+use self::tarball::TarWriter;
+use crate::digest::Digest;
+use crate::message::Message;
+use crate::ndjson::{self, LineError};
+
+/// Longest line, with its end, or file that is read, in bytes. No message is larger than a segment, and no segment
+/// than this.
+pub(in crate::verbs) const ITEM_BYTES_MAX: usize = 1 << 30;
+
+/// What an archive looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::verbs) enum Form {
+    Lines,
+    Tar,
+}
+
+impl Form {
+    /// What `input` looks like by its first byte: a tar begins with a name.
+    pub(in crate::verbs) fn of(input: &mut impl BufRead) -> io::Result<Self> {
+        let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'.';
+        let first = input.fill_buf()?.first();
+        Ok(if first.is_some_and(is_name) {
+            Self::Tar
+        } else {
+            Self::Lines
+        })
+    }
+
+    /// What an item is called.
+    pub(in crate::verbs) fn item(self) -> &'static str {
+        match self {
+            Self::Lines => "line",
+            Self::Tar => "entry",
+        }
+    }
+}
+
+/// One line, or one file.
+#[derive(Debug)]
+pub(in crate::verbs) struct Item {
+    /// From 1.
+    pub(in crate::verbs) number: u64,
+    pub(in crate::verbs) content: Result<Message, Wrong>,
+    /// Where in the archive the next one starts; `None` if the end of this one is missing. The archive
+    /// may be shorter: what fills a file of a tar up to there is not looked at.
+    pub(in crate::verbs) end: Option<u64>,
+}
+
+/// Why an item is not a message.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(in crate::verbs) enum Wrong {
+    #[error(transparent)]
+    Line(#[from] LineError),
+    #[error("larger than {0} bytes")]
+    TooLarge(usize),
+    #[error("its name is not a digest")]
+    Name,
+    #[error("not a file")]
+    Kind,
+    #[error("its content has the digest {actual}, not {stated}")]
+    Content { stated: Digest, actual: Digest },
+    #[error("its content is not UTF-8")]
+    NotText,
+}
+
+/// Reads an archive to its end, or until `each` has enough.
+///
+/// # Errors
+/// If `input` cannot be read, or a tar ends before it says so.
+pub(in crate::verbs) fn read(
+    form: Form,
+    input: impl BufRead,
+    each: impl FnMut(Item) -> ControlFlow<()>,
+) -> io::Result<()> {
+    match form {
+        Form::Lines => lines::read(input, ITEM_BYTES_MAX, each),
+        Form::Tar => tarball::read(input, ITEM_BYTES_MAX, each),
+    }
+}
+
+/// Writes an archive.
+pub(in crate::verbs) enum Writer<W: Write> {
+    Lines { output: W, line: Vec<u8> },
+    Tar(TarWriter<W>),
+}
+
+impl<W: Write> Writer<W> {
+    /// Goes on with an archive that has `written` already, in this order.
+    pub(in crate::verbs) fn new(form: Form, output: W, written: Vec<Digest>) -> Self {
+        match form {
+            Form::Lines => Self::Lines {
+                output,
+                line: Vec::new(),
+            },
+            Form::Tar => Self::Tar(TarWriter::new(output, written)),
+        }
+    }
+
+    pub(in crate::verbs) fn append(&mut self, message: &Message) -> io::Result<()> {
+        match self {
+            Self::Lines { output, line } => {
+                line.clear();
+                ndjson::write(line, message);
+                output.write_all(line)
+            }
+            Self::Tar(tar) => tar.append(message),
+        }
+    }
+
+    /// Writes what comes last.
+    pub(in crate::verbs) fn finish(self) -> io::Result<()> {
+        let mut output = match self {
+            Self::Lines { output, .. } => output,
+            Self::Tar(tar) => tar.finish()?,
+        };
+        output.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FORMS: [Form; 2] = [Form::Lines, Form::Tar];
+
+    fn messages() -> Vec<Message> {
+        ["", "foo", "two\nlines\n", "\u{0}\u{10ffff}"]
+            .into_iter()
+            .map(Message::new)
+            .chain([Message::new("x".repeat(100_000))])
+            .collect()
+    }
+
+    fn write(form: Form, messages: &[Message]) -> Vec<u8> {
+        let mut archive = Vec::new();
+        let mut writer = Writer::new(form, &mut archive, Vec::new());
+        for message in messages {
+            writer.append(message).unwrap();
+        }
+        writer.finish().unwrap();
+        archive
+    }
+
+    fn items(form: Form, archive: &[u8]) -> (Vec<Item>, io::Result<()>) {
+        let mut items = Vec::new();
+        let result = read(form, archive, |item| {
+            items.push(item);
+            ControlFlow::Continue(())
+        });
+        (items, result)
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_in_both_forms() {
+        for form in FORMS {
+            let archive = write(form, &messages());
+            assert_eq!(Form::of(&mut archive.as_slice()).unwrap(), form);
+            let (items, result) = items(form, &archive);
+            result.unwrap();
+            let numbers: Vec<_> = items.iter().map(|item| item.number).collect();
+            assert_eq!(numbers, [1, 2, 3, 4, 5]);
+            let read: Vec<_> = items
+                .into_iter()
+                .map(|item| item.content.unwrap())
+                .collect();
+            assert_eq!(read, messages());
+        }
+    }
+
+    #[test]
+    fn an_empty_archive_has_no_items() {
+        for form in FORMS {
+            let (items, result) = items(form, &write(form, &[]));
+            result.unwrap();
+            assert!(items.is_empty());
+        }
+    }
+
+    #[test]
+    fn an_archive_cut_anywhere_gives_what_is_whole_and_no_wrong_place_to_go_on() {
+        let messages = &messages()[..4];
+        for form in FORMS {
+            let archive = write(form, messages);
+            let (whole, _) = items(form, &archive);
+            for length in 0..archive.len() {
+                let (items, _) = items(form, &archive[..length]);
+                let ends = items.iter().filter_map(|item| {
+                    let end = item.end.filter(|&end| end <= length as u64)?;
+                    item.content.is_ok().then_some((item.number, end))
+                });
+                let last = ends.last();
+                let expected = whole
+                    .iter()
+                    .map(|item| (item.number, item.end.unwrap()))
+                    .rfind(|(_, end)| *end <= length as u64);
+                assert_eq!(last, expected, "{form:?} cut at {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_goes_on_behind_a_cut_is_as_if_nothing_had_been_cut() {
+        let messages = messages();
+        for form in FORMS {
+            let archive = write(form, &messages);
+            let (items, _) = items(form, &archive);
+            let cut = usize::try_from(items[1].end.unwrap()).unwrap();
+            let mut again = archive[..cut].to_vec();
+            let written = messages[..2].iter().map(Message::digest).collect();
+            let mut writer = Writer::new(form, &mut again, written);
+            for message in &messages[2..] {
+                writer.append(message).unwrap();
+            }
+            writer.finish().unwrap();
+            assert!(again == archive, "{form:?}");
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! `digestd backup`: a copy that is a store.
+
+use super::progress::Progress;
+use super::{plural, say};
+use crate::cli::BackupArgs;
+use crate::store::{self, Method};
+
+/// Copies a store, or brings a copy up to date.
+///
+/// # Errors
+/// See [`store::back_up`].
+pub fn back_up(arguments: &BackupArgs) -> anyhow::Result<()> {
+    let method = if arguments.hard_link {
+        Method::HardLink
+    } else {
+        Method::Copy
+    };
+    let bar = Progress::of_segments();
+    let progress = |done: u32, total: u32| {
+        bar.set_total(total.into());
+        bar.set(done.into());
+    };
+    let done = store::back_up(
+        &arguments.data_dir,
+        &arguments.destination,
+        method,
+        &progress,
+    );
+    drop(bar);
+    let done = done?;
+    say(&format!(
+        "{} taken, {} kept; the copy ends in segment {} at {}",
+        plural(done.taken.into(), "segment"),
+        done.kept,
+        done.end.segment,
+        done.end.offset
+    ));
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! `digestd compact`: a log without what nobody can ask for any more.
+
+use bytesize::ByteSize;
+
+use super::progress::Progress;
+use super::{Findings, plural, say};
+use crate::cli::DataArgs;
+use crate::config;
+use crate::store::{self, CompactError, DataDirectory};
+
+/// Writes the log of a store anew.
+///
+/// # Errors
+/// [`Findings`] if messages are damaged that would be lost; else what kept it from being done.
+pub fn compact(arguments: &DataArgs) -> anyhow::Result<()> {
+    let directory = DataDirectory::claim_existing(&arguments.data_dir)?;
+    let bar = Progress::of_bytes(0);
+    let progress = |done, total| {
+        bar.set_total(total);
+        bar.set(done);
+    };
+    let cache_bytes = config::default_cache_bytes();
+    let compacted = store::compact(&directory, cache_bytes, &progress, |finding| {
+        bar.aside(|| say(&finding.to_string()));
+    });
+    drop(bar);
+    let done = compacted.map_err(|error| match error {
+        CompactError::Damaged(count) => {
+            say("left as it is: what is damaged has to be posted again first");
+            Findings(count).into()
+        }
+        CompactError::Store(error) => anyhow::Error::from(error),
+    })?;
+    say(&format!(
+        "{}; the log took {} and takes {}",
+        plural(done.messages, "message"),
+        ByteSize(done.bytes_before),
+        ByteSize(done.bytes_after)
+    ));
+    Ok(())
+}

@@ -1,0 +1,216 @@
+//! `digestd export`: all messages of a store, in the order of their digests.
+//!
+//! A file is called `….part` until everything is in it and on the disk. An unfinished one is read
+//! again, cut behind its last good message, and gone on with there: so an export may be interrupted
+//! in any way.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use super::archive::{self, Form, Writer};
+use super::progress::Walk;
+use super::{Findings, client_runtime, open, plural, say};
+use crate::cli::{ExportArgs, FormatArg};
+use crate::client::Client;
+use crate::digest::Digest;
+use crate::message::Message;
+use crate::ndjson::{self, LineError};
+use crate::store::{DataDirectory, Store};
+
+/// Messages asked for at once.
+const PAGE_MESSAGES_MAX: usize = 1024;
+
+/// Bytes handed to the system at once.
+const BUFFER_BYTES: usize = 1 << 20;
+
+impl From<FormatArg> for Form {
+    fn from(format: FormatArg) -> Self {
+        match format {
+            FormatArg::Ndjson => Self::Lines,
+            FormatArg::Tar => Self::Tar,
+        }
+    }
+}
+
+/// Writes all messages of a store or a server.
+///
+/// # Errors
+/// [`Findings`] if messages were left out because they are damaged; else what kept it from going on.
+pub fn export(arguments: &ExportArgs) -> anyhow::Result<()> {
+    let form = arguments.format.into();
+    let Some(path) = &arguments.output else {
+        let output = BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());
+        let writer = Writer::new(form, output, Vec::new());
+        return report(&write_all(arguments, arguments.after, writer)?);
+    };
+    let unfinished = Unfinished::open(path, form)?;
+    let after = unfinished.digests.last().copied();
+    if after.is_some() {
+        let messages = unfinished.digests.len() as u64;
+        say(&format!("going on behind {}", plural(messages, "message")));
+    }
+    let output = BufWriter::with_capacity(BUFFER_BYTES, &unfinished.file);
+    let writer = Writer::new(form, output, unfinished.digests);
+    let exported = write_all(arguments, after, writer)?;
+    finish(&unfinished.file, path).with_context(|| format!("cannot finish {}", path.display()))?;
+    report(&exported)
+}
+
+/// What was done.
+struct Exported {
+    messages: u64,
+    damaged: u64,
+}
+
+fn report(exported: &Exported) -> anyhow::Result<()> {
+    say(&format!("{} written", plural(exported.messages, "message")));
+    Ok(Findings::none_of(exported.damaged)?)
+}
+
+/// Writes all messages behind `after`.
+fn write_all(
+    arguments: &ExportArgs,
+    after: Option<Digest>,
+    mut writer: Writer<impl Write>,
+) -> anyhow::Result<Exported> {
+    let mut walk = Walk::new();
+    let mut damaged = 0;
+    let mut each = |digest: &Digest, message: Option<&Message>| {
+        let Some(message) = message else {
+            damaged += 1;
+            walk.aside(|| say(&format!("message {digest} is damaged and left out")));
+            return Ok(());
+        };
+        walk.pass(digest);
+        writer.append(message)
+    };
+    match &arguments.url {
+        Some(url) => read_server(&Client::new(url)?, after, &mut each)?,
+        None => read_store(&arguments.data.data_dir, after, &mut each)?,
+    }
+    writer.finish().context("cannot write")?;
+    Ok(Exported {
+        messages: walk.messages(),
+        damaged,
+    })
+}
+
+/// Takes a message, or the digest of one that is damaged.
+type Each<'a> = &'a mut dyn FnMut(&Digest, Option<&Message>) -> io::Result<()>;
+
+fn read_store(data_dir: &Path, mut after: Option<Digest>, each: Each<'_>) -> anyhow::Result<()> {
+    let store = open(DataDirectory::claim_existing(data_dir)?)?;
+    loop {
+        let page = store.page(after.as_ref(), PAGE_MESSAGES_MAX)?;
+        let Some((last, _)) = page.last() else {
+            return Ok(store.close()?);
+        };
+        after = Some(*last);
+        for (digest, message) in &page {
+            each(digest, message.as_ref().ok()).context("cannot write")?;
+        }
+    }
+}
+
+fn read_server(client: &Client, after: Option<Digest>, each: Each<'_>) -> anyhow::Result<()> {
+    let mut last = after;
+    let mut take = |line: &[u8]| {
+        let (digest, message) = match ndjson::read(line) {
+            Ok(message) => (message.digest(), Some(message)),
+            Err(LineError::Missing { digest }) => (digest, None),
+            Err(error) => bail!("the server sent a wrong line: {error}"),
+        };
+        if last.is_some_and(|last| digest <= last) {
+            bail!("the server sent messages in a wrong order");
+        }
+        last = Some(digest);
+        each(&digest, message.as_ref()).context("cannot write")
+    };
+    let walk = client.export(after, |line| match take(line) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => ControlFlow::Break(error),
+    });
+    match client_runtime()?.block_on(walk)? {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+/// A file that is being written, from its last good message on.
+struct Unfinished {
+    file: File,
+    /// What it has.
+    digests: Vec<Digest>,
+}
+
+impl Unfinished {
+    /// Opens what becomes `path`, or makes it.
+    fn open(path: &Path, form: Form) -> anyhow::Result<Self> {
+        if path.try_exists()? {
+            bail!("{} is there already", path.display());
+        }
+        let part = part(path);
+        let context = || format!("cannot write {}", part.display());
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&part)
+            .with_context(context)?;
+        file.try_lock().with_context(context)?;
+        let (digests, end) = read_unfinished(&file, form).with_context(context)?;
+        file.set_len(end).with_context(context)?;
+        file.seek(SeekFrom::End(0)).with_context(context)?;
+        Ok(Self { file, digests })
+    }
+}
+
+/// The good messages at the start of an export, and where they end.
+fn read_unfinished(file: &File, form: Form) -> io::Result<(Vec<Digest>, u64)> {
+    let length = file.metadata()?.len();
+    let (mut digests, mut good) = (Vec::new(), 0);
+    let result = archive::read(form, BufReader::new(file), |item| {
+        let end = item.end.filter(|&end| end <= length);
+        let (Ok(message), Some(end)) = (item.content, end) else {
+            return ControlFlow::Break(());
+        };
+        if digests.last().is_some_and(|last| message.digest() <= *last) {
+            return ControlFlow::Break(());
+        }
+        digests.push(message.digest());
+        good = end;
+        ControlFlow::Continue(())
+    });
+    match result {
+        // A tar that ends early, or in the middle of a header, is what is expected here.
+        Err(error) if is_torn(&error) => Ok(()),
+        other => other,
+    }?;
+    Ok((digests, good))
+}
+
+/// Whether the error is the archive's own, not the disk's.
+fn is_torn(error: &io::Error) -> bool {
+    error.raw_os_error().is_none()
+}
+
+/// The file is whole: makes it durable and gives it its name.
+fn finish(file: &File, path: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    fs::rename(part(path), path)?;
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn part(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".part");
+    name.into()
+}

@@ -1,0 +1,303 @@
+//! `digestd import`: every message of an export, checked and stored.
+//!
+//! Many are on their way to the store at once, so that one sync stores them all. What is stored already
+//! costs a look-up: to go on after an interruption is to run it again.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::pin::Pin;
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use tokio::runtime::Runtime;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::sleep;
+
+use super::archive::{self, Form, Item};
+use super::progress::Progress;
+use super::{Findings, open, plural, say};
+use crate::cli::ImportArgs;
+use crate::client::{Client, Refused, Session};
+use crate::config::SEGMENT_BYTES;
+use crate::message::Message;
+use crate::server;
+use crate::store::{DataDirectory, EmbeddedStore, Store, StoreError};
+
+/// Messages on their way at once: what the store lets wait, less than which leaves the disk idle.
+const WINDOW_MESSAGES_MAX: usize = 1024;
+
+/// Bytes of text on their way at once, for the memory's sake. A larger message goes alone.
+const WINDOW_BYTES_MAX: usize = 32 << 20;
+
+/// Connections to a server: a quarter of what it lets one client have.
+const CONNECTIONS: usize = 64;
+
+/// Bytes read at once.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// After an order to stop, what is on its way may take this long; input that does not come, too.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Stores every message of an export.
+///
+/// # Errors
+/// [`Findings`] if there was something wrong in it; else what kept it from going on.
+pub fn import(arguments: &ImportArgs) -> anyhow::Result<()> {
+    let path = arguments.input.as_deref();
+    let (input, bytes) = match path.filter(|path| *path != Path::new("-")) {
+        Some(path) => {
+            let file =
+                File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+            let bytes = file.metadata()?.len();
+            (Box::new(file) as Box<dyn io::Read>, bytes)
+        }
+        None => (Box::new(io::stdin().lock()) as Box<dyn io::Read>, 0),
+    };
+    let mut input = BufReader::with_capacity(BUFFER_BYTES, input);
+    let form = Form::of(&mut input).context("cannot read the export")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    let stop = stop_flag(&runtime).context("cannot listen for signals")?;
+    let target = match &arguments.url {
+        Some(url) => Target::Server(Pool::new(&Client::new(url)?, &runtime)),
+        None => Target::Store(open(DataDirectory::claim(
+            &arguments.data.data_dir,
+            SEGMENT_BYTES,
+        )?)?),
+    };
+    let import = Import {
+        form,
+        keep_going: arguments.keep_going,
+        runtime,
+        target,
+        window: VecDeque::new(),
+        window_bytes: 0,
+        stored: 0,
+        wrong: 0,
+        done: 0,
+        bar: Progress::of_bytes(bytes),
+    };
+    import.run(input, &stop)
+}
+
+/// Becomes true with the order to stop. A second order ends the process, and so does what takes too
+/// long after the first; nothing that was stored is lost then.
+fn stop_flag(runtime: &Runtime) -> io::Result<Arc<AtomicBool>> {
+    let _context = runtime.enter();
+    let signal = server::stop_signal()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    runtime.spawn(async move {
+        signal.await;
+        flag.store(true, Relaxed);
+        sleep(STOP_TIMEOUT).await;
+        process::exit(1);
+    });
+    Ok(stop)
+}
+
+/// An import under way.
+struct Import {
+    form: Form,
+    keep_going: bool,
+    runtime: Runtime,
+    target: Target,
+    /// In the order in which they were read.
+    window: VecDeque<OnItsWay>,
+    window_bytes: usize,
+    stored: u64,
+    wrong: u64,
+    /// Everything up to this item is stored, or was named.
+    done: u64,
+    bar: Progress,
+}
+
+/// A message that is being stored.
+struct OnItsWay {
+    number: u64,
+    bytes: usize,
+    result: Pin<Box<dyn Future<Output = Result<(), Failure>>>>,
+}
+
+/// Why a message was not stored.
+enum Failure {
+    /// It is the message's own fault.
+    This(String),
+    /// No other would be stored either.
+    All(anyhow::Error),
+}
+
+impl Import {
+    fn run(mut self, input: impl BufRead, stop: &AtomicBool) -> anyhow::Result<()> {
+        let mut taken = Ok(());
+        let read = archive::read(self.form, input, |item| {
+            if stop.load(Relaxed) {
+                taken = Err(anyhow!("interrupted"));
+                return ControlFlow::Break(());
+            }
+            self.take(item).unwrap_or_else(|error| {
+                taken = Err(error);
+                ControlFlow::Break(())
+            })
+        });
+        // Whatever ended it: what is on its way counts.
+        let finished = self.finish_all();
+        let result = taken
+            .and(read.context("cannot read the export"))
+            .and(finished)
+            .and_then(|()| self.target.close());
+        drop(self.bar);
+        result.with_context(|| {
+            format!(
+                "stopped behind {} {}; run it again to go on",
+                self.form.item(),
+                self.done
+            )
+        })?;
+        say(&format!("{} stored", plural(self.stored, "message")));
+        Ok(Findings::none_of(self.wrong)?)
+    }
+
+    fn take(&mut self, item: Item) -> anyhow::Result<ControlFlow<()>> {
+        if let Some(end) = item.end {
+            self.bar.set(end);
+        }
+        match item.content {
+            Ok(message) => self.send(item.number, message)?,
+            Err(wrong) => self.complain(item.number, &wrong.to_string()),
+        }
+        Ok(if self.wrong > 0 && !self.keep_going {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// Sends a message on its way, once there is room for it.
+    fn send(&mut self, number: u64, message: Message) -> anyhow::Result<()> {
+        let bytes = message.as_bytes().len();
+        while self.window.len() >= WINDOW_MESSAGES_MAX
+            || self.window_bytes + bytes > WINDOW_BYTES_MAX && !self.window.is_empty()
+        {
+            self.finish_first()?;
+        }
+        let result = self.target.put(message);
+        self.window_bytes += bytes;
+        self.window.push_back(OnItsWay {
+            number,
+            bytes,
+            result,
+        });
+        Ok(())
+    }
+
+    fn finish_all(&mut self) -> anyhow::Result<()> {
+        while !self.window.is_empty() {
+            self.finish_first()?;
+        }
+        Ok(())
+    }
+
+    fn finish_first(&mut self) -> anyhow::Result<()> {
+        let Some(first) = self.window.pop_front() else {
+            return Ok(());
+        };
+        self.window_bytes -= first.bytes;
+        match self.runtime.block_on(first.result) {
+            Ok(()) => self.stored += 1,
+            Err(Failure::This(reason)) => self.complain(first.number, &reason),
+            Err(Failure::All(error)) => return Err(error),
+        }
+        self.done = first.number;
+        Ok(())
+    }
+
+    fn complain(&mut self, number: u64, reason: &str) {
+        self.wrong += 1;
+        let item = self.form.item();
+        self.bar
+            .aside(|| say(&format!("{item} {number}: {reason}")));
+    }
+}
+
+/// Where messages are stored.
+enum Target {
+    Store(EmbeddedStore),
+    Server(Pool),
+}
+
+impl Target {
+    fn put(&self, message: Message) -> Pin<Box<dyn Future<Output = Result<(), Failure>>>> {
+        match self {
+            Self::Store(store) => {
+                let put = store.put(message);
+                Box::pin(async move {
+                    match put.await {
+                        Ok(_receipt) => Ok(()),
+                        Err(error @ StoreError::TooLarge) => Err(Failure::This(error.to_string())),
+                        Err(error) => Err(Failure::All(error.into())),
+                    }
+                })
+            }
+            Self::Server(pool) => Box::pin(pool.put(message)),
+        }
+    }
+
+    fn close(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Store(store) => Ok(store.close()?),
+            Self::Server(_) => Ok(()),
+        }
+    }
+}
+
+/// Connections to a server that take what comes in turn.
+struct Pool(mpsc::Sender<Order>);
+
+type Order = (Message, oneshot::Sender<anyhow::Result<()>>);
+
+impl Pool {
+    fn new(client: &Client, runtime: &Runtime) -> Self {
+        let (sender, orders) = mpsc::channel(CONNECTIONS);
+        let orders = Arc::new(Mutex::new(orders));
+        for _ in 0..CONNECTIONS {
+            let session = Session::new(client.clone());
+            runtime.spawn(work(session, Arc::clone(&orders)));
+        }
+        Self(sender)
+    }
+
+    /// Waits until a connection is free.
+    fn put(&self, message: Message) -> impl Future<Output = Result<(), Failure>> + use<> {
+        let (reply, answer) = oneshot::channel();
+        // Without the workers there is no answer either.
+        let _ = self.0.blocking_send((message, reply));
+        async move {
+            let answered = answer.await.map_err(|error| Failure::All(error.into()))?;
+            answered.map_err(|error| match error.downcast::<Refused>() {
+                Ok(refused) => Failure::This(refused.to_string()),
+                Err(error) => Failure::All(error),
+            })
+        }
+    }
+}
+
+async fn work(mut session: Session, orders: Arc<Mutex<mpsc::Receiver<Order>>>) {
+    loop {
+        let order = orders.lock().await.recv().await;
+        let Some((message, reply)) = order else {
+            return;
+        };
+        // Nobody waits for it if the import ended with another failure.
+        let _ = reply.send(session.put(&message).await);
+    }
+}

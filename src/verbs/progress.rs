@@ -1,0 +1,108 @@
+//! A bar on standard error for who waits at a terminal; nobody else sees anything of it.
+
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::digest::Digest;
+
+/// Messages between two looks at the clock.
+const WALK_STEP: u64 = 256;
+
+/// How far a verb is.
+#[derive(Debug)]
+pub(super) struct Progress(ProgressBar);
+
+/// How far a walk through all messages is, in the order of their digests. These are spread evenly, so
+/// that the last one says how much is done, whatever their number.
+#[derive(Debug)]
+pub(super) struct Walk {
+    bar: Progress,
+    started: Instant,
+    messages: u64,
+}
+
+impl Walk {
+    pub(super) fn new() -> Self {
+        Self {
+            bar: Progress::new(
+                u64::from(u32::MAX),
+                "{bar:30} {percent:>3} %  {msg}, {eta} left",
+            ),
+            started: Instant::now(),
+            messages: 0,
+        }
+    }
+
+    /// Counts a message.
+    pub(super) fn pass(&mut self, digest: &Digest) {
+        self.messages += 1;
+        if !self.messages.is_multiple_of(WALK_STEP) {
+            return;
+        }
+        let [first, second, third, fourth, ..] = *digest.as_bytes();
+        let position = u32::from_be_bytes([first, second, third, fourth]);
+        let rate = u128::from(self.messages) * 1000 / self.started.elapsed().as_millis().max(1);
+        let bar = &self.bar.0;
+        bar.set_message(format!("{} messages, {rate}/s", self.messages));
+        bar.set_position(u64::from(position));
+    }
+
+    /// Messages so far.
+    pub(super) fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// Does what writes to the terminal, with the bar out of its way.
+    pub(super) fn aside<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.bar.aside(act)
+    }
+}
+
+impl Progress {
+    /// Nothing of `bytes` done yet.
+    pub(super) fn of_bytes(bytes: u64) -> Self {
+        Self::new(
+            bytes,
+            "{bar:30} {percent:>3} %  {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+        )
+    }
+
+    /// Nothing done yet of a number of segments.
+    pub(super) fn of_segments() -> Self {
+        Self::new(
+            0,
+            "{bar:30} {percent:>3} %  segment {pos} of {len}, {eta} left",
+        )
+    }
+
+    fn new(length: u64, template: &str) -> Self {
+        let bar = ProgressBar::new(length);
+        // A template that does not parse would only cost the looks.
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+
+    /// So much is done.
+    pub(super) fn set(&self, done: u64) {
+        self.0.set_position(done);
+    }
+
+    /// So much will be done in all.
+    pub(super) fn set_total(&self, total: u64) {
+        self.0.set_length(total);
+    }
+
+    /// Does what writes to the terminal, with the bar out of its way.
+    pub(super) fn aside<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.0.suspend(act)
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

@@ -1,0 +1,152 @@
+//! `digestd verify`: what a store promised, held against what the disk has.
+
+use std::io::{self, StdoutLock, Write};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+
+use super::progress::{Progress, Walk};
+use super::{Findings, client_runtime, plural};
+use crate::cli::VerifyArgs;
+use crate::client::Client;
+use crate::config;
+use crate::digest::Digest;
+use crate::ndjson::{self, LineError};
+use crate::store::{self, DataDirectory, Finding, Verified};
+
+/// Reads a data directory, or what a server has, from end to end and prints what is wrong with it.
+///
+/// # Errors
+/// [`Findings`] if anything is; else what kept it from being read at all.
+pub fn verify(arguments: &VerifyArgs) -> anyhow::Result<()> {
+    let mut printer = Printer {
+        output: io::stdout().lock(),
+        json: arguments.json,
+        result: Ok(()),
+    };
+    let verified = match &arguments.url {
+        Some(url) => verify_server(url, &mut printer)?,
+        None => verify_directory(&arguments.data.data_dir, &mut printer)?,
+    };
+    printer.print(&summary(&verified), &summary_json(&verified));
+    printer
+        .result
+        .and_then(|()| printer.output.flush())
+        .context("cannot write the result")?;
+    Ok(Findings::none_of(verified.findings)?)
+}
+
+/// Prints lines, in words or as JSON.
+struct Printer {
+    output: StdoutLock<'static>,
+    json: bool,
+    /// The first failure to print.
+    result: io::Result<()>,
+}
+
+impl Printer {
+    fn print(&mut self, text: &str, json: &Value) {
+        if self.result.is_ok() {
+            self.result = if self.json {
+                writeln!(self.output, "{json}")
+            } else {
+                writeln!(self.output, "{text}")
+            };
+        }
+    }
+}
+
+fn verify_directory(data_dir: &Path, printer: &mut Printer) -> anyhow::Result<Verified> {
+    let directory = DataDirectory::claim_existing(data_dir)?;
+    let bar = Progress::of_bytes(0);
+    let progress = |done, total| {
+        bar.set_total(total);
+        bar.set(done);
+    };
+    let cache_bytes = config::default_cache_bytes();
+    let verified = store::verify(&directory, cache_bytes, &progress, |finding| {
+        bar.aside(|| printer.print(&finding.to_string(), &finding_json(finding)));
+    })?;
+    Ok(verified)
+}
+
+/// Reads all messages of a server: what its index names is had, and is what it is called.
+fn verify_server(url: &str, printer: &mut Printer) -> anyhow::Result<Verified> {
+    let (mut walk, mut verified) = (Walk::new(), Verified::default());
+    let mut take = |line: &[u8]| {
+        match ndjson::read(line) {
+            Ok(message) => {
+                verified.records += 1;
+                walk.pass(&message.digest());
+            }
+            Err(LineError::Missing { digest }) => {
+                verified.findings += 1;
+                let text = format!("message {digest} is damaged");
+                walk.aside(|| printer.print(&text, &damaged_json(&digest, &text)));
+            }
+            Err(error) => return ControlFlow::Break(error),
+        }
+        ControlFlow::Continue(())
+    };
+    let client = Client::new(url)?;
+    match client_runtime()?.block_on(client.export(None, &mut take))? {
+        ControlFlow::Continue(()) => {}
+        ControlFlow::Break(error) => bail!("the server sent a wrong line: {error}"),
+    }
+    drop(walk);
+    verified.indexed = Some(verified.records + verified.findings);
+    Ok(verified)
+}
+
+fn summary(verified: &Verified) -> String {
+    let mut parts = vec![format!(
+        "{} in the log",
+        plural(verified.records, "good record")
+    )];
+    parts.push(match verified.indexed {
+        Some(messages) => format!("{} in the index", plural(messages, "message")),
+        None => "the index will be redrawn at the next start".into(),
+    });
+    if verified.healed > 0 {
+        parts.push(format!(
+            "{} posted again since",
+            plural(verified.healed, "damaged record")
+        ));
+    }
+    if verified.torn_bytes > 0 {
+        parts.push(format!(
+            "{} of an unfinished group",
+            plural(verified.torn_bytes, "byte")
+        ));
+    }
+    parts.push(plural(verified.findings, "finding"));
+    parts.join("; ")
+}
+
+fn finding_json(finding: &Finding) -> Value {
+    let at = finding.at();
+    json!({
+        "finding": finding.kind(),
+        "file": at.map(|at| format!("log/{}", at.file_name())),
+        "offset": at.map(|at| at.offset),
+        "digest": finding.digest().map(|digest| digest.to_string()),
+        "text": finding.to_string(),
+    })
+}
+
+/// The same of a message on a server, which does not say where it has it.
+fn damaged_json(digest: &Digest, text: &str) -> Value {
+    json!({ "finding": "damaged", "digest": digest.to_string(), "text": text })
+}
+
+fn summary_json(verified: &Verified) -> Value {
+    json!({
+        "records": verified.records,
+        "indexed": verified.indexed,
+        "healed": verified.healed,
+        "torn_bytes": verified.torn_bytes,
+        "findings": verified.findings,
+    })
+}

@@ -1,0 +1,214 @@
+//! `digestd compact`: what can be left out is, nothing else is, and a crash at any point costs nothing.
+
+use std::collections::HashSet;
+use std::fs;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use digestd::store::{CompactError, Compacted, Finding, StoreError, compact, verify};
+use rustix::process::Signal;
+
+use crate::process::{Process, digestd, run};
+use crate::store_support::{Data, Dice, assert_holds, assert_text, close, put, put_all, texts};
+
+const CACHE_BYTES: u64 = 1 << 20;
+
+fn compacted(data: &Data) -> Result<Compacted, CompactError> {
+    let directory = data.claim_again().unwrap();
+    compact(&directory, CACHE_BYTES, &|_, _| (), |_| ())
+}
+
+fn findings(data: &Data) -> Vec<Finding> {
+    let directory = data.claim_again().unwrap();
+    let mut findings = Vec::new();
+    verify(&directory, CACHE_BYTES, &|_, _| (), |finding| {
+        findings.push(finding.clone());
+    })
+    .unwrap();
+    findings
+}
+
+/// Every tenth message was damaged and posted again.
+fn healed(texts: &[String]) -> Data {
+    let data = Data::with(texts);
+    let store = data.open();
+    let some: Vec<_> = texts.iter().step_by(10).cloned().collect();
+    for text in &some {
+        let record = data.record_of(text);
+        data.flip(&record.file, record.body().start * 8);
+    }
+    put_all(&store, &some);
+    close(store);
+    data
+}
+
+/// The good records of messages, each message once.
+fn assert_compact(data: &Data, texts: &[String]) {
+    data.assert_sound(texts);
+    assert_eq!(findings(data), []);
+    let records = data.records();
+    let messages = records.iter().filter(|record| record.kind == 1);
+    let digests: Vec<_> = messages.map(|record| record.digest).collect();
+    assert_eq!(digests.len(), texts.len());
+    assert_eq!(
+        digests.into_iter().collect::<HashSet<_>>().len(),
+        texts.len()
+    );
+}
+
+#[test]
+fn records_that_were_mended_are_left_out() {
+    let texts = texts(0..1000);
+    let data = healed(&texts);
+    let done = compacted(&data).unwrap();
+    assert_eq!(done.messages, 1000);
+    assert!(done.bytes_after < done.bytes_before, "{done:?}");
+    assert_compact(&data, &texts);
+    assert!(!data.has("log.new"));
+    let again = compacted(&data).unwrap();
+    assert_eq!(again.bytes_before, done.bytes_after);
+    assert_eq!(again.bytes_after, done.bytes_after);
+    // It is a store like any other.
+    let store = data.open();
+    put(&store, "and goes on").unwrap();
+    assert_holds(&store, &texts);
+    close(store);
+}
+
+#[test]
+fn a_store_with_nothing_to_leave_out_is_left_as_it_is() {
+    let texts = texts(0..1000);
+    let data = Data::with(&texts);
+    let before = data.log();
+    let done = compacted(&data).unwrap();
+    assert_eq!(done.bytes_before, done.bytes_after);
+    assert!(data.log() == before);
+    assert_compact(&data, &texts);
+}
+
+#[test]
+fn a_store_with_damage_that_was_not_mended_is_left_as_it_is() {
+    let texts = texts(0..1000);
+    let data = healed(&texts);
+    let record = data.record_of(&texts[5]);
+    data.flip(&record.file, record.body().start * 8);
+    let before = data.log();
+    let refused = compacted(&data);
+    assert!(
+        matches!(refused, Err(CompactError::Damaged(1))),
+        "{refused:?}"
+    );
+    assert!(data.log() == before);
+    let store = data.open();
+    assert_text(&store, &texts[5], &Err(StoreError::Damaged));
+    close(store);
+
+    let mut command = digestd();
+    command.arg("compact").arg("--data-dir").arg(data.path());
+    let outcome = run(&mut command, b"");
+    assert_eq!(outcome.code, Some(3), "{outcome:?}");
+    assert!(outcome.stderr.contains(&record.digest.to_string()));
+    assert!(outcome.stderr.contains("posted again first"), "{outcome:?}");
+}
+
+#[test]
+fn damage_that_names_no_message_is_left_out_once_the_message_is_there_again() {
+    let texts = texts(0..1000);
+    let data = Data::with(&texts);
+    let record = data.record_of(&texts[5]);
+    data.flip(&record.file, record.offset * 8);
+    // The index still points at it: somebody misses it.
+    assert!(compacted(&data).is_err());
+    let store = data.open();
+    put(&store, &texts[5]).unwrap();
+    close(store);
+    assert_eq!(findings(&data).len(), 1);
+    compacted(&data).unwrap();
+    assert_compact(&data, &texts);
+}
+
+#[test]
+fn a_crash_between_any_two_steps_costs_nothing() {
+    let texts = texts(0..1000);
+    let before = healed(&texts);
+    let after = before.copy();
+    compacted(&after).unwrap();
+    let state = |index_of: Option<&Data>, log: &Data, aside: Option<&Data>| {
+        let data = Data::new();
+        data.take("FORMAT", &before);
+        data.take("log", log);
+        if let Some(aside) = aside {
+            data.take("log", aside);
+            fs::rename(data.path().join("log"), data.path().join("log.new")).unwrap();
+            data.take("log", log);
+        }
+        if let Some(whole) = index_of {
+            data.take("index", whole);
+            data.take("checkpoint", whole);
+        }
+        data
+    };
+    let half = after.copy();
+    half.remove("log/00000003.log");
+    let states = [
+        (
+            "while the log is written",
+            state(Some(&before), &before, Some(&half)),
+        ),
+        (
+            "when it is written",
+            state(Some(&before), &before, Some(&after)),
+        ),
+        ("without a checkpoint", {
+            let data = state(Some(&before), &before, Some(&after));
+            data.remove("checkpoint");
+            data
+        }),
+        ("without an index", state(None, &before, Some(&after))),
+        ("after the exchange", state(None, &after, Some(&before))),
+        (
+            "after the redraw",
+            state(Some(&after), &after, Some(&before)),
+        ),
+    ];
+    for (when, data) in states {
+        // Whether the next thing is a start or another try.
+        let started = data.copy();
+        let store = started.open();
+        assert_holds(&store, &texts);
+        assert_eq!(store.messages(), 1000, "{when}");
+        close(store);
+        compacted(&data).unwrap_or_else(|error| panic!("{when}: {error}"));
+        assert_compact(&data, &texts);
+        assert!(!data.has("log.new"), "{when}");
+    }
+}
+
+#[test]
+fn a_compaction_killed_at_any_moment_costs_nothing() {
+    let texts = texts(0..1000);
+    let data = healed(&texts);
+    let mut dice = Dice(7);
+    for _ in 0..10 {
+        let copy = data.copy();
+        let child = digestd()
+            .args(["compact", "--data-dir"])
+            .arg(copy.path())
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut child = Process(child);
+        thread::sleep(Duration::from_millis(dice.below(150) as u64));
+        // It may be over already.
+        child.signal(Signal::KILL);
+        child.wait();
+        let store = copy.open();
+        assert_holds(&store, &texts);
+        assert_eq!(store.messages(), 1000);
+        close(store);
+        compacted(&copy).unwrap();
+        assert_compact(&copy, &texts);
+    }
+}

@@ -1,0 +1,104 @@
+//! The scrub: what it finds in a store that is being served, and that it finds nothing that is not so.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use digestd::store::{EmbeddedStore, Store, keep_scrubbing};
+
+use crate::process::Launch;
+use crate::store_support::{Data, close, heard, listen, put, put_all, texts};
+
+const FOUND: &str = "the store is not as promised";
+const DONE: &str = "everything stored was read and checked";
+
+/// Scrubs once; returns what the operator sees of it. The segments here are so small that nothing is
+/// waited for before the scrub is over.
+fn scrub(store: &EmbeddedStore) -> Vec<String> {
+    let (stop, stopped) = mpsc::channel();
+    stop.send(()).unwrap();
+    let ((), lines) = listen(|| keep_scrubbing(store, Duration::from_hours(1), &stopped));
+    assert!(heard(&lines, DONE), "{lines:?}");
+    lines
+}
+
+#[test]
+fn a_scrub_of_a_sound_store_finds_nothing() {
+    let data = Data::with(&texts(0..1000));
+    let store = data.open();
+    let lines = scrub(&store);
+    assert!(heard(&lines, "records=1000 findings=0"), "{lines:?}");
+    assert_eq!(store.stats().integrity_failures, 0);
+}
+
+#[test]
+fn a_scrub_counts_damage_and_says_where_it_is_until_it_is_mended() {
+    let texts = texts(0..300);
+    let data = Data::with(&texts);
+    let store = data.open();
+    let record = data.record_of(&texts[100]);
+    data.flip(&record.file, record.body().start * 8);
+    let lines = scrub(&store);
+    let found: Vec<_> = lines.iter().filter(|line| line.contains(FOUND)).collect();
+    assert_eq!(found.len(), 1, "{lines:?}");
+    let digits = record.digest.to_string();
+    assert!(found[0].contains(&digits[..8]), "{found:?}");
+    assert!(!found[0].contains(&digits[..9]), "not the whole digest");
+    assert!(found[0].contains(&format!("offset: {}", record.offset)));
+    assert_eq!(store.stats().integrity_failures, 1);
+
+    put(&store, &texts[100]).unwrap();
+    let lines = scrub(&store);
+    assert!(heard(&lines, "findings=0"), "{lines:?}");
+    assert_eq!(store.stats().integrity_failures, 1);
+    close(store);
+}
+
+#[test]
+fn a_scrub_while_messages_come_finds_nothing_that_is_not_so() {
+    let data = Data::with(&texts(0..100));
+    let store = data.open();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let texts = texts(100..100_000);
+            for some in texts.chunks(50).take_while(|_| !over.load(Relaxed)) {
+                put_all(&store, some);
+            }
+        });
+        for _ in 0..20 {
+            scrub(&store);
+        }
+        over.store(true, Relaxed);
+    });
+    assert_eq!(store.stats().integrity_failures, 0);
+    close(store);
+}
+
+#[test]
+fn a_scrub_ends_when_it_is_told_to() {
+    // So large that the pace is held back.
+    let data = Data::new();
+    let store = data.open();
+    let large: Vec<_> = (0..100)
+        .map(|number| format!("{number}").repeat(30_000))
+        .collect();
+    put_all(&store, &large);
+    let (stop, stopped) = mpsc::channel();
+    stop.send(()).unwrap();
+    let ((), lines) = listen(|| keep_scrubbing(&store, Duration::from_hours(1), &stopped));
+    assert!(!heard(&lines, DONE), "{lines:?}");
+}
+
+#[test]
+fn a_server_scrubs_if_it_is_told_to() {
+    let texts = texts(0..300);
+    let data = Data::with(&texts);
+    let record = data.record_of(&texts[100]);
+    data.flip(&record.file, record.body().start * 8);
+    let launch = Launch::new(data.path()).option("--body-max", "60KiB");
+    let server = launch.option("--scrub-interval", "1h").start();
+    server.wait_for(FOUND);
+    server.stop();
+}
