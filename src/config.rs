@@ -142,9 +142,9 @@ impl Default for Limits {
             drain_timeout: Duration::from_secs(10),
             batch_bytes_max: BATCH_BYTES_MAX,
             // Together three quarters of the writes, so that single messages pass beside them.
-            batches_max: 4,
-            // While one group is synced, the next is read.
-            batch_lines_max: 192,
+            batches_max: 3,
+            // While one group is synced, the next is read; four times as many as 64 clients have.
+            batch_lines_max: 256,
             // The digests of 100,000 lines: so many may be sent before the first answer is read.
             batch_answer_bytes_max: 8 << 20,
         }
