@@ -1,7 +1,7 @@
 //! The tests from outside, one binary so that it is linked once.
 //!
 //! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`batch`],
-//!   [`ranges`], [`addresses`], [`problems`], [`limits`], [`http2`], [`shutdown`], with [`support`];
+//!   [`ranges`], [`addresses`], [`problems`], [`openapi`], [`pages`], [`limits`], [`http2`], [`shutdown`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`], with
 //!   [`store_support`];
 //! * the real binaries: [`command`], [`crash`], [`power`], [`failure`], [`full`], [`memory`], [`samples`],
@@ -31,6 +31,8 @@ mod matrix;
 mod memory;
 mod messages;
 mod model;
+mod openapi;
+mod pages;
 mod power;
 mod problems;
 mod process;
