@@ -5,7 +5,7 @@
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`], with
 //!   [`store_support`];
 //! * the real binaries: [`command`], [`crash`], [`power`], [`failure`], [`full`], [`memory`], [`samples`],
-//!   [`readme`], and [`gifts`] for the second one, with [`process`], [`writers`] and [`trace`].
+//!   [`readme`], [`browser`], [`caches`], [`strangers`], and [`gifts`] for the second one, with [`process`], [`writers`] and [`trace`].
 
 #![allow(
     clippy::unwrap_used,
@@ -17,6 +17,8 @@
 
 mod addresses;
 mod batch;
+mod browser;
+mod caches;
 mod command;
 mod crash;
 mod damage;
@@ -44,6 +46,7 @@ mod samples;
 mod shutdown;
 mod store;
 mod store_support;
+mod strangers;
 mod support;
 mod torn;
 mod trace;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -356,7 +357,7 @@ impl Log {
 
 /// A connection that is kept open.
 #[derive(Debug)]
-pub(crate) struct Client(BufReader<TcpStream>);
+pub(crate) struct Client<S: Read + Write = TcpStream>(BufReader<S>);
 
 impl Client {
     pub(crate) fn connect(address: SocketAddr) -> io::Result<Self> {
@@ -365,7 +366,17 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self(BufReader::new(stream)))
     }
+}
 
+impl Client<UnixStream> {
+    pub(crate) fn connect_local(path: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+}
+
+impl<S: Read + Write> Client<S> {
     /// Sends a request and reads its answer.
     pub(crate) fn ask(
         &mut self,
@@ -403,12 +414,15 @@ impl Client {
             if line.is_empty() {
                 break;
             }
-            let (name, value) = line.split_once(": ").expect("a field");
-            let known = fields.insert(name.to_ascii_lowercase(), value.to_owned());
+            let (name, value) = line.split_once(':').expect("a field");
+            let known = fields.insert(name.to_ascii_lowercase(), value.trim().to_owned());
             assert_eq!(known, None, "two fields {name}");
         }
-        let length = fields.get("content-length").expect("a length");
-        let mut body = vec![0; length.parse().unwrap()];
+        let length = match status {
+            304 => 0,
+            _ => fields["content-length"].parse().unwrap(),
+        };
+        let mut body = vec![0; length];
         self.0.read_exact(&mut body)?;
         Ok(Answer {
             status,

@@ -48,15 +48,17 @@ function select(values) {
   return make('select', {}, ...values.map((value) => make('option', {}, value)));
 }
 
-/** The types an operation answers with when it succeeds. */
+/** The types among which `Accept` chooses when an operation succeeds. */
 function answerTypes(operation) {
-  const good = entries(operation.responses).filter(([status]) => status.startsWith('2'));
-  return [...new Set(good.flatMap(([, response]) => Object.keys(response.content ?? {})))];
+  const chosen = entries(operation.responses)
+    .filter(([status, { headers }]) => status.startsWith('2') && headers?.Vary);
+  return chosen.flatMap(([, { content = {} }]) => Object.keys(content));
 }
 
 /** A form that sends the request of an operation. */
 function tryOut(method, path, operation, parameters) {
   const form = make('form', { className: 'try' });
+  const optional = make('details', {}, make('summary', {}, 'More fields'));
   const controls = parameters.map((parameter) => {
     const [example] = entries(parameter.examples).map(([, { value }]) => value);
     const value = example ?? parameter.schema?.enum?.[0] ?? '';
@@ -64,7 +66,8 @@ function tryOut(method, path, operation, parameters) {
       className: 'mono', value, required: parameter.required ?? false, spellcheck: false,
       autocomplete: 'off', autocapitalize: 'off',
     });
-    form.append(...field(parameter.name, input, parameter.description));
+    (parameter.required ? form : optional).append(
+      ...field(parameter.name, input, parameter.description));
     return [parameter, input];
   });
 
@@ -111,6 +114,7 @@ function tryOut(method, path, operation, parameters) {
   const copy = make('button', { type: 'button', ariaLabel: 'Copy the curl line' }, 'Copy curl line');
   const result = make('div', { className: 'result', role: 'status' });
   form.append(
+    optional,
     make('div', { className: 'actions' },
       make('button', { className: 'main' }, 'Send'), copy, make('span', { role: 'status' })),
     line, result,
