@@ -35,11 +35,15 @@ pub(super) async fn route(
         (&Method::POST, "messages", Some("lookup")) => {
             Box::pin(messages::look_up(app, head, body)).await
         }
-        (&Method::PUT, "messages", Some(digest)) if !digest.is_empty() => {
-            Box::pin(messages::put(app, digest, head, body)).await
-        }
+        (_, "messages", Some("lookup")) => Err(HttpError::MethodNotAllowed("POST")),
         (&Method::GET | &Method::HEAD, "messages", Some(digest)) if !digest.is_empty() => {
             messages::fetch(app, digest, head)
+        }
+        (_, "messages", Some(name)) if address::is_alias(name) => {
+            Err(HttpError::MethodNotAllowed("GET, HEAD"))
+        }
+        (&Method::PUT, "messages", Some(digest)) if !digest.is_empty() => {
+            Box::pin(messages::put(app, digest, head, body)).await
         }
         (&Method::GET | &Method::HEAD, ".well-known", Some(path)) if is_name(path) => {
             messages::resolve(app, address::well_known(path), head)
@@ -55,7 +59,7 @@ pub(super) async fn route(
         (&Method::GET | &Method::HEAD, "docs" | "openapi.json" | "openapi.yaml", None)
         | (&Method::GET | &Method::HEAD, "pages", Some(_)) => pages::file(app, path, &head.headers),
         (_, "", None) => Err(HttpError::MethodNotAllowed("GET, HEAD, POST")),
-        (_, "messages", None | Some("" | "lookup")) => Err(HttpError::MethodNotAllowed("POST")),
+        (_, "messages", None | Some("")) => Err(HttpError::MethodNotAllowed("POST")),
         (_, "messages", Some(_)) => Err(HttpError::MethodNotAllowed("GET, HEAD, PUT")),
         (_, ".well-known", Some(path)) if is_name(path) => {
             Err(HttpError::MethodNotAllowed("GET, HEAD"))
