@@ -30,6 +30,9 @@ function prose(text = '') {
     .map((paragraph) => make('p', {}, ...pieces(paragraph)));
 }
 
+/** A part of a path: nothing in it is decoded by the service, so only what would end it is encoded. */
+const segment = (value) => value.replace(/[^\w.~:+/=-]/gu, encodeURIComponent);
+
 /** An example as it is sent. */
 const written = (value) =>
   typeof value === 'string' ? value : `${JSON.stringify(value, null, 2)}\n`;
@@ -61,10 +64,11 @@ function tryOut(method, path, operation, parameters) {
   const optional = make('details', {}, make('summary', {}, 'More fields'));
   const controls = parameters.map((parameter) => {
     const [example] = entries(parameter.examples).map(([, { value }]) => value);
-    const value = example ?? parameter.schema?.enum?.[0] ?? '';
+    const { required = false } = parameter;
+    const suggestion = example ?? parameter.schema.enum?.[0] ?? '';
     const input = make('input', {
-      className: 'mono', value, required: parameter.required ?? false, spellcheck: false,
-      autocomplete: 'off', autocapitalize: 'off',
+      className: 'mono', required, spellcheck: false, autocomplete: 'off', autocapitalize: 'off',
+      [required ? 'value' : 'placeholder']: suggestion,
     });
     (parameter.required ? form : optional).append(
       ...field(parameter.name, input, parameter.description));
@@ -92,7 +96,8 @@ function tryOut(method, path, operation, parameters) {
     let target = path;
     const headers = {};
     for (const [{ name, in: place }, { value }] of controls) {
-      if (place === 'path') target = target.replace(`{${name}}`, encodeURIComponent(value));
+      if (place === 'path') target = target.replace(`{${name}}`, () => segment(value));
+      else if (place === 'query') { if (value !== '') target += `?${name}`; }
       else if (value !== '') headers[name] = value;
     }
     if (accept) headers.Accept = accept.value;
@@ -212,6 +217,13 @@ async function main() {
     document.getElementById('main').append(make('section', {},
       make('h2', {}, name), make('p', { className: 'aside' }, description), ...drawn));
   }
+  const causes = Object.entries(spec['x-problems']).map(([name, { status, title, description }]) =>
+    make('li', {}, make('code', {}, name), ` ${status} ${title}. `,
+      ...prose(description).flatMap((paragraph) => [...paragraph.childNodes])));
+  document.getElementById('main').append(make('section', {},
+    make('h2', {}, 'Causes of errors'),
+    make('p', { className: 'aside' }, 'As the type of a problem document ends.'),
+    make('ul', { className: 'fields' }, ...causes)));
   addEventListener('hashchange', openNamed);
   openNamed();
 }
