@@ -119,7 +119,9 @@ impl Spec {
             || self.filled_in(path, item, exchange),
             std::borrow::ToOwned::to_owned,
         );
-        let mut ask = Ask::new(&method.to_uppercase(), path);
+        let query = request["query"].as_str();
+        let query = query.map_or_else(String::new, |query| format!("?{query}"));
+        let mut ask = Ask::new(&method.to_uppercase(), path + &query);
         for (name, value) in members(&request["fields"]) {
             ask = ask.field(name, value.as_str().unwrap());
         }
