@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::digest::Digest;
 use crate::message::Message;
-pub use crate::store::{Durability, Health, Page, Put, Receipt};
+pub use crate::store::{Durability, Health, Page, Put, Receipt, Stats};
 use crate::store::{Store, StoreError};
 
 /// Work on more bytes than this leaves the thread that serves requests: hashing so many takes as
@@ -155,6 +155,12 @@ impl Service {
             .get()
             .map(|store| store.findings())
             .unwrap_or_default()
+    }
+
+    /// Figures of the store, once it is open.
+    #[must_use]
+    pub fn stats(&self) -> Option<Stats> {
+        self.store.get().map(|store| store.stats())
     }
 
     fn store(&self) -> Result<&Arc<dyn Store>, ServiceError> {

@@ -8,6 +8,11 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use crate::digest::{DIGEST_BYTES, Digest};
 
+/// Whether the last part of `/messages/…` can only be read by [`alias`].
+pub(super) fn is_alias(name: &str) -> bool {
+    name.starts_with("sha256:") || name.starts_with("sha256-")
+}
+
 /// Reads the last part of `/messages/…` as anything but the digits alone: `sha256:<hex>`, or
 /// `sha256-<base64>` as in Subresource Integrity.
 pub(super) fn alias(name: &str) -> Option<Digest> {

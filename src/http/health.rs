@@ -1,5 +1,4 @@
-//! Is it alive, is it ready: paths for probes, which touch no disk; with `?verbose`, why. And a few
-//! lines for a person who knocks at `/`.
+//! Is it alive, is it ready: paths for probes, which touch no disk; with `?verbose`, why.
 
 use hyper::StatusCode;
 
@@ -7,18 +6,6 @@ use super::App;
 use super::error::HttpError;
 use super::response::{self, Response};
 use crate::service::Health;
-
-const HELP: &str = "\
-digestd keeps messages and finds them by their SHA-256 digest.
-
-  curl -H 'Content-Type: application/json' -d '{\"message\": \"foo\"}' http://localhost:8080/messages
-  curl http://localhost:8080/messages/<digest>
-";
-
-/// `GET /`
-pub(super) fn help() -> Response {
-    response::plain(StatusCode::OK, HELP)
-}
 
 /// `GET /livez`: the process turns over.
 pub(super) fn live() -> Response {

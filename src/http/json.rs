@@ -11,6 +11,9 @@ use std::fmt;
 
 use bytestring::ByteString;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+use crate::service::{Health, Stats};
 
 use crate::digest::Digest;
 
@@ -63,6 +66,23 @@ pub(super) fn object(name: &str, text: &str) -> Vec<u8> {
     let _ = serde_json::to_writer(&mut body, text);
     body.extend_from_slice(b"\n}\n");
     body
+}
+
+/// The state and the figures of the service, as people read them.
+pub(super) fn figures(health: &Health, stats: Option<Stats>) -> Vec<u8> {
+    let reason = health.reads.as_ref().and(health.writes.as_ref()).err();
+    let mut figures = Map::new();
+    let mut tell = |name: &str, value: Value| figures.insert(name.into(), value);
+    tell("reads", health.reads.is_ok().into());
+    tell("writes", health.writes.is_ok().into());
+    if let Some(reason) = reason {
+        tell("reason", reason.as_str().into());
+    }
+    if let Some(stats) = stats {
+        tell("messages", stats.messages.into());
+        tell("disk_bytes", stats.disk_bytes.into());
+    }
+    format!("{:#}\n", Value::from(figures)).into()
 }
 
 /// A problem document (RFC 9457), laid out like [`object`].

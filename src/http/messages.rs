@@ -149,7 +149,7 @@ async fn store(
 }
 
 /// Counts the body of an answer.
-fn admit(app: &App, response: Response) -> Result<Response, HttpError> {
+pub(super) fn admit(app: &App, response: Response) -> Result<Response, HttpError> {
     let (head, answer) = response.into_parts();
     let answer = app
         .answers

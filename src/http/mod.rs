@@ -15,7 +15,9 @@
 //! | `POST /messages/lookup`, `?missing`, the same | `batch` |
 //! | `GET`, `HEAD /messages`, if allowed | `export`: 200, a line for each message |
 //! | `GET`, `HEAD /livez`, `/readyz`, `/readyz/write`, `/healthz` | `health` |
-//! | `GET`, `HEAD /` | `health`: four lines of help |
+//! | `GET`, `HEAD /` | `pages`: a page, figures, or four lines of help |
+//! | `GET`, `HEAD /docs`, `/pages/<name>` | `pages`: the interface, to be tried out |
+//! | `GET`, `HEAD /openapi.yaml`, `/openapi.json` | `pages`: the same for tools |
 //!
 //! | field of a request | answered by |
 //! |---|---|
@@ -27,6 +29,8 @@
 //! | any, with `--server-timing` | `timing`: `Server-Timing` on 200, 201 and 206 |
 //! | `traceparent` | `trace`: the trace id stands in the log |
 //! | `Expect: 100-continue` | a refusal, or 201 to PUT of a known digest, before the body is sent |
+//!
+//! `openapi.yaml` describes all of it: every status, field and error.
 
 mod address;
 mod answer;
@@ -39,6 +43,7 @@ mod json;
 mod lines;
 mod messages;
 mod negotiation;
+mod pages;
 mod range;
 mod request;
 mod response;
@@ -61,6 +66,7 @@ pub use self::answer::{Answer, Taking};
 use self::digest_fields::Wanted;
 use self::error::HttpError;
 use self::negotiation::wants_problem;
+use self::pages::Pages;
 use self::request::Budget;
 use crate::config::Limits;
 use crate::service::Service;
@@ -81,6 +87,7 @@ pub struct App {
     answers: Room,
     /// Room for exports; `None` where nobody may have all messages.
     exports: Option<Arc<Semaphore>>,
+    pages: Pages,
     request_ids: RequestIds,
     server_timing: bool,
 }
@@ -96,6 +103,7 @@ impl App {
             batches: Arc::new(Semaphore::new(limits.batches_max)),
             answers: Room::new(limits.answers_bytes_max),
             exports: None,
+            pages: Pages::new(),
             request_ids: RequestIds::new(),
             server_timing: false,
             limits,

@@ -77,19 +77,49 @@ impl Form {
         if accepted.peek().is_none_or(|field| *field == "*/*") {
             return Self::Json;
         }
-        let (mut text, mut json) = (Quality::default(), Quality::default());
-        for field in accepted.filter_map(|field| field.to_str().ok()) {
-            for range in MediaTypeList::new(field).filter_map(Result::ok) {
-                text.take(&range, "text", "plain");
-                json.take(&range, "application", "json");
-            }
-        }
-        if text.thousandths > json.thousandths {
-            Self::Text
+        let [text, json] = qualities(fields, [("text", "plain"), ("application", "json")]);
+        if text > json { Self::Text } else { Self::Json }
+    }
+}
+
+/// What is at `/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    /// A page for people.
+    Page,
+    /// State and figures, as JSON.
+    Figures,
+    /// A few lines on how to use curl.
+    Help,
+}
+
+impl Home {
+    /// Reads Accept: help, unless the client prefers one of the others to a plain text.
+    pub(super) fn wanted(fields: &HeaderMap) -> Self {
+        let kinds = [("text", "html"), ("application", "json"), ("text", "plain")];
+        let [page, figures, help] = qualities(fields, kinds);
+        if page > help && page >= figures {
+            Self::Page
+        } else if figures > help {
+            Self::Figures
         } else {
-            Self::Json
+            Self::Help
         }
     }
+}
+
+/// How much a client likes each of `kinds`, in thousandths.
+fn qualities<const N: usize>(fields: &HeaderMap, kinds: [(&str, &str); N]) -> [u16; N] {
+    let mut qualities = [const { Quality::NONE }; N];
+    let accepted = fields.get_all(ACCEPT).iter();
+    for field in accepted.filter_map(|field| field.to_str().ok()) {
+        for range in MediaTypeList::new(field).filter_map(Result::ok) {
+            for (quality, (kind, subtype)) in qualities.iter_mut().zip(kinds) {
+                quality.take(&range, kind, subtype);
+            }
+        }
+    }
+    qualities.map(|quality| quality.thousandths)
 }
 
 /// Whether errors are to be problem documents (RFC 9457): only if the client says so in full, since
@@ -108,13 +138,17 @@ pub(super) fn wants_problem(fields: &HeaderMap) -> bool {
 }
 
 /// How much a client likes a type, by the most specific range that covers it.
-#[derive(Default)]
 struct Quality {
     specificity: u8,
     thousandths: u16,
 }
 
 impl Quality {
+    const NONE: Self = Self {
+        specificity: 0,
+        thousandths: 0,
+    };
+
     fn take(&mut self, range: &MediaType<'_>, kind: &str, subtype: &str) {
         let specificity = match (range.ty == kind, range.subty == subtype, range.suffix) {
             (true, true, None) => 3,
@@ -241,6 +275,29 @@ mod tests {
         assert_eq!(Form::wanted(&HeaderMap::new()), Form::Json);
         let split = fields(ACCEPT, &["application/json;q=0.1", "text/plain"]);
         assert_eq!(Form::wanted(&split), Form::Text);
+    }
+
+    #[test]
+    fn the_home_page_is_for_browsers_and_the_help_for_curl() {
+        for (accept, home) in [
+            (
+                "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+                Home::Page,
+            ),
+            ("text/html", Home::Page),
+            ("application/json, text/html", Home::Page),
+            ("application/json", Home::Figures),
+            ("application/json, text/plain, */*", Home::Help),
+            ("application/json, text/html;q=0.9", Home::Figures),
+            ("*/*", Home::Help),
+            ("text/plain", Home::Help),
+            ("text/*", Home::Help),
+            ("image/png", Home::Help),
+            ("", Home::Help),
+        ] {
+            assert_eq!(Home::wanted(&fields(ACCEPT, &[accept])), home, "{accept}");
+        }
+        assert_eq!(Home::wanted(&HeaderMap::new()), Home::Help);
     }
 
     #[test]

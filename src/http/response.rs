@@ -16,9 +16,10 @@ use super::digest_fields;
 use super::error::{Problem, RETRY_SOON};
 use super::json;
 use super::negotiation::Form;
+use super::pages::Page;
 use crate::digest::{DIGEST_DIGITS, Digest};
 use crate::message::Message;
-use crate::service::{Durability, Receipt};
+use crate::service::{Durability, Health, Receipt, Stats};
 
 pub(super) type Response = hyper::Response<Answer>;
 
@@ -27,6 +28,12 @@ const DURABILITY: HeaderName = HeaderName::from_static("durability");
 
 /// Stored text is nobody's page.
 const MESSAGE_POLICY: &str = "default-src 'none'; sandbox";
+
+/// What a page may do: use what comes from here, in files of its own; nothing else, in no frame, and
+/// no text becomes markup.
+const PAGE_POLICY: &str = "default-src 'none'; connect-src 'self'; img-src 'self'; \
+    script-src 'self'; style-src 'self'; base-uri 'none'; form-action 'none'; \
+    frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// Room for the fields of the largest answer and those the connection adds.
 const FIELDS: usize = 12;
@@ -119,6 +126,56 @@ pub(super) fn etag(digest: &Digest, form: Form) -> HeaderValue {
         Form::Text => b"\"",
     };
     field_value(concat(b"\"", &digest.to_hex(), end))
+}
+
+/// The entity tag of a page: the digest of its content.
+pub(super) fn page_etag(digest: &Digest) -> HeaderValue {
+    etag(digest, Form::Text)
+}
+
+/// 200 with a page.
+pub(super) fn page(page: &Page) -> Response {
+    let mut response = response(StatusCode::OK, Form::Text, page.content.clone());
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, page.kind.clone());
+    set_page_fields(fields, page);
+    response
+}
+
+/// 304 for a page the client has.
+pub(super) fn page_not_modified(page: &Page) -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    let fields = response.headers_mut();
+    fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    set_page_fields(fields, page);
+    response
+}
+
+/// Another version of the program has other pages.
+fn set_page_fields(fields: &mut HeaderMap, page: &Page) {
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    fields.insert(ETAG, page.etag.clone());
+    fields.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(PAGE_POLICY),
+    );
+}
+
+/// Says that there are other forms.
+pub(super) fn vary_by_accept(response: &mut Response) {
+    let fields = response.headers_mut();
+    fields.insert(VARY, HeaderValue::from_static("accept"));
+}
+
+/// 200 with the state and the figures of the service.
+pub(super) fn figures(health: &Health, stats: Option<Stats>) -> Response {
+    let body = json::figures(health, stats).into();
+    let mut response = response(StatusCode::OK, Form::Json, body);
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// A short text from the service itself.

@@ -14,7 +14,7 @@ use super::App;
 use super::error::HttpError;
 use super::health::Readiness;
 use super::response::Response;
-use super::{address, export, health, messages};
+use super::{address, export, health, messages, pages};
 
 pub(super) async fn route(
     app: &Arc<App>,
@@ -22,11 +22,11 @@ pub(super) async fn route(
     body: Incoming,
 ) -> Result<Response, HttpError> {
     check_head(app, head)?;
-    let path = head.uri.path().strip_prefix('/');
-    let path = path.ok_or(HttpError::NoSuchPath)?;
-    let (first, rest) = path
+    let path = head.uri.path();
+    let segments = path.strip_prefix('/').ok_or(HttpError::NoSuchPath)?;
+    let (first, rest) = segments
         .split_once('/')
-        .map_or((path, None), |(first, rest)| (first, Some(rest)));
+        .map_or((segments, None), |(first, rest)| (first, Some(rest)));
     match (&head.method, first, rest) {
         (&Method::POST, "messages", None | Some("")) | (&Method::POST, "", None) => {
             // Boxed: its state is large, and every request would carry room for it.
@@ -35,11 +35,15 @@ pub(super) async fn route(
         (&Method::POST, "messages", Some("lookup")) => {
             Box::pin(messages::look_up(app, head, body)).await
         }
-        (&Method::PUT, "messages", Some(digest)) if !digest.is_empty() => {
-            Box::pin(messages::put(app, digest, head, body)).await
-        }
+        (_, "messages", Some("lookup")) => Err(HttpError::MethodNotAllowed("POST")),
         (&Method::GET | &Method::HEAD, "messages", Some(digest)) if !digest.is_empty() => {
             messages::fetch(app, digest, head)
+        }
+        (_, "messages", Some(name)) if address::is_alias(name) => {
+            Err(HttpError::MethodNotAllowed("GET, HEAD"))
+        }
+        (&Method::PUT, "messages", Some(digest)) if !digest.is_empty() => {
+            Box::pin(messages::put(app, digest, head, body)).await
         }
         (&Method::GET | &Method::HEAD, ".well-known", Some(path)) if is_name(path) => {
             messages::resolve(app, address::well_known(path), head)
@@ -54,19 +58,21 @@ pub(super) async fn route(
         (&Method::GET | &Method::HEAD, "readyz", Some("write")) => {
             health::ready(app, Readiness::Writes, head.uri.query())
         }
-        (&Method::GET | &Method::HEAD, "", None) => Ok(health::help()),
+        (&Method::GET | &Method::HEAD, "", None) => pages::home(app, &head.headers),
+        (&Method::GET | &Method::HEAD, "docs" | "openapi.json" | "openapi.yaml", None)
+        | (&Method::GET | &Method::HEAD, "pages", Some(_)) => pages::file(app, path, &head.headers),
         (_, "", None) => Err(HttpError::MethodNotAllowed("GET, HEAD, POST")),
         (_, "messages", None | Some("")) if app.exports.is_some() => {
             Err(HttpError::MethodNotAllowed("GET, HEAD, POST"))
         }
-        (_, "messages", None | Some("" | "lookup")) => Err(HttpError::MethodNotAllowed("POST")),
+        (_, "messages", None | Some("")) => Err(HttpError::MethodNotAllowed("POST")),
         (_, "messages", Some(_)) => Err(HttpError::MethodNotAllowed("GET, HEAD, PUT")),
         (_, ".well-known", Some(path)) if is_name(path) => {
             Err(HttpError::MethodNotAllowed("GET, HEAD"))
         }
-        (_, "livez" | "readyz" | "healthz", None) | (_, "readyz", Some("write")) => {
-            Err(HttpError::MethodNotAllowed("GET, HEAD"))
-        }
+        (_, "docs" | "healthz" | "livez" | "openapi.json" | "openapi.yaml" | "readyz", None)
+        | (_, "pages", Some(_))
+        | (_, "readyz", Some("write")) => Err(HttpError::MethodNotAllowed("GET, HEAD")),
         _ => Err(HttpError::NoSuchPath),
     }
 }

@@ -73,6 +73,6 @@ async fn other_names_are_only_read() {
     let answer = server.ask(&Ask::put(NI, "foo")).await;
     assert_eq!(answer.status, 405);
     assert_eq!(answer.field("allow"), Some("GET, HEAD"));
-    assert_eq!(server.ask(&Ask::put(SRI, "foo")).await.status, 404);
+    assert_eq!(server.ask(&Ask::put(SRI, "foo")).await.status, 405);
     assert_eq!(server.store.writes(), 0);
 }

@@ -1,11 +1,13 @@
 //! The tests from outside, one binary so that it is linked once.
 //!
 //! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`batch`],
-//!   [`ranges`], [`addresses`], [`problems`], [`limits`], [`http2`], [`shutdown`], with [`support`];
+//!   [`ranges`], [`addresses`], [`problems`], [`openapi`], [`pages`], [`limits`], [`http2`], [`shutdown`],
+//!   with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`],
 //!   [`verify`], [`scrub`], [`backup`], [`compact`], with [`store_support`];
-//! * the real binaries: [`command`], [`doctor`], [`export`], [`import`], [`crash`], [`power`], [`failure`], [`full`], [`memory`], [`samples`],
-//!   [`readme`], and [`gifts`] for the second one, with [`process`], [`writers`] and [`trace`].
+//! * the real binaries: [`command`], [`doctor`], [`export`], [`import`], [`crash`], [`power`], [`failure`],
+//!   [`full`], [`memory`], [`samples`], [`readme`], [`browser`], [`caches`], [`strangers`], and [`gifts`]
+//!   for the second one, with [`process`], [`writers`] and [`trace`].
 
 #![allow(
     clippy::unwrap_used,
@@ -18,6 +20,8 @@
 mod addresses;
 mod backup;
 mod batch;
+mod browser;
+mod caches;
 mod command;
 mod compact;
 mod crash;
@@ -36,6 +40,8 @@ mod matrix;
 mod memory;
 mod messages;
 mod model;
+mod openapi;
+mod pages;
 mod power;
 mod problems;
 mod process;
@@ -48,6 +54,7 @@ mod scrub;
 mod shutdown;
 mod store;
 mod store_support;
+mod strangers;
 mod support;
 mod torn;
 mod trace;

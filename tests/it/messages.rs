@@ -881,9 +881,14 @@ async fn an_answer_to_head_is_that_to_get_without_its_body() {
         "/readyz/write",
         "/healthz",
         "/",
+        "/docs",
+        "/openapi.json",
+        "/openapi.yaml",
+        "/pages/home.js",
+        "/pages/nowhere",
         "/nowhere",
     ] {
-        for accept in ["*/*", "text/plain"] {
+        for accept in ["*/*", "text/plain", "text/html"] {
             let get = server.ask(&Ask::get(path).field("accept", accept)).await;
             let head = server.ask(&Ask::head(path).field("accept", accept)).await;
             assert_eq!(head.status, get.status, "{path}");
@@ -938,10 +943,17 @@ async fn a_path_names_the_methods_it_has() {
         ("/messages/", "POST"),
         (&*path, "GET, HEAD, PUT"),
         ("/messages/foo", "GET, HEAD, PUT"),
+        ("/messages/lookup", "POST"),
+        ("/messages/sha256:foo", "GET, HEAD"),
+        ("/messages/sha256-foo", "GET, HEAD"),
         ("/livez", "GET, HEAD"),
         ("/readyz", "GET, HEAD"),
         ("/readyz/write", "GET, HEAD"),
         ("/healthz", "GET, HEAD"),
+        ("/docs", "GET, HEAD"),
+        ("/openapi.json", "GET, HEAD"),
+        ("/openapi.yaml", "GET, HEAD"),
+        ("/pages/home.js", "GET, HEAD"),
     ] {
         for method in methods {
             let answer = server.ask(&Ask::new(method, path)).await;

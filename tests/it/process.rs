@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -369,7 +370,7 @@ impl Log {
 
 /// A connection that is kept open.
 #[derive(Debug)]
-pub(crate) struct Client(BufReader<TcpStream>);
+pub(crate) struct Client<S: Read + Write = TcpStream>(BufReader<S>);
 
 impl Client {
     pub(crate) fn connect(address: SocketAddr) -> io::Result<Self> {
@@ -378,7 +379,17 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self(BufReader::new(stream)))
     }
+}
 
+impl Client<UnixStream> {
+    pub(crate) fn connect_local(path: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+}
+
+impl<S: Read + Write> Client<S> {
     /// Sends a request and reads its answer.
     pub(crate) fn ask(
         &mut self,
@@ -416,11 +427,12 @@ impl Client {
             if line.is_empty() {
                 break;
             }
-            let (name, value) = line.split_once(": ").expect("a field");
-            let known = fields.insert(name.to_ascii_lowercase(), value.to_owned());
+            let (name, value) = line.split_once(':').expect("a field");
+            let known = fields.insert(name.to_ascii_lowercase(), value.trim().to_owned());
             assert_eq!(known, None, "two fields {name}");
         }
         let body = match fields.get("content-length") {
+            _ if status == 304 => Vec::new(),
             Some(length) => self.bytes(length.parse().unwrap())?,
             None => self.chunks()?,
         };

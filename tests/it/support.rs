@@ -67,6 +67,18 @@ const FIELDS: [&str; 20] = [
     "x-request-id",
 ];
 
+/// Every type an answer may have.
+const KINDS: [&str; 8] = [
+    "application/json",
+    "application/problem+json",
+    "application/yaml",
+    "image/svg+xml",
+    "text/css; charset=utf-8",
+    "text/html; charset=utf-8",
+    "text/javascript; charset=utf-8",
+    "text/plain; charset=utf-8",
+];
+
 pub(crate) fn milliseconds(number: u64) -> Duration {
     Duration::from_millis(number)
 }
@@ -695,12 +707,7 @@ impl Answer {
             return;
         }
         assert_eq!(self.field("transfer-encoding"), None, "{self:?}");
-        let kinds = [
-            "application/json",
-            "application/problem+json",
-            "text/plain; charset=utf-8",
-        ];
-        assert!(kinds.contains(&kind.unwrap()), "{self:?}");
+        assert!(KINDS.contains(&kind.unwrap()), "{self:?}");
         let length: usize = length.expect("a length").parse().unwrap();
         if method == Method::HEAD {
             assert!(self.body.is_empty(), "{self:?}");

@@ -1,0 +1,358 @@
+//! The description of the interface is true: every example in it is asked for, and answered with the
+//! status, the fields and the body that it says.
+
+use std::collections::BTreeSet;
+
+use digestd::store::{Fault, StoreError};
+use serde_json::Value;
+
+use crate::support::{Answer, Ask, TestServer};
+
+const METHODS: [&str; 4] = ["get", "head", "post", "put"];
+
+/// What HTTP itself puts into any answer, and the type, which the description says elsewhere.
+const FIELDS_OF_HTTP: [&str; 5] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "date",
+    "transfer-encoding",
+];
+
+/// Responses that no example brings about: heads that a client has to be forced to send, a body that
+/// takes its time. They have tests of their own in `limits`.
+const WITHOUT_EXAMPLE: [&str; 4] = ["400", "408", "431", "501"];
+
+/// The description.
+struct Spec(Value);
+
+/// A request, and what is said of its answer.
+struct Exchange<'a> {
+    operation: &'a Operation<'a>,
+    status: &'a str,
+    response: &'a Value,
+    /// The media type of the answer.
+    kind: Option<&'a str>,
+    name: &'a str,
+    /// With its `x-request`, if it has one.
+    example: &'a Value,
+}
+
+struct Operation<'a> {
+    path: &'a str,
+    method: &'a str,
+    item: &'a Value,
+    value: &'a Value,
+}
+
+impl Spec {
+    async fn fetch() -> Self {
+        let server = TestServer::start();
+        let answer = server.ask(&Ask::get("/openapi.json")).await;
+        Self(serde_json::from_slice(&answer.body).unwrap())
+    }
+
+    /// What a reference refers to; anything else is itself.
+    fn resolve<'a>(&'a self, value: &'a Value) -> &'a Value {
+        match value["$ref"].as_str() {
+            Some(reference) => {
+                let pointer = reference.strip_prefix('#').expect(reference);
+                self.resolve(self.0.pointer(pointer).expect(reference))
+            }
+            None => value,
+        }
+    }
+
+    fn operations(&self) -> impl Iterator<Item = Operation<'_>> {
+        members(&self.0["paths"]).flat_map(|(path, item)| {
+            METHODS.into_iter().filter_map(move |method| {
+                let value = item.get(method)?;
+                Some(Operation {
+                    path,
+                    method,
+                    item,
+                    value,
+                })
+            })
+        })
+    }
+
+    fn responses<'a>(&'a self, operation: &Operation<'a>) -> Vec<(&'a str, &'a Value)> {
+        members(&operation.value["responses"])
+            .map(|(status, response)| (status, self.resolve(response)))
+            .collect()
+    }
+
+    fn exchanges<'a>(&'a self, operation: &'a Operation<'a>) -> Vec<Exchange<'a>> {
+        let mut exchanges = Vec::new();
+        for (status, response) in self.responses(operation) {
+            let mut add = |kind, name, example| {
+                exchanges.push(Exchange {
+                    operation,
+                    status,
+                    response,
+                    kind,
+                    name,
+                    example,
+                });
+            };
+            if response.get("x-request").is_some() {
+                add(None, "", response);
+            }
+            // An answer to HEAD is described with the body it does not have.
+            for (kind, content) in members(&response["content"]) {
+                for (name, example) in members(&content["examples"]) {
+                    add(Some(kind), name, example);
+                }
+            }
+        }
+        exchanges
+    }
+
+    /// The request of an exchange.
+    fn ask(&self, exchange: &Exchange<'_>) -> Ask {
+        let Operation {
+            path, method, item, ..
+        } = *exchange.operation;
+        let request = &exchange.example["x-request"];
+        let path = request["path"].as_str().map_or_else(
+            || self.filled_in(path, item, exchange),
+            std::borrow::ToOwned::to_owned,
+        );
+        let query = request["query"].as_str();
+        let query = query.map_or_else(String::new, |query| format!("?{query}"));
+        let mut ask = Ask::new(&method.to_uppercase(), path + &query);
+        for (name, value) in members(&request["fields"]) {
+            ask = ask.field(name, value.as_str().unwrap());
+        }
+        let kind = exchange
+            .kind
+            .filter(|_| request["fields"].get("Accept").is_none());
+        if let Some(kind) = kind {
+            ask = ask.field("accept", kind);
+        }
+        if let Some(body) = request["body"].as_str() {
+            return ask.body(body);
+        }
+        if let Some(bytes) = request["body_bytes"].as_u64() {
+            return ask.body(vec![b'a'; bytes.try_into().unwrap()]);
+        }
+        let body = self.resolve(&exchange.operation.value["requestBody"]);
+        for (kind, content) in members(&body["content"]) {
+            if let Some(example) = content["examples"].get(exchange.name) {
+                let body = text_of(&example["value"]);
+                return ask.field("content-type", kind).body(body);
+            }
+        }
+        ask
+    }
+
+    /// `path` with the examples of its parameters that have the exchange's name, or the first ones.
+    fn filled_in(&self, path: &str, item: &Value, exchange: &Exchange<'_>) -> String {
+        let own = &exchange.operation.value["parameters"];
+        let mut path = path.to_owned();
+        for parameter in elements(&item["parameters"]).chain(elements(own)) {
+            let parameter = self.resolve(parameter);
+            if parameter["in"] == "path" {
+                let examples = &parameter["examples"];
+                let value = examples
+                    .get(exchange.name)
+                    .or_else(|| members(examples).next().map(|(_, example)| example))
+                    .map_or(&parameter["schema"]["enum"][0], |example| &example["value"]);
+                let name = format!("{{{}}}", parameter["name"].as_str().unwrap());
+                path = path.replace(&name, value.as_str().unwrap());
+            }
+        }
+        path
+    }
+
+    fn check(&self, exchange: &Exchange<'_>, answer: &Answer, said: &str) {
+        let status: u16 = exchange.status.parse().unwrap();
+        assert_eq!(answer.status, status, "{said}: {answer:?}");
+        let described: Vec<_> = members(&exchange.response["headers"])
+            .map(|(name, header)| (name.to_ascii_lowercase(), self.resolve(header)))
+            .collect();
+        for name in answer.fields.keys().map(hyper::header::HeaderName::as_str) {
+            let is_known = described.iter().any(|(known, _)| known == name);
+            assert!(is_known || FIELDS_OF_HTTP.contains(&name), "{said}: {name}");
+        }
+        for (name, header) in described {
+            let Some(value) = answer.field(&name) else {
+                assert_ne!(header["required"], true, "{said}: {name}");
+                continue;
+            };
+            let schema = &header["schema"];
+            let allowed = schema.get("const").into_iter();
+            let allowed: Vec<_> = allowed.chain(elements(&schema["enum"])).collect();
+            let is_allowed = allowed.is_empty() || allowed.contains(&&Value::from(value));
+            assert!(is_allowed, "{said}: {name}: {value}");
+        }
+        if let Some(kind) = exchange.kind {
+            let essence = answer.field("content-type").unwrap().split(';').next();
+            assert_eq!(essence, Some(kind), "{said}");
+            if exchange.operation.method != "head" {
+                assert_eq!(answer.text(), text_of(&exchange.example["value"]), "{said}");
+            }
+        }
+    }
+}
+
+/// A server in the state that an exchange needs, with the message `foo` if it can have one.
+async fn server(state: Option<&str>) -> TestServer {
+    if state == Some("starting") {
+        return TestServer::starting(|_| {});
+    }
+    let server = TestServer::start();
+    let is_known = !matches!(state, Some("busy" | "failed" | "full"));
+    if is_known {
+        server.publish("foo").await;
+    }
+    server.store.set_fault(match state {
+        None => None,
+        Some("stopping") => {
+            server.service.stop();
+            None
+        }
+        Some("damaged") => Some(Fault::Gets(StoreError::Damaged)),
+        Some("busy") => Some(Fault::Puts(StoreError::Busy)),
+        Some("failed") => Some(Fault::Puts(StoreError::Failed)),
+        Some("full") => Some(Fault::Puts(StoreError::Full)),
+        Some(other) => panic!("unknown state {other}"),
+    });
+    server
+}
+
+/// A body as it is sent: a text as it is, all else as JSON for people.
+fn text_of(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| format!("{value:#}\n"), str::to_owned)
+}
+
+fn members(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    let members = value.as_object().into_iter().flatten();
+    members.map(|(name, value)| (name.as_str(), value))
+}
+
+fn elements(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+#[tokio::test]
+async fn every_example_is_answered_as_the_description_says() {
+    let spec = Spec::fetch().await;
+    let mut count = 0;
+    for operation in spec.operations() {
+        for exchange in spec.exchanges(&operation) {
+            let server = server(exchange.example["x-request"]["server"].as_str()).await;
+            let ask = spec.ask(&exchange);
+            let answer = server.ask(&ask).await;
+            spec.check(&exchange, &answer, &format!("{} of {ask:?}", exchange.name));
+            count += 1;
+        }
+    }
+    assert!(count > 140, "{count}");
+}
+
+#[tokio::test]
+async fn the_type_of_every_problem_leads_to_its_cause() {
+    let spec = Spec::fetch().await;
+    let mut seen = BTreeSet::new();
+    for operation in spec.operations() {
+        for exchange in spec.exchanges(&operation) {
+            let is_error = exchange.status.starts_with(['4', '5']);
+            if !is_error || operation.method == "head" {
+                continue;
+            }
+            let server = server(exchange.example["x-request"]["server"].as_str()).await;
+            let ask = spec
+                .ask(&exchange)
+                .field("accept", "application/problem+json");
+            let problem = server.ask(&ask).await;
+            assert_eq!(problem.status.to_string(), exchange.status, "{ask:?}");
+            let problem: Value = serde_json::from_slice(&problem.body).unwrap();
+            let kind = problem["type"].as_str().expect("a type");
+            let pointer = kind.strip_prefix("/openapi.yaml#").unwrap();
+            let cause = spec.0.pointer(pointer).expect(kind);
+            for member in ["status", "title"] {
+                assert_eq!(cause[member], problem[member], "{kind}");
+            }
+            seen.insert(kind.to_owned());
+        }
+    }
+    assert!(seen.len() > 15, "{seen:?}");
+}
+
+#[tokio::test]
+async fn every_status_has_an_example_or_a_test_of_its_own() {
+    let spec = Spec::fetch().await;
+    for operation in spec.operations() {
+        let exchanges = spec.exchanges(&operation);
+        let shown: BTreeSet<_> = exchanges.iter().map(|exchange| exchange.status).collect();
+        let is_page = operation.value["tags"][0] == "Description";
+        for (status, _) in spec.responses(&operation) {
+            // A batch has to be large.
+            let is_batch = operation.path == "/messages/lookup" && status == "413";
+            let is_excused = WITHOUT_EXAMPLE.contains(&status) || is_batch;
+            let is_excused = is_excused || (is_page && status == "200");
+            let is_shown = shown.contains(status);
+            assert!(is_shown || is_excused, "{} {status}", operation.path);
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_path_has_the_methods_that_are_described_and_no_others() {
+    let spec = Spec::fetch().await;
+    let server = TestServer::start();
+    for (path, item) in members(&spec.0["paths"]) {
+        let answer = server.ask(&Ask::new("PATCH", path)).await;
+        assert_eq!(answer.status, 405, "{path}");
+        let allowed: BTreeSet<_> = answer.field("allow").unwrap().split(", ").collect();
+        let has = |method: &&str| item.get(method.to_ascii_lowercase()).is_some();
+        let mut described: BTreeSet<_> = allowed.iter().copied().filter(has).collect();
+        if described.contains("GET") {
+            described.insert("HEAD");
+        }
+        assert_eq!(allowed, described, "{path}");
+        let methods = METHODS.iter().filter(|method| item.get(method).is_some());
+        for method in methods {
+            assert!(allowed.contains(&*method.to_uppercase()), "{path} {method}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn links_lead_from_a_stored_message_to_the_message() {
+    let spec = Spec::fetch().await;
+    let server = TestServer::start();
+    let stored = &spec.0["components"]["responses"]["Stored"];
+    let body = server.ask(&Ask::publish("foo")).await;
+    let body: Value = serde_json::from_slice(&body.body).unwrap();
+    let mut count = 0;
+    for (name, link) in members(&stored["links"]) {
+        let operation = spec
+            .operations()
+            .find(|operation| operation.value["operationId"] == link["operationId"]);
+        let operation = operation.expect(name);
+        let mut path = operation.path.to_owned();
+        for (parameter, source) in members(&link["parameters"]) {
+            let pointer = source.as_str().unwrap();
+            let pointer = pointer.strip_prefix("$response.body#").unwrap();
+            let value = body.pointer(pointer).unwrap().as_str().unwrap();
+            path = path.replace(&format!("{{{parameter}}}"), value);
+        }
+        let ask = Ask::new(&operation.method.to_uppercase(), path);
+        assert_eq!(server.ask(&ask).await.status, 200, "{ask:?}");
+        count += 1;
+    }
+    assert_eq!(count, 2);
+}
+
+#[tokio::test]
+async fn the_description_is_that_of_this_version() {
+    let spec = Spec::fetch().await;
+    assert_eq!(spec.0["info"]["version"], env!("CARGO_PKG_VERSION"));
+    let yaml = TestServer::start().ask(&Ask::get("/openapi.yaml")).await;
+    assert_eq!(yaml.text(), include_str!("../../src/http/openapi.yaml"));
+}

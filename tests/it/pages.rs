@@ -1,0 +1,160 @@
+//! The pages from outside: who gets which, how they are kept, and that nothing in them needs or
+//! trusts anything else. What they do in a browser is in `browser`.
+
+use digestd::store::{Fault, StoreError};
+use serde_json::{Value, json};
+
+use crate::support::{Ask, TestServer};
+
+/// What Chromium sends.
+const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,\
+                       image/apng,*/*;q=0.8";
+
+const HTML: &str = "text/html; charset=utf-8";
+
+fn browse(path: &str) -> Ask {
+    Ask::get(path).field("accept", BROWSER)
+}
+
+async fn figures(server: &TestServer) -> Value {
+    let ask = Ask::get("/").field("accept", "application/json");
+    let answer = server.ask(&ask).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.field("cache-control"), Some("no-store"));
+    let value: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(answer.text(), format!("{value:#}\n"));
+    value
+}
+
+/// The values of `attribute` in `html`.
+fn values<'a>(html: &'a str, attribute: &str) -> Vec<&'a str> {
+    let start = format!(" {attribute}=\"");
+    let rest = html.split(&*start).skip(1);
+    rest.map(|rest| rest.split('"').next().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_browser_gets_a_page_and_curl_gets_help_from_the_same_path() {
+    let server = TestServer::start();
+    let page = server.ask(&browse("/")).await;
+    assert_eq!(page.field("content-type"), Some(HTML));
+    let help = server.ask(&Ask::get("/").field("accept", "*/*")).await;
+    assert_eq!(
+        help.field("content-type"),
+        Some("text/plain; charset=utf-8")
+    );
+    for answer in [page, help] {
+        assert_eq!(answer.field("vary"), Some("accept"));
+    }
+}
+
+#[tokio::test]
+async fn the_figures_say_how_many_messages_there_are_and_what_does_not_work() {
+    let server = TestServer::starting(|_| {});
+    let reason = "the service is starting";
+    let starting = json!({ "reads": false, "writes": false, "reason": reason });
+    assert_eq!(figures(&server).await, starting);
+
+    server.service.start(server.store.clone());
+    server.publish("foo").await;
+    let ready = json!({ "reads": true, "writes": true, "messages": 1, "disk_bytes": 0 });
+    assert_eq!(figures(&server).await, ready);
+
+    server.store.set_fault(Some(Fault::Puts(StoreError::Full)));
+    let full = figures(&server).await;
+    assert_eq!(
+        (&full["reads"], &full["writes"]),
+        (&json!(true), &json!(false))
+    );
+    assert_eq!(full["reason"], "the disk is full");
+}
+
+#[tokio::test]
+async fn a_page_is_kept_and_asked_about_each_time() {
+    let server = TestServer::start();
+    for path in [
+        "/",
+        "/docs",
+        "/openapi.json",
+        "/openapi.yaml",
+        "/pages/home.js",
+    ] {
+        let page = server.ask(&browse(path)).await;
+        assert_eq!(page.status, 200, "{path}");
+        assert_eq!(page.field("cache-control"), Some("no-cache"), "{path}");
+        let tag = page.field("etag").unwrap();
+        let known = server.ask(&browse(path).field("if-none-match", tag)).await;
+        assert_eq!(known.status, 304, "{path}");
+        for name in ["cache-control", "content-security-policy", "etag", "vary"] {
+            assert_eq!(known.field(name), page.field(name), "{path}");
+        }
+        let other = browse(path).field("if-none-match", "\"other\"");
+        assert_eq!(server.ask(&other).await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn all_that_a_page_uses_is_there() {
+    let server = TestServer::start();
+    for path in ["/", "/docs"] {
+        let page = server.ask(&browse(path)).await;
+        let html = page.text();
+        let used = [values(html, "src"), values(html, "href")].concat();
+        assert!(used.len() >= 3, "{used:?}");
+        for path in used {
+            assert!(path.starts_with('/'), "{path}");
+            assert_eq!(server.ask(&browse(path)).await.status, 200, "{path}");
+        }
+        for script in values(html, "src") {
+            let answer = server.ask(&Ask::get(script)).await;
+            for import in answer.text().split(" from '").skip(1) {
+                let import = import.split('\'').next().unwrap();
+                let imported = server.ask(&Ask::get(import)).await;
+                let kind = imported.field("content-type");
+                assert_eq!(kind, Some("text/javascript; charset=utf-8"), "{import}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_may_use_nothing_from_elsewhere_and_run_nothing_inline() {
+    let server = TestServer::start();
+    for path in ["/", "/docs"] {
+        let page = server.ask(&browse(path)).await;
+        let policy = page.field("content-security-policy").unwrap();
+        let rules: Vec<_> = policy.split("; ").collect();
+        for rule in [
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "connect-src 'self'",
+            "frame-ancestors 'none'",
+            "require-trusted-types-for 'script'",
+        ] {
+            assert!(rules.contains(&rule), "{rule}: {policy}");
+        }
+        assert!(!policy.contains("unsafe"), "{policy}");
+        let html = page.text();
+        for forbidden in ["<script>", "<style", " style=", " onclick=", " onload="] {
+            assert!(!html.contains(forbidden), "{path}: {forbidden}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_the_files_of_the_pages_are_there() {
+    let server = TestServer::start();
+    for path in [
+        "/pages/",
+        "/pages/home.html",
+        "/pages/../docs",
+        "/pages//home.js",
+        "/pages/home.js/",
+        "/pages/HOME.JS",
+        "/docs/",
+        "/openapi.yml",
+    ] {
+        assert_eq!(server.ask(&browse(path)).await.status, 404, "{path}");
+    }
+}
