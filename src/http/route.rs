@@ -1,7 +1,7 @@
 //! The route table: one `match` from method and path to a handler.
 //!
 //! A path is taken as it was sent: nothing is decoded, so every resource has one spelling. The query
-//! means nothing, but for `?missing`, and `?verbose` on probes.
+//! means nothing, but for `?missing`, `?verbose` on probes, and the range of an export.
 
 use std::sync::Arc;
 
