@@ -423,6 +423,8 @@ fn service_command(directory: &TempDir, arguments: &[&str]) -> Command {
             "512MiB",
             "--free-min",
             "0B",
+            "--log-format",
+            "text",
         ])
         .args(arguments);
     command

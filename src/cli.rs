@@ -15,8 +15,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing::level_filters::LevelFilter;
 
-use crate::config::{self, Config, Limits};
+use crate::config::{
+    self, CertificateConfig, Config, Limits, LogConfig, LogFileConfig, LogFormat, TlsConfig,
+};
 use crate::load::workload::{Popularity, Requests, Workload, Zipf};
 use crate::load::{Plan, Until};
 use crate::store::Durability;
@@ -74,9 +77,12 @@ pub enum Command {
     /// Write messages until killed; for `doctor`
     #[command(hide = true)]
     CrashWriter(CrashWriterArgs),
+    /// Ask a server whether it is ready; for container engines and supervisors
+    Healthcheck(HealthcheckArgs),
 }
 
 /// Options of `serve`.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Address to listen on; may be given several times [default: 127.0.0.1:8080, or all
@@ -160,6 +166,104 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TIME", env = "DIGESTD_SCRUB_INTERVAL",
         value_parser = humantime::parse_duration)]
     scrub_interval: Option<Duration>,
+
+    /// Serve /metrics, and the health paths, on this address instead of where messages are; may be
+    /// given several times
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "DIGESTD_ADMIN_LISTEN",
+        value_delimiter = ','
+    )]
+    admin_listen: Vec<SocketAddr>,
+
+    /// How lines of the log look [default: text on a terminal, json otherwise]
+    #[arg(long, value_enum, env = "DIGESTD_LOG_FORMAT")]
+    log_format: Option<LogFormatArg>,
+
+    /// What is logged: this and everything more serious
+    #[arg(long, value_enum, env = "DIGESTD_LOG_LEVEL", default_value = "info")]
+    log_level: LogLevelArg,
+
+    /// Log a line for every request, at its end; those for health and metrics at debug only
+    #[arg(long, value_enum, env = "DIGESTD_ACCESS_LOG", default_value = "on")]
+    access_log: Switch,
+
+    /// Log to this file instead of standard error; SIGHUP opens it anew
+    #[arg(long, value_name = "PATH", env = "DIGESTD_LOG_FILE")]
+    log_file: Option<PathBuf>,
+
+    /// Turn the log file over before it grows beyond this
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "DIGESTD_LOG_MAX_SIZE",
+        default_value = "10MiB"
+    )]
+    log_max_size: ByteSize,
+
+    /// Old log files that are kept: PATH.1 is the newest of them
+    #[arg(
+        long,
+        value_name = "N",
+        env = "DIGESTD_LOG_MAX_FILES",
+        default_value = "3",
+        value_parser = clap::value_parser!(u32).range(1..=1000)
+    )]
+    log_max_files: u32,
+
+    /// Address to listen on for HTTPS; may be given several times. Without --listen there is no
+    /// plain HTTP then
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "DIGESTD_TLS_LISTEN",
+        value_delimiter = ','
+    )]
+    tls_listen: Vec<SocketAddr>,
+
+    /// Certificate, and those between it and a root, in PEM; read again on SIGHUP and when it changes
+    #[arg(long, value_name = "PATH", env = "DIGESTD_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+
+    /// Private key of the certificate, in PEM
+    #[arg(long, value_name = "PATH", env = "DIGESTD_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+
+    /// Make a certificate for this machine once, as localhost.crt in the data directory
+    #[arg(long, env = "DIGESTD_TLS_SELF_SIGNED", value_parser = clap::builder::BoolishValueParser::new())]
+    tls_self_signed: bool,
+
+    /// Go on accepting connections this long after SIGTERM, while /readyz says 503
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "DIGESTD_DRAIN_DELAY",
+        default_value = "0s",
+        value_parser = humantime::parse_duration
+    )]
+    drain_delay: Duration,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormatArg {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogLevelArg {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -186,14 +290,21 @@ impl ServeArgs {
             self.scrub_interval != Some(Duration::ZERO),
             "--scrub-interval must not be zero",
         )?;
+        check(
+            self.log_max_size.as_u64() > 0,
+            "--log-max-size must not be zero",
+        )?;
+        let certificate = certificate(self.tls_cert, self.tls_key, self.tls_self_signed)?;
+        let tls = tls(self.tls_listen, certificate)?;
         let listen = if self.listen.is_empty() {
-            default_listen()?
+            default_listen(tls.is_some())?
         } else {
             self.listen
         };
         let mut limits = Limits {
             body_bytes_max: self.body_max.as_u64(),
             batch_bytes_max: self.batch_max.as_u64(),
+            drain_delay: self.drain_delay,
             ..Limits::default()
         };
         // One body of the largest size must always be able to pass.
@@ -217,7 +328,65 @@ impl ServeArgs {
             exit_on_failure: self.exit_on_failure,
             allow_export: self.allow_export,
             scrub_interval: self.scrub_interval,
+            admin_listen: self.admin_listen,
+            log: LogConfig {
+                format: self.log_format.map(|format| match format {
+                    LogFormatArg::Text => LogFormat::Text,
+                    LogFormatArg::Json => LogFormat::Json,
+                }),
+                level: match self.log_level {
+                    LogLevelArg::Error => LevelFilter::ERROR,
+                    LogLevelArg::Warn => LevelFilter::WARN,
+                    LogLevelArg::Info => LevelFilter::INFO,
+                    LogLevelArg::Debug => LevelFilter::DEBUG,
+                    LogLevelArg::Trace => LevelFilter::TRACE,
+                },
+                requests: self.access_log == Switch::On,
+                file: self.log_file.map(|path| LogFileConfig {
+                    path,
+                    bytes_max: self.log_max_size.as_u64(),
+                    files_max: self.log_max_files,
+                }),
+            },
+            tls,
         })
+    }
+}
+
+fn certificate(
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    self_signed: bool,
+) -> Result<Option<CertificateConfig>, UsageError> {
+    match (certificate, key, self_signed) {
+        (None, None, false) => Ok(None),
+        (None, None, true) => Ok(Some(CertificateConfig::SelfSigned)),
+        (Some(certificate), Some(key), false) => {
+            Ok(Some(CertificateConfig::Files { certificate, key }))
+        }
+        (_, _, true) => Err(UsageError(
+            "--tls-self-signed makes a certificate; it does not go with --tls-cert and --tls-key",
+        )),
+        _ => Err(UsageError("--tls-cert and --tls-key go together")),
+    }
+}
+
+fn tls(
+    listen: Vec<SocketAddr>,
+    certificate: Option<CertificateConfig>,
+) -> Result<Option<TlsConfig>, UsageError> {
+    match (listen.is_empty(), certificate) {
+        (true, None) => Ok(None),
+        (false, Some(certificate)) => Ok(Some(TlsConfig {
+            listen,
+            certificate,
+        })),
+        (true, Some(_)) => Err(UsageError(
+            "a certificate is of no use without --tls-listen",
+        )),
+        (false, None) => Err(UsageError(
+            "--tls-listen needs --tls-cert and --tls-key, or --tls-self-signed",
+        )),
     }
 }
 
@@ -238,10 +407,12 @@ fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// `127.0.0.1:8080`, or all addresses at `$PORT`, which platforms set that expect just that.
-fn default_listen() -> Result<Vec<SocketAddr>, UsageError> {
+/// All addresses at `$PORT`, which platforms set that expect just that; `127.0.0.1:8080` without it,
+/// unless there is TLS.
+fn default_listen(has_tls: bool) -> Result<Vec<SocketAddr>, UsageError> {
     let Some(port) = env::var_os("PORT").filter(|port| !port.is_empty()) else {
-        return Ok(vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))]);
+        let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
+        return Ok(if has_tls { Vec::new() } else { vec![default] });
     };
     let port = port
         .to_str()
@@ -632,6 +803,47 @@ pub enum Count {
     Triple,
 }
 
+/// Options of `healthcheck`.
+#[derive(Debug, Args)]
+pub struct HealthcheckArgs {
+    /// Address of the server [default: where a server listens that has the same environment]
+    #[arg(long, value_name = "URL", env = "DIGESTD_URL")]
+    url: Option<String>,
+
+    #[arg(hide = true, long, env = "DIGESTD_LISTEN", value_delimiter = ',')]
+    listen: Vec<SocketAddr>,
+}
+
+impl HealthcheckArgs {
+    /// The address to ask.
+    ///
+    /// # Errors
+    /// If the environment makes no sense.
+    pub fn url(self) -> Result<String, UsageError> {
+        if let Some(url) = self.url {
+            return Ok(url);
+        }
+        let listen = if self.listen.is_empty() {
+            default_listen(false)?
+        } else {
+            self.listen
+        };
+        let address = listen.first().ok_or(UsageError("there is no address"))?;
+        Ok(format!("http://{}", reachable(*address)))
+    }
+}
+
+/// Where to reach a server on this machine that listens on `address`.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -721,6 +933,69 @@ mod tests {
         assert!(bench(&[]).unwrap().into_plan(here).is_ok());
         assert!(bench(&[]).unwrap().into_plan(elsewhere).is_err());
         assert!(bench(&["--yes"]).unwrap().into_plan(elsewhere).is_ok());
+    }
+
+    #[test]
+    fn tls_has_no_spelling_without_a_certificate_or_without_an_address() {
+        for arguments in [
+            &["--tls-listen", "127.0.0.1:1"][..],
+            &["--tls-self-signed"],
+            &["--tls-cert", "a", "--tls-key", "b"],
+            &["--tls-listen", "127.0.0.1:1", "--tls-cert", "a"],
+            &["--tls-listen", "127.0.0.1:1", "--tls-key", "b"],
+            &[
+                "--tls-listen",
+                "127.0.0.1:1",
+                "--tls-self-signed",
+                "--tls-key",
+                "b",
+            ],
+        ] {
+            assert!(serve(arguments).is_err(), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn tls_is_instead_of_plain_http_unless_that_is_asked_for_too() {
+        let tls = ["--tls-listen", "127.0.0.1:1", "--tls-self-signed"];
+        let config = serve(&tls).unwrap();
+        assert_eq!(config.listen, []);
+        let tls_config = config.tls.unwrap();
+        assert_eq!(tls_config.certificate, CertificateConfig::SelfSigned);
+        let config = serve(&[&tls[..], &["--listen", "127.0.0.1:2"]].concat()).unwrap();
+        assert_eq!(config.listen.len(), 1);
+    }
+
+    #[test]
+    fn durations_carry_units() {
+        let config = serve(&["--drain-delay", "1m 500ms"]).unwrap();
+        assert_eq!(config.limits.drain_delay, Duration::from_millis(60_500));
+        assert!(serve(&["--drain-delay", "5"]).is_err());
+    }
+
+    #[test]
+    fn requests_are_logged_unless_told_otherwise() {
+        let log = serve(&[]).unwrap().log;
+        assert!(log.requests && log.file.is_none() && log.format.is_none());
+        assert_eq!(log.level, LevelFilter::INFO);
+        let log = serve(&["--access-log", "off", "--log-file", "x"])
+            .unwrap()
+            .log;
+        assert!(!log.requests);
+        let file = log.file.unwrap();
+        assert_eq!((file.bytes_max, file.files_max), (10 << 20, 3));
+    }
+
+    #[test]
+    fn a_server_on_all_addresses_is_reached_on_loopback() {
+        for (address, reached) in [
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("10.0.0.1:80", "10.0.0.1:80"),
+        ] {
+            let reached = reached.parse().unwrap();
+            assert_eq!(reachable(address.parse().unwrap()), reached);
+        }
     }
 
     #[test]

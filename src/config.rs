@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tracing::level_filters::LevelFilter;
+
 use crate::store::Durability;
 
 /// Default of [`Limits::body_bytes_max`]: far above any message meant to be read by people, small
@@ -55,6 +57,97 @@ pub struct Config {
     pub allow_export: bool,
     /// How often everything stored is read and checked; `None` for never.
     pub scrub_interval: Option<Duration>,
+    /// Addresses that `/metrics` is moved to; none to leave it where messages are.
+    pub admin_listen: Vec<SocketAddr>,
+    /// What is logged, how, and where.
+    pub log: LogConfig,
+    /// Serving over TLS, beside or instead of plain HTTP.
+    pub tls: Option<TlsConfig>,
+}
+
+/// What rustls keeps of a connection at most: two records that came, and what it takes ahead of a
+/// client that does not read.
+const TLS_CONNECTION_BYTES: usize = (2 * (16 << 10)) + (64 << 10);
+
+impl Config {
+    /// What connections, bodies and large answers can take at the very most, in bytes. Caches come on
+    /// top.
+    #[must_use]
+    pub fn memory_bytes_max(&self) -> usize {
+        let tls = match self.tls {
+            Some(_) => TLS_CONNECTION_BYTES.saturating_mul(self.limits.connections_max),
+            None => 0,
+        };
+        self.limits.memory_bytes_max().saturating_add(tls)
+    }
+}
+
+/// Serving over TLS.
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    /// Addresses to listen on; at least one.
+    pub listen: Vec<SocketAddr>,
+    /// What the server proves to be itself with.
+    pub certificate: CertificateConfig,
+}
+
+/// Where a certificate comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificateConfig {
+    /// Two files in PEM, kept by the operator.
+    Files {
+        /// The certificate and those between it and a root.
+        certificate: PathBuf,
+        /// Its private key.
+        key: PathBuf,
+    },
+    /// Made once, and kept in the data directory.
+    SelfSigned,
+}
+
+/// What is logged, how, and where.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// `None`: text on a terminal, JSON otherwise.
+    pub format: Option<LogFormat>,
+    /// Events of this level and above.
+    pub level: LevelFilter,
+    /// Whether requests are logged.
+    pub requests: bool,
+    /// Instead of standard error.
+    pub file: Option<LogFileConfig>,
+}
+
+/// For people, to standard error, and no requests.
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            format: Some(LogFormat::Text),
+            level: LevelFilter::INFO,
+            requests: false,
+            file: None,
+        }
+    }
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// A log file that is turned over by size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFileConfig {
+    /// The one that is written to.
+    pub path: PathBuf,
+    /// A file is turned over before it grows beyond this, in bytes.
+    pub bytes_max: u64,
+    /// Old files that are kept beside it.
+    pub files_max: u32,
 }
 
 /// What clients may take of memory, time and descriptors.
@@ -107,6 +200,9 @@ pub struct Limits {
     pub batch_lines_max: u32,
     /// Answers of one batch that its client has not taken yet, in bytes; a batch with more waits.
     pub batch_answer_bytes_max: usize,
+    /// Connections are still accepted this long after the order to stop, while the service says that
+    /// it is not ready.
+    pub drain_delay: Duration,
 }
 
 impl Default for Limits {
@@ -147,13 +243,14 @@ impl Default for Limits {
             batch_lines_max: 256,
             // The digests of 100,000 lines: so many may be sent before the first answer is read.
             batch_answer_bytes_max: 8 << 20,
+            // Whoever has a load balancer that has to see it first knows how long that takes.
+            drain_delay: Duration::ZERO,
         }
     }
 }
 
 impl Limits {
-    /// What connections, bodies and large answers can take at the very most, in bytes. Caches come on
-    /// top.
+    /// What connections without TLS, bodies and large answers can take at the very most, in bytes.
     #[must_use]
     pub fn memory_bytes_max(&self) -> usize {
         // Read buffer, write buffer, and about 8 KiB of state for each connection.

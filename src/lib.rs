@@ -28,6 +28,8 @@ pub mod verbs;
 
 pub mod cli;
 pub mod config;
+pub mod metrics;
+pub mod supervisor;
 pub mod telemetry;
 
 pub mod gifts;

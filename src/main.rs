@@ -11,16 +11,20 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use clap::Parser;
-use digestd::cli::{BenchArgs, Cli, Command, GetArgs, PutArgs, TextArgs, UsageError};
+use digestd::cli::{
+    BenchArgs, Cli, Command, GetArgs, HealthcheckArgs, PutArgs, TextArgs, UsageError,
+};
 use digestd::client::{Client, InvalidUrl, NotFound, Unreachable};
-use digestd::config::{Config, Limits};
+use digestd::config::{Config, Limits, LogConfig};
 use digestd::digest::Digest;
-use digestd::http::App;
+use digestd::http::{App, Surface};
 use digestd::load;
-use digestd::server::{self, BindError};
+use digestd::metrics::Metrics;
+use digestd::server::{self, BindError, Listener, Tls};
 use digestd::service::Service;
 use digestd::store::{self, DataDirectory, EmbeddedStore, OpenError, Options, Store};
-use digestd::telemetry;
+use digestd::supervisor::{self, Inherited};
+use digestd::telemetry::{self, Logs};
 use digestd::verbs::{self, Findings};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
@@ -30,7 +34,10 @@ use tracing::{info, warn};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().into_command() {
-        Command::Serve(arguments) => with_log(|| serve(arguments.into_config()?)),
+        Command::Serve(arguments) => arguments
+            .into_config()
+            .map_err(anyhow::Error::from)
+            .and_then(serve),
         Command::Hash(arguments) => hash(arguments),
         Command::Put(arguments) => put(arguments),
         Command::Get(arguments) => get(&arguments),
@@ -42,6 +49,7 @@ fn main() -> ExitCode {
         Command::Compact(arguments) => with_log(|| verbs::compact(&arguments)),
         Command::Doctor(arguments) => verbs::doctor(&arguments),
         Command::CrashWriter(arguments) => verbs::crash_writer(&arguments),
+        Command::Healthcheck(arguments) => healthcheck(arguments),
     };
     let code = match result {
         Ok(()) => 0,
@@ -57,8 +65,10 @@ fn main() -> ExitCode {
 
 /// For verbs that open a store, which tells the log what it meets.
 fn with_log(verb: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
-    telemetry::init();
-    verb()
+    let logs = telemetry::init(&LogConfig::default())?;
+    let result = verb();
+    logs.flush();
+    result
 }
 
 /// See `--help`.
@@ -135,6 +145,18 @@ fn bench(arguments: BenchArgs) -> anyhow::Result<()> {
     }
 }
 
+/// Containers are asked every few seconds, and a server that takes longer is not well.
+const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn healthcheck(arguments: HealthcheckArgs) -> anyhow::Result<()> {
+    let client = Client::new(&arguments.url()?)?;
+    client_runtime()?.block_on(async {
+        tokio::time::timeout(HEALTHCHECK_TIMEOUT, client.check())
+            .await
+            .context("the server did not answer in time")?
+    })
+}
+
 fn print(bytes: &[u8]) -> anyhow::Result<()> {
     let mut output = io::stdout().lock();
     output
@@ -151,7 +173,16 @@ fn client_runtime() -> anyhow::Result<Runtime> {
 }
 
 fn serve(mut config: Config) -> anyhow::Result<()> {
-    set_process_limits(&mut config.limits);
+    // Before there are threads, since it changes the environment.
+    let inherited = supervisor::inherited_sockets().context("cannot use an inherited socket")?;
+    let logs = telemetry::init(&config.log)?;
+    let result = set_up(&mut config, inherited, &logs);
+    logs.flush();
+    result
+}
+
+fn set_up(config: &mut Config, inherited: Vec<Inherited>, logs: &Logs) -> anyhow::Result<()> {
+    let files = set_process_limits(&mut config.limits);
     let directory = DataDirectory::claim(&config.data_dir, config.segment_bytes)?;
     let runtime = Builder::new_multi_thread()
         .worker_threads(config.workers)
@@ -160,17 +191,38 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start")?;
-    runtime.block_on(run(config, directory))
+    runtime.block_on(run(config, files, directory, inherited, logs))
 }
 
-async fn run(config: Config, directory: DataDirectory) -> anyhow::Result<()> {
+async fn run(
+    config: &Config,
+    files: Option<u64>,
+    directory: DataDirectory,
+    inherited: Vec<Inherited>,
+    logs: &Logs,
+) -> anyhow::Result<()> {
     // Before the port is open: who sees it open may order to stop.
-    let stop_signal = server::stop_signal().context("cannot listen for signals")?;
-    let listeners = server::bind(&config.listen)?;
-    announce(&config, &listeners);
+    let last_words = logs.clone();
+    let stop_signal = server::stop_signal(move || last_words.flush());
+    let stop_signal = stop_signal.context("cannot listen for signals")?;
+    let metrics = Arc::new(Metrics::default());
+    let tls = match &config.tls {
+        None => None,
+        Some(tls) => Some(Arc::new(Tls::new(
+            &tls.certificate,
+            &config.data_dir,
+            Arc::clone(&metrics),
+        )?)),
+    };
+    let listeners = listen(config, tls.as_ref(), inherited)?;
+    announce(config, files, &listeners);
+    tokio::spawn(keep_files_fresh(logs.clone(), tls)?);
+    tokio::spawn(supervisor::give_signs_of_life());
     let service = Arc::new(Service::default());
     let app = App::new(Arc::clone(&service), config.limits.clone());
-    let mut app = app.with_server_timing(config.server_timing);
+    let mut app = app
+        .with_server_timing(config.server_timing)
+        .reporting_to(Arc::clone(&metrics), logs.clone());
     if config.allow_export {
         app = app.allow_export();
     }
@@ -178,7 +230,7 @@ async fn run(config: Config, directory: DataDirectory) -> anyhow::Result<()> {
 
     // The port answers while the store opens, which may take a while.
     let (opened, mut opening) = oneshot::channel();
-    let options = options(&config);
+    let options = options(config, metrics);
     let scrub_interval = config.scrub_interval;
     let (_scrubbing, scrub_stop) = mpsc::channel();
     let starting = Arc::clone(&service);
@@ -199,7 +251,7 @@ async fn run(config: Config, directory: DataDirectory) -> anyhow::Result<()> {
     let stop = async {
         let mut stop_signal = std::pin::pin!(stop_signal);
         tokio::select! {
-            () = &mut stop_signal => return,
+            () = &mut stop_signal => return supervisor::stopping(),
             result = &mut opening => match result {
                 Ok(Ok(opened)) => store = Some(opened),
                 Ok(Err(error)) => failure = Some(anyhow::Error::from(error)),
@@ -207,16 +259,18 @@ async fn run(config: Config, directory: DataDirectory) -> anyhow::Result<()> {
             },
         }
         let Some(store) = &store else {
-            return;
+            return supervisor::stopping();
         };
+        supervisor::ready();
         tokio::select! {
             () = stop_signal => {}
             reason = store.failed(), if config.exit_on_failure => {
                 failure = Some(anyhow::anyhow!("the store failed: {reason}"));
             }
         }
+        supervisor::stopping();
     };
-    server::run(listeners, app, config.limits, stop).await;
+    server::run(listeners, app, config.limits.clone(), stop).await;
     let closed = if let Some(store) = store {
         tokio::task::spawn_blocking(move || store.close())
             .await?
@@ -229,7 +283,102 @@ async fn run(config: Config, directory: DataDirectory) -> anyhow::Result<()> {
     failure.map_or(closed, Err)
 }
 
-fn options(config: &Config) -> Options {
+/// Binds all that is configured. A socket that a supervisor hands over stands for the addresses of
+/// its kind, which its name tells.
+fn listen(
+    config: &Config,
+    tls: Option<&Arc<Tls>>,
+    inherited: Vec<Inherited>,
+) -> anyhow::Result<Vec<Listener>> {
+    let has = |kind| inherited.iter().any(|socket| Kind::of(socket) == kind);
+    let mut sockets = Vec::new();
+    let tls_listen = config.tls.iter().flat_map(|tls| tls.listen.clone());
+    for (kind, addresses) in [
+        (Kind::Plain, config.listen.clone()),
+        (Kind::Tls, tls_listen.collect()),
+        (Kind::Admin, config.admin_listen.clone()),
+    ] {
+        if !has(kind) {
+            let bound = server::bind(&addresses)?.into_iter();
+            sockets.extend(bound.map(|socket| (kind, socket)));
+        }
+    }
+    for handed in inherited {
+        let kind = Kind::of(&handed);
+        let socket = TcpListener::from_std(handed.socket);
+        sockets.push((kind, socket.context("cannot use an inherited socket")?));
+    }
+    let has_admin = sockets.iter().any(|(kind, _)| *kind == Kind::Admin);
+    let listener = |(kind, socket)| {
+        Ok(Listener {
+            socket,
+            surface: match kind {
+                Kind::Admin => Surface::Admin,
+                _ if has_admin => Surface::Public,
+                _ => Surface::All,
+            },
+            tls: match kind {
+                Kind::Tls => Some(tls.cloned().context(
+                    "an inherited socket is called \"https\", and there is no --tls-listen",
+                )?),
+                _ => None,
+            },
+        })
+    };
+    sockets.into_iter().map(listener).collect()
+}
+
+/// What a socket is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    Tls,
+    Admin,
+}
+
+impl Kind {
+    fn of(socket: &Inherited) -> Self {
+        match socket.name.as_str() {
+            "https" => Self::Tls,
+            "admin" => Self::Admin,
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// Time between looks at the files of the certificate.
+const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Reads the certificate again when it has changed, and on SIGHUP; then the log file is opened anew
+/// too.
+fn keep_files_fresh(logs: Logs, tls: Option<Arc<Tls>>) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut hangups = server::hangups().context("cannot listen for signals")?;
+    Ok(async move {
+        let mut ticks = tokio::time::interval(CERTIFICATE_INTERVAL);
+        loop {
+            let is_hangup = tokio::select! {
+                _ = hangups.recv() => true,
+                _ = ticks.tick(), if tls.is_some() => false,
+            };
+            if is_hangup {
+                logs.reopen();
+                info!("SIGHUP: opened the log file anew");
+            }
+            let Some(tls) = tls.clone() else { continue };
+            let read = move || {
+                if is_hangup {
+                    tls.reload();
+                } else {
+                    tls.reload_if_changed();
+                }
+            };
+            // A panic is in the log, and the certificate is the old one.
+            let _ = tokio::task::spawn_blocking(read).await;
+        }
+    })
+}
+
+fn options(config: &Config, metrics: Arc<Metrics>) -> Options {
     // Most look-ups of a message that is not read often end in the index; most of the memory is
     // best spent there.
     let message_cache_bytes = config.cache_bytes / 4;
@@ -239,6 +388,7 @@ fn options(config: &Config) -> Options {
         message_cache_bytes,
         message_bytes_max: config.limits.body_bytes_max,
         free_bytes_min: config.free_bytes_min,
+        observer: Some(metrics),
     }
 }
 
@@ -250,6 +400,7 @@ fn open(
 ) -> Result<Arc<EmbeddedStore>, OpenError> {
     let store = EmbeddedStore::open(directory, options, &|stage| {
         info!("{stage}");
+        supervisor::starting(&stage);
         service.set_stage(stage);
     })?;
     let store = Arc::new(store);
@@ -267,26 +418,37 @@ fn spawn_scrub(store: Arc<EmbeddedStore>, interval: Duration, stop: mpsc::Receiv
 }
 
 /// The first lines of every log: what an operator looks for when something is not as expected.
-fn announce(config: &Config, listeners: &[TcpListener]) {
+fn announce(config: &Config, files: Option<u64>, listeners: &[Listener]) {
     info!(
         version = env!("CARGO_PKG_VERSION"),
         pid = std::process::id(),
         data_dir = %config.data_dir.display(),
         durability = config.durability.name(),
         cache = %ByteSize(config.cache_bytes),
-        connections_and_bodies_at_most = %ByteSize(config.limits.memory_bytes_max() as u64),
+        connections_and_bodies_at_most = %ByteSize(config.memory_bytes_max() as u64),
+        open_files_at_most = files,
+        tls = config.tls.is_some(),
         "digestd starts; anybody who can connect may read and write"
     );
     for listener in listeners {
-        if let Ok(address) = listener.local_addr() {
-            info!("listening on http://{address}");
+        let Ok(address) = listener.socket.local_addr() else {
+            continue;
+        };
+        let scheme = match listener.tls {
+            Some(_) => "https",
+            None => "http",
+        };
+        match listener.surface {
+            Surface::All | Surface::Public => info!("listening on {scheme}://{address}"),
+            Surface::Admin => info!("metrics on {scheme}://{address}/metrics"),
         }
     }
 }
 
 /// As many descriptors as the system lets us have, no more connections than leave the store its
-/// share of them, and no core dumps: they would hold messages.
-fn set_process_limits(limits: &mut Limits) {
+/// share of them, and no core dumps: they would hold messages. Returns how many descriptors that is,
+/// `None` if there is no limit.
+fn set_process_limits(limits: &mut Limits) -> Option<u64> {
     let files = getrlimit(Resource::Nofile);
     let all = Rlimit {
         current: files.maximum,
@@ -313,4 +475,5 @@ fn set_process_limits(limits: &mut Limits) {
     if let Err(error) = setrlimit(Resource::Core, none) {
         warn!(%error, "cannot turn off core dumps");
     }
+    getrlimit(Resource::Nofile).current
 }

@@ -4,13 +4,15 @@
 //! is there before its store is: opening a large one takes a while, and a service that says so is
 //! better than a port that is closed.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use crate::digest::Digest;
 use crate::message::Message;
-pub use crate::store::{Durability, Health, Page, Put, Receipt, Stats};
-use crate::store::{Store, StoreError};
+use crate::store::{self, Store, StoreError};
+pub use crate::store::{Durability, Health, Page, Receipt, Stats};
 
 /// Work on more bytes than this leaves the thread that serves requests: hashing so many takes as
 /// long as a dozen small requests.
@@ -23,6 +25,66 @@ pub struct Service {
     /// What the start is doing.
     stage: Mutex<String>,
     stopping: AtomicBool,
+    puts: Arc<Puts>,
+}
+
+/// A put under way: the receipt, or why there is none. Dropping it does not take the put back.
+#[derive(Debug)]
+#[must_use = "nothing is stored for certain before the receipt is there"]
+pub struct Put {
+    put: store::Put,
+    puts: Arc<Puts>,
+}
+
+impl Future for Put {
+    type Output = Result<Receipt, ServiceError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = ready!(Pin::new(&mut self.put).poll(context)).map_err(ServiceError::from);
+        self.puts.count(result);
+        Poll::Ready(result)
+    }
+}
+
+/// Counts puts by how they ended, in the order of [`PUT_RESULTS`].
+#[derive(Debug, Default)]
+struct Puts([AtomicU64; PUT_RESULTS.len()]);
+
+impl Puts {
+    fn count(&self, result: Result<Receipt, ServiceError>) {
+        let word = put_result(result);
+        let mut counts = PUT_RESULTS.iter().zip(&self.0);
+        if let Some((_, count)) = counts.find(|(known, _)| **known == word) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// How a put can end, in one word each.
+const PUT_RESULTS: [&str; 9] = [
+    "stored",
+    "known",
+    "starting",
+    "stopping",
+    "busy",
+    "full",
+    "too_large",
+    "failed",
+    "damaged",
+];
+
+fn put_result(result: Result<Receipt, ServiceError>) -> &'static str {
+    match result {
+        Ok(receipt) if receipt.is_known() => "known",
+        Ok(_) => "stored",
+        Err(ServiceError::Starting) => "starting",
+        Err(ServiceError::Stopping) => "stopping",
+        Err(ServiceError::Busy) => "busy",
+        Err(ServiceError::Full) => "full",
+        Err(ServiceError::TooLarge) => "too_large",
+        Err(ServiceError::Failed) => "failed",
+        Err(ServiceError::Damaged) => "damaged",
+    }
 }
 
 /// Why a request was not served.
@@ -86,7 +148,7 @@ impl Service {
     /// # Errors
     /// See [`ServiceError`].
     pub async fn publish(&self, message: Message) -> Result<Receipt, ServiceError> {
-        Ok(self.begin(message)?.await?)
+        self.begin(message)?.await
     }
 
     /// Begins to store `message`, like [`Service::publish`]; it goes on whether the receipt is waited for
@@ -95,7 +157,20 @@ impl Service {
     /// # Errors
     /// [`ServiceError::Starting`]; all others come with the receipt.
     pub fn begin(&self, message: Message) -> Result<Put, ServiceError> {
-        Ok(self.store()?.put(message))
+        let store = self.store();
+        let store = store.inspect_err(|error| self.puts.count(Err(*error)))?;
+        Ok(Put {
+            put: store.put(message),
+            puts: Arc::clone(&self.puts),
+        })
+    }
+
+    /// Puts so far, by how they ended. One whose caller went away is not counted.
+    #[must_use]
+    pub fn puts(&self) -> Vec<(&'static str, u64)> {
+        let counts = self.puts.0.iter();
+        let counts = counts.map(|count| count.load(Ordering::Relaxed));
+        PUT_RESULTS.into_iter().zip(counts).collect()
     }
 
     /// The message with this digest. Blocks for microseconds, see [`Store::get`].
@@ -212,6 +287,21 @@ mod tests {
         service.publish(Message::new("foo")).await.unwrap();
         service.publish(Message::new("foo")).await.unwrap();
         assert_eq!(store.writes(), 1);
+    }
+
+    #[tokio::test]
+    async fn puts_are_counted_by_how_they_ended() {
+        let (service, store) = running();
+        service.publish(Message::new("foo")).await.unwrap();
+        service.publish(Message::new("foo")).await.unwrap();
+        store.set_fault(Some(Fault::Puts(StoreError::Full)));
+        service.publish(Message::new("bar")).await.unwrap_err();
+        let counted: Vec<_> = service
+            .puts()
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        assert_eq!(counted, [("stored", 1), ("known", 1), ("full", 1)]);
     }
 
     #[tokio::test]

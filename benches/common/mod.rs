@@ -65,6 +65,7 @@ pub(crate) fn open(directory: &TempDir) -> EmbeddedStore {
         message_cache_bytes: 64 << 20,
         message_bytes_max: 1 << 20,
         free_bytes_min: Some(0),
+        observer: None,
     };
     let directory = DataDirectory::claim(directory.path(), 64 << 20).unwrap();
     EmbeddedStore::open(directory, options, &|_| {}).unwrap()

@@ -107,6 +107,17 @@ impl Client {
         }
     }
 
+    /// Asks whether the server is ready to serve messages.
+    ///
+    /// # Errors
+    /// [`Unreachable`], or why it is not.
+    pub async fn check(&self) -> anyhow::Result<()> {
+        let request = Request::builder().uri("/readyz");
+        let (status, body) = self.ask(request, Bytes::new()).await?;
+        ensure!(status == StatusCode::OK, refusal(status, &body));
+        Ok(())
+    }
+
     /// All messages behind `after`, or from the first on, as the lines that the server sends, each with
     /// its end; until `each` breaks.
     ///

@@ -20,6 +20,8 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::exchange::Exchange;
+
 /// Largest piece of an answer, in bytes: what is buffered for a stream anyway. An answer up to this
 /// is small.
 const PIECE_BYTES_MAX: usize = 64 << 10;
@@ -35,6 +37,8 @@ pub struct Answer {
     held: Option<Held>,
     /// What comes after `rest`, for an answer that is made while it is sent.
     more: Option<More>,
+    /// Whose answer it is; over when this is dropped.
+    exchange: Option<Exchange>,
 }
 
 #[derive(Debug)]
@@ -89,6 +93,7 @@ impl Stream {
                 _permit: None,
             }),
             more: Some(More::Parts(receiver)),
+            exchange: None,
         };
         (Self(sender), answer)
     }
@@ -187,6 +192,19 @@ impl Answer {
     pub fn taking(&self) -> Option<Taking> {
         self.held.as_ref().map(|held| held.taking.clone())
     }
+
+    /// Ends `exchange` with itself.
+    pub(super) fn set_exchange(&mut self, exchange: Exchange) {
+        self.exchange = Some(exchange);
+    }
+
+    /// Counts what leaves.
+    fn hand_over(&mut self, piece: Bytes) -> Frame<Bytes> {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.add_bytes_out(piece.len());
+        }
+        Frame::data(piece)
+    }
 }
 
 impl Lines {
@@ -224,7 +242,7 @@ impl Body for Answer {
                 None => return Poll::Ready(None),
                 Some(More::Lines(lines)) => {
                     let piece = ready!(lines.poll_piece(context));
-                    return Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))));
+                    return Poll::Ready(piece.map(|piece| Ok(self.hand_over(piece))));
                 }
                 Some(More::Parts(parts)) => match ready!(parts.poll_recv(context)) {
                     Some(Part::Bytes(bytes)) => self.rest = bytes,
@@ -238,7 +256,7 @@ impl Body for Answer {
         }
         let length = self.rest.len().min(PIECE_BYTES_MAX);
         let piece = self.rest.split_to(length);
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        Poll::Ready(Some(Ok(self.hand_over(piece))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use hyper::body::{Frame, Incoming};
+use hyper::body::Frame;
 use hyper::http::request::Parts;
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::sync::OwnedSemaphorePermit;
@@ -28,7 +28,7 @@ use super::digest_fields::Stated;
 use super::error::{HttpError, LineError};
 use super::json;
 use super::lines::{Line, Lines};
-use super::request::{Pace, Reservation, check_size};
+use super::request::{Pace, RequestBody, Reservation, check_size};
 use super::response::{self, Response};
 use crate::digest::Digest;
 use crate::message::Message;
@@ -54,7 +54,7 @@ pub(super) async fn answer(
     app: &Arc<App>,
     task: Task,
     head: &Parts,
-    mut body: Incoming,
+    mut body: RequestBody,
 ) -> Result<Response, HttpError> {
     let mut stated = Stated::default();
     stated.read(&head.headers)?;
@@ -118,7 +118,7 @@ impl Shares {
 struct Batch {
     app: Arc<App>,
     task: Task,
-    body: Incoming,
+    body: RequestBody,
     pace: Pace,
     /// Bytes of the body so far.
     received: u64,
@@ -314,7 +314,7 @@ impl Batch {
 /// line, so it may be asked and left as often as one likes.
 fn poll_first(waiting: &mut VecDeque<Waiting>, context: &mut Context<'_>) -> Poll<Outcome> {
     if let Some(Waiting::Put { put, bytes }) = waiting.front_mut() {
-        let result = ready!(Pin::new(put).poll(context)).map_err(ServiceError::from);
+        let result = ready!(Pin::new(put).poll(context));
         let bytes = *bytes;
         waiting.pop_front();
         return Poll::Ready(Outcome::Put { result, bytes });

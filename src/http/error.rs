@@ -243,9 +243,8 @@ impl HttpError {
     }
 
     /// Writes down what an operator has to know of and nobody else has written down.
-    pub(super) fn log(&self, request_id: &HeaderValue, fields: &HeaderMap) {
+    pub(super) fn log(&self, request_id: &str, fields: &HeaderMap) {
         if let Self::Service(error @ ServiceError::Damaged) = self {
-            let request_id = request_id.to_str().unwrap_or_default();
             let trace_id = trace::trace_id(fields);
             warn!(request_id, trace_id, %error, "answered 500");
         }

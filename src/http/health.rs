@@ -1,10 +1,12 @@
-//! Is it alive, is it ready: paths for probes, which touch no disk; with `?verbose`, why.
+//! Is it alive, is it ready, how is it doing: paths for machines, which touch no disk; with `?verbose`,
+//! why.
 
 use hyper::StatusCode;
 
 use super::App;
 use super::error::HttpError;
 use super::response::{self, Response};
+use crate::metrics::Figures;
 use crate::service::Health;
 
 /// `GET /livez`: the process turns over.
@@ -37,6 +39,16 @@ pub(super) fn ready(
         return Ok(response::report(result.is_ok(), report));
     }
     result.map_or_else(|reason| Err(HttpError::NotReady(reason)), |()| Ok(live()))
+}
+
+/// `GET /metrics`
+pub(super) fn metrics(app: &App) -> Response {
+    response::metrics(app.metrics.render(&Figures {
+        store: app.service.stats(),
+        health: app.service.health(),
+        puts: app.service.puts(),
+        log_lines_dropped: app.logs.lines_dropped(),
+    }))
 }
 
 fn is_verbose(query: Option<&str>) -> bool {

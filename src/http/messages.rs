@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 use hyper::Method;
-use hyper::body::Incoming;
 use hyper::header::{EXPECT, HeaderMap, IF_NONE_MATCH, RANGE};
 use hyper::http::request::Parts;
 
@@ -16,7 +15,7 @@ use super::error::HttpError;
 use super::json;
 use super::negotiation::{BodyFormat, Form, names_etag};
 use super::range::{self, Part};
-use super::request::{check_size, read_body};
+use super::request::{RequestBody, check_size, read_body};
 use super::response::{self, Response};
 use super::timing::Timing;
 use super::{App, BodyUnread};
@@ -28,7 +27,7 @@ use crate::service::{Receipt, ServiceError, offload};
 pub(super) async fn publish(
     app: &Arc<App>,
     head: &Parts,
-    body: Incoming,
+    body: RequestBody,
 ) -> Result<Response, HttpError> {
     let format = BodyFormat::of(&head.headers)?;
     if format == BodyFormat::Lines {
@@ -44,7 +43,7 @@ pub(super) async fn put(
     app: &App,
     digest: &str,
     head: &Parts,
-    body: Incoming,
+    body: RequestBody,
 ) -> Result<Response, HttpError> {
     let digest: Digest = digest.parse().map_err(|_| HttpError::NoSuchPath)?;
     let fields = &head.headers;
@@ -84,7 +83,7 @@ pub(super) async fn put(
 pub(super) async fn look_up(
     app: &Arc<App>,
     head: &Parts,
-    body: Incoming,
+    body: RequestBody,
 ) -> Result<Response, HttpError> {
     if BodyFormat::of(&head.headers)? != BodyFormat::Lines {
         return Err(HttpError::LinesOnly);
@@ -123,7 +122,7 @@ async fn known(app: &App, digest: &Digest) -> Result<Option<Receipt>, HttpError>
 async fn store(
     app: &App,
     head: &Parts,
-    body: Incoming,
+    body: RequestBody,
     format: BodyFormat,
     check: impl FnOnce(&Message) -> Result<(), HttpError> + Send + 'static,
 ) -> Result<(Receipt, Timing), HttpError> {

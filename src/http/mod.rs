@@ -1,8 +1,9 @@
 //! HTTP: from a request to an answer.
 //!
 //! This layer knows paths, fields and status codes. It asks the [`service`](crate::service) and never
-//! names a store; it does not know sockets, and so not who is on the other side. Handlers take what
-//! they need of a request and return a `Result`; `error` alone decides what a failure looks like.
+//! names a store; it does not know sockets, and who is on the other side only in words, for the log.
+//! Handlers take what they need of a request and return a `Result`; `error` alone decides what a
+//! failure looks like.
 //!
 //! | request | answered by |
 //! |---|---|
@@ -15,6 +16,7 @@
 //! | `POST /messages/lookup`, `?missing`, the same | `batch` |
 //! | `GET`, `HEAD /messages`, if allowed | `export`: 200, a line for each message |
 //! | `GET`, `HEAD /livez`, `/readyz`, `/readyz/write`, `/healthz` | `health` |
+//! | `GET`, `HEAD /metrics` | `health` |
 //! | `GET`, `HEAD /` | `pages`: a page, figures, or four lines of help |
 //! | `GET`, `HEAD /docs`, `/pages/<name>` | `pages`: the interface, to be tried out |
 //! | `GET`, `HEAD /openapi.yaml`, `/openapi.json` | `pages`: the same for tools |
@@ -37,6 +39,7 @@ mod answer;
 mod batch;
 mod digest_fields;
 mod error;
+mod exchange;
 mod export;
 mod health;
 mod json;
@@ -65,11 +68,16 @@ use self::answer::Room;
 pub use self::answer::{Answer, Taking};
 use self::digest_fields::Wanted;
 use self::error::HttpError;
+use self::exchange::{Exchange, RequestId};
 use self::negotiation::wants_problem;
 use self::pages::Pages;
-use self::request::Budget;
+use self::request::{Budget, RequestBody};
+use self::route::Route;
+pub use self::route::Surface;
 use crate::config::Limits;
+use crate::metrics::Metrics;
 use crate::service::Service;
+use crate::telemetry::Logs;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -90,10 +98,21 @@ pub struct App {
     pages: Pages,
     request_ids: RequestIds,
     server_timing: bool,
+    metrics: Arc<Metrics>,
+    logs: Logs,
+}
+
+/// How a request came.
+#[derive(Clone, Debug)]
+pub struct Via {
+    /// The address of the other side, in words.
+    pub peer: Arc<str>,
+    /// What is served where it came in.
+    pub surface: Surface,
 }
 
 impl App {
-    /// Serves `service` within `limits`.
+    /// Serves `service` within `limits`, and logs no requests.
     #[must_use]
     pub fn new(service: Arc<Service>, limits: Limits) -> Self {
         Self {
@@ -106,6 +125,8 @@ impl App {
             pages: Pages::new(),
             request_ids: RequestIds::new(),
             server_timing: false,
+            metrics: Arc::default(),
+            logs: Logs::none(),
             limits,
         }
     }
@@ -126,6 +147,16 @@ impl App {
         Self { exports, ..self }
     }
 
+    /// Counts in `metrics` and logs requests to `logs`.
+    #[must_use]
+    pub fn reporting_to(self, metrics: Arc<Metrics>, logs: Logs) -> Self {
+        Self {
+            metrics,
+            logs,
+            ..self
+        }
+    }
+
     /// The service behind.
     #[must_use]
     pub fn service(&self) -> &Service {
@@ -137,25 +168,35 @@ impl App {
     /// # Errors
     /// None.
     pub async fn answer(
-        self: &Arc<Self>,
+        self: Arc<Self>,
         request: Request<Incoming>,
+        via: Via,
     ) -> Result<Response<Answer>, Infallible> {
         let id = self.request_ids.of(request.headers());
         let is_head = request.method() == Method::HEAD;
         let has_body = !request.body().is_end_stream();
         let is_http1 = request.version() < Version::HTTP_2;
         let (head, body) = request.into_parts();
-        let result = route::route(self, &head, body).await;
+        let place = Route::of(head.uri.path());
+        let bytes_in = has_body.then(Arc::default);
+        let body = RequestBody::new(body, bytes_in.clone());
+        let mut exchange = Exchange::begin(self, id, via.peer, &head, place, bytes_in);
+
+        let result = if via.surface.has(place) {
+            route::route(&exchange.app, &head, body).await
+        } else {
+            Err(HttpError::NoSuchPath)
+        };
         let body_is_over = reads_body(&head.method) && !leaves_body_unread(&result);
         let mut response = result.unwrap_or_else(|error| {
-            error.log(&id, &head.headers);
+            error.log(exchange.id.as_str(), &head.headers);
             error.into_response(wants_problem(&head.headers))
         });
         if let Some(wanted) = Wanted::of(&head.headers) {
             wanted.add_to(&mut response).await;
         }
         let fields = response.headers_mut();
-        fields.insert(REQUEST_ID, id);
+        fields.insert(REQUEST_ID, exchange.id.to_field());
         if has_body && !body_is_over && is_http1 {
             // What comes next on this connection is the rest of the body, not a request.
             fields.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -163,6 +204,8 @@ impl App {
         if is_head {
             remove_body(&mut response);
         }
+        exchange.set_status(response.status());
+        response.body_mut().set_exchange(exchange);
         Ok(response)
     }
 }
@@ -209,15 +252,15 @@ impl RequestIds {
     }
 
     /// The id that the client gave, if it is a single harmless word, or a new one.
-    fn of(&self, fields: &HeaderMap) -> HeaderValue {
+    fn of(&self, fields: &HeaderMap) -> RequestId {
         let mut given = fields.get_all(REQUEST_ID).iter();
         match (given.next(), given.next()) {
-            (Some(id), None) if is_sane(id.as_bytes()) => id.clone(),
+            (Some(id), None) if is_sane(id.as_bytes()) => RequestId::Given(id.clone()),
             _ => self.make(),
         }
     }
 
-    fn make(&self) -> HeaderValue {
+    fn make(&self) -> RequestId {
         // An odd factor visits every value once, so ids differ and do not count requests.
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -225,7 +268,7 @@ impl RequestIds {
         let mut digits = [0; 16];
         // Cannot fail: 16 digits hold 8 bytes.
         let _ = hex::encode_to_slice(id.to_be_bytes(), &mut digits);
-        HeaderValue::from_bytes(&digits).unwrap_or_else(|_| HeaderValue::from_static("0"))
+        RequestId::Made(digits)
     }
 }
 
@@ -247,7 +290,11 @@ mod tests {
         let ids = RequestIds::new();
         let longest = "a".repeat(REQUEST_ID_BYTES_MAX);
         for id in ["a", "0af7651916cd43dd-b7ad.6b71", &longest] {
-            assert_eq!(ids.of(&given(id)), id);
+            let taken = ids.of(&given(id));
+            assert_eq!(
+                (taken.as_str(), taken.to_field().as_bytes()),
+                (id, id.as_bytes())
+            );
         }
     }
 
@@ -257,17 +304,17 @@ mod tests {
         let longer = "a".repeat(REQUEST_ID_BYTES_MAX + 1);
         for id in ["", "a b", "a\"b", "{}", &longer] {
             let made = ids.of(&given(id));
-            assert_ne!(made, id);
-            assert_eq!(made.len(), 16);
+            assert_ne!(made.as_str(), id);
+            assert_eq!(made.to_field().len(), 16);
         }
         let mut twice = given("a");
         twice.append(REQUEST_ID, HeaderValue::from_static("b"));
-        assert_eq!(ids.of(&twice).len(), 16);
+        assert_eq!(ids.of(&twice).as_str().len(), 16);
     }
 
     #[test]
     fn made_request_ids_differ() {
         let ids = RequestIds::new();
-        assert_ne!(ids.make(), ids.make());
+        assert_ne!(ids.make().as_str(), ids.make().as_str());
     }
 }

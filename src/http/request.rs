@@ -5,18 +5,61 @@
 //! as the body does. A body whose length is known is covered in full before its first byte is read:
 //! what is begun can be finished, and what cannot be is refused while it costs nothing.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::digest_fields::Stated;
 use super::error::HttpError;
 use crate::config::Limits;
+
+/// A body as it comes, counted.
+#[derive(Debug)]
+pub(super) struct RequestBody {
+    incoming: Incoming,
+    bytes: Option<Arc<AtomicU64>>,
+}
+
+impl RequestBody {
+    /// Counts what comes of `incoming` in `bytes`.
+    pub(super) fn new(incoming: Incoming, bytes: Option<Arc<AtomicU64>>) -> Self {
+        Self { incoming, bytes }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.incoming).poll_frame(context);
+        if let (Poll::Ready(Some(Ok(frame))), Some(bytes)) = (&polled, &self.bytes)
+            && let Some(data) = frame.data_ref()
+        {
+            bytes.fetch_add(data.len() as u64, Relaxed);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
 
 /// Memory for bodies in flight, in two parts, so that however many large bodies are on their way,
 /// small ones pass.
@@ -71,7 +114,7 @@ impl Budget {
 }
 
 /// Refuses a body that says in the head of its request that it is too large.
-pub(super) fn check_size(bytes_max: u64, body: &Incoming) -> Result<(), HttpError> {
+pub(super) fn check_size(bytes_max: u64, body: &RequestBody) -> Result<(), HttpError> {
     if body.size_hint().lower() > bytes_max {
         return Err(HttpError::BodyTooLarge { bytes_max });
     }
@@ -84,7 +127,7 @@ pub(super) fn check_size(bytes_max: u64, body: &Incoming) -> Result<(), HttpErro
 pub(super) async fn read_body(
     limits: &Limits,
     budget: &Budget,
-    mut body: Incoming,
+    mut body: RequestBody,
     stated: &mut Stated,
 ) -> Result<(Bytes, Reservation), HttpError> {
     let bytes_max = limits.body_bytes_max;
@@ -146,7 +189,7 @@ impl Pace {
     /// The next piece of the body, or its trailers.
     pub(super) async fn next_frame(
         &self,
-        body: &mut Incoming,
+        body: &mut RequestBody,
     ) -> Result<Option<Frame<Bytes>>, HttpError> {
         let frame = timeout(self.stall_timeout, body.frame()).await;
         let frame = frame.map_err(|_| HttpError::BodyTooSlow)?;

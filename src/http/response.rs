@@ -187,6 +187,14 @@ pub(super) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response {
     response
 }
 
+/// Everything that is counted.
+pub(super) fn metrics(text: String) -> Response {
+    let mut response = plain(StatusCode::OK, text);
+    let kind = HeaderValue::from_static(crate::metrics::CONTENT_TYPE);
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
 /// The checks behind a probe's answer; 503 without the form of an error, since it is more than one
 /// sentence.
 pub(super) fn report(ready: bool, text: String) -> Response {

@@ -1,11 +1,10 @@
 //! The route table: one `match` from method and path to a handler.
 //!
 //! A path is taken as it was sent: nothing is decoded, so every resource has one spelling. The query
-//! means nothing, but for `?missing`, and `?verbose` on probes.
+//! means nothing, but for `?missing`, `?verbose` on probes, and the range of an export.
 
 use std::sync::Arc;
 
-use hyper::body::Incoming;
 use hyper::header::{HOST, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::{Method, Version};
@@ -13,13 +12,100 @@ use hyper::{Method, Version};
 use super::App;
 use super::error::HttpError;
 use super::health::Readiness;
+use super::request::RequestBody;
 use super::response::Response;
 use super::{address, export, health, messages, pages};
+
+/// What a request is about, for those who count: as many as there are, however many paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    Messages,
+    Message,
+    LookUp,
+    Name,
+    Live,
+    Ready,
+    ReadyToWrite,
+    Metrics,
+    Home,
+    Docs,
+    Description,
+    Page,
+    /// Nothing is there.
+    None,
+}
+
+impl Route {
+    pub(super) fn of(path: &str) -> Self {
+        match path {
+            "/messages" | "/messages/" => Self::Messages,
+            "/messages/lookup" => Self::LookUp,
+            "/livez" => Self::Live,
+            "/readyz" | "/healthz" => Self::Ready,
+            "/readyz/write" => Self::ReadyToWrite,
+            "/metrics" => Self::Metrics,
+            "/" => Self::Home,
+            "/docs" => Self::Docs,
+            "/openapi.json" | "/openapi.yaml" => Self::Description,
+            _ if path.starts_with("/messages/") => Self::Message,
+            _ if path.starts_with("/.well-known/ni/sha-256/") => Self::Name,
+            _ if path.starts_with("/pages/") => Self::Page,
+            _ => Self::None,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Messages => "/messages",
+            Self::Message => "/messages/{digest}",
+            Self::LookUp => "/messages/lookup",
+            Self::Name => "/.well-known/ni/sha-256/{digest}",
+            Self::Live => "/livez",
+            Self::Ready => "/readyz",
+            Self::ReadyToWrite => "/readyz/write",
+            Self::Metrics => "/metrics",
+            Self::Home => "/",
+            Self::Docs => "/docs",
+            Self::Description => "/openapi.{format}",
+            Self::Page => "/pages/{name}",
+            Self::None => "none",
+        }
+    }
+
+    /// Whether it is asked for by machines, every few seconds.
+    pub(super) fn is_probe(self) -> bool {
+        matches!(
+            self,
+            Self::Live | Self::Ready | Self::ReadyToWrite | Self::Metrics
+        )
+    }
+}
+
+/// What is served on a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surface {
+    /// Everything.
+    All,
+    /// Everything but metrics.
+    Public,
+    /// Metrics and health.
+    Admin,
+}
+
+impl Surface {
+    pub(super) fn has(self, route: Route) -> bool {
+        match self {
+            Self::All => true,
+            Self::Public => route != Route::Metrics,
+            Self::Admin => route.is_probe(),
+        }
+    }
+}
 
 pub(super) async fn route(
     app: &Arc<App>,
     head: &Parts,
-    body: Incoming,
+    body: RequestBody,
 ) -> Result<Response, HttpError> {
     check_head(app, head)?;
     let path = head.uri.path();
@@ -58,6 +144,7 @@ pub(super) async fn route(
         (&Method::GET | &Method::HEAD, "readyz", Some("write")) => {
             health::ready(app, Readiness::Writes, head.uri.query())
         }
+        (&Method::GET | &Method::HEAD, "metrics", None) => Ok(health::metrics(app)),
         (&Method::GET | &Method::HEAD, "", None) => pages::home(app, &head.headers),
         (&Method::GET | &Method::HEAD, "docs" | "openapi.json" | "openapi.yaml", None)
         | (&Method::GET | &Method::HEAD, "pages", Some(_)) => pages::file(app, path, &head.headers),
@@ -70,7 +157,11 @@ pub(super) async fn route(
         (_, ".well-known", Some(path)) if is_name(path) => {
             Err(HttpError::MethodNotAllowed("GET, HEAD"))
         }
-        (_, "docs" | "healthz" | "livez" | "openapi.json" | "openapi.yaml" | "readyz", None)
+        (
+            _,
+            "docs" | "healthz" | "livez" | "metrics" | "openapi.json" | "openapi.yaml" | "readyz",
+            None,
+        )
         | (_, "pages", Some(_))
         | (_, "readyz", Some("write")) => Err(HttpError::MethodNotAllowed("GET, HEAD")),
         _ => Err(HttpError::NoSuchPath),

@@ -21,14 +21,13 @@ use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::debug;
 
 use super::Phase;
 use crate::config::Limits;
-use crate::http::{Answer, App, Taking};
+use crate::http::{Answer, App, Taking, Via};
 
 /// HTTP/2 streams of one connection at once.
 const H2_STREAMS_MAX: u32 = 64;
@@ -57,9 +56,11 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// … or this much.
 const LINGER_BYTES_MAX: usize = 16 << 20;
 
-/// Serves one connection to its end.
-pub(super) async fn serve(
-    stream: TcpStream,
+/// Serves one connection, which began at `started`, to its end.
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    stream: S,
+    started: Instant,
+    via: Via,
     app: Arc<App>,
     limits: Arc<Limits>,
     mut phase: watch::Receiver<Phase>,
@@ -76,6 +77,7 @@ pub(super) async fn serve(
         service_fn(move |request| {
             answer(
                 Arc::clone(&app),
+                via.clone(),
                 Arc::clone(&progress),
                 requests_max,
                 request,
@@ -84,7 +86,7 @@ pub(super) async fn serve(
     };
     let builder = builder(&limits);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut watch = Watch::new(&limits);
+    let mut watch = Watch::new(&limits, started);
     let mut ticks = tokio::time::interval(watch.tick);
     loop {
         tokio::select! {
@@ -111,13 +113,14 @@ pub(super) async fn serve(
 
 async fn answer(
     app: Arc<App>,
+    via: Via,
     progress: Arc<Progress>,
     requests_max: u64,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let is_h2 = request.version() == Version::HTTP_2;
     let (running, number) = Running::start(progress, is_h2);
-    let mut response = app.answer(request).await?;
+    let mut response = app.answer(request, via).await?;
     let progress = &running.0;
     // A streamed answer may end before the body of its request does.
     if response.headers().contains_key(CONNECTION) || response.body().is_streamed() {
@@ -264,21 +267,20 @@ enum State {
 }
 
 impl Watch {
-    fn new(limits: &Limits) -> Self {
+    fn new(limits: &Limits, started: Instant) -> Self {
         let shortest = limits
             .head_timeout
             .min(limits.idle_timeout)
             .min(limits.write_stall_timeout);
-        let now = Instant::now();
         Self {
             tick: shortest / 4,
             head_timeout: limits.head_timeout,
             idle_timeout: limits.idle_timeout,
             write_stall_timeout: limits.write_stall_timeout,
             age_max: limits.age_max,
-            started: now,
+            started,
             state: State::First,
-            since: now,
+            since: started,
             retired: false,
             answers: Vec::new(),
         }
@@ -373,10 +375,10 @@ impl State {
     }
 }
 
-/// A socket that counts.
+/// A socket, or TLS on one, that counts.
 #[derive(Debug)]
-struct Watched {
-    stream: TcpStream,
+struct Watched<S> {
+    stream: S,
     progress: Arc<Progress>,
     linger: Option<Linger>,
 }
@@ -387,7 +389,7 @@ struct Linger {
     bytes: usize,
 }
 
-impl Watched {
+impl<S> Watched<S> {
     fn note_write(&self, result: &Poll<io::Result<usize>>) {
         if let Poll::Ready(Ok(bytes)) = result {
             self.progress
@@ -400,7 +402,7 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -419,7 +421,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -444,8 +446,13 @@ impl AsyncWrite for Watched {
         self.stream.is_write_vectored()
     }
 
+    /// TLS takes what it is given and keeps it until the client takes it.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let result = Pin::new(&mut self.stream).poll_flush(context);
+        self.progress
+            .write_blocked
+            .store(result.is_pending(), Relaxed);
+        result
     }
 
     /// Closes the sending half; then, if the client was answered in the middle of what it says, reads
@@ -483,7 +490,7 @@ mod tests {
 
     fn watch() -> (Watch, Arc<Progress>, Limits) {
         let limits = Limits::default();
-        (Watch::new(&limits), Arc::default(), limits)
+        (Watch::new(&limits, Instant::now()), Arc::default(), limits)
     }
 
     async fn pass(time: Duration) {

@@ -11,15 +11,16 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, warn};
 
 use super::Phase;
 use super::connection::serve;
+use super::tls::Tls;
 use crate::config::Limits;
-use crate::http::App;
+use crate::http::{App, Surface, Via};
 
 /// Pause after an error of `accept`, long enough for connections to end, short enough that the
 /// backlog holds meanwhile.
@@ -28,9 +29,31 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time between two lines in the log about the same trouble.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Where connections come in, and what they find.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket, listening.
+    pub socket: TcpListener,
+    /// What is served.
+    pub surface: Surface,
+    /// Encrypts, if it is there.
+    pub tls: Option<Arc<Tls>>,
+}
+
+impl From<TcpListener> for Listener {
+    /// Everything in plain HTTP.
+    fn from(socket: TcpListener) -> Self {
+        Self {
+            socket,
+            surface: Surface::All,
+            tls: None,
+        }
+    }
+}
+
 /// Accepts connections for ever; ends by being dropped.
 pub(super) async fn accept(
-    listener: TcpListener,
+    listener: Listener,
     app: Arc<App>,
     limits: Arc<Limits>,
     admissions: Arc<Admissions>,
@@ -39,7 +62,7 @@ pub(super) async fn accept(
     let mut failures = Warning::default();
     let mut refusals = Warning::default();
     loop {
-        let (stream, peer) = match listener.accept().await {
+        let (stream, peer) = match listener.socket.accept().await {
             Ok(accepted) => accepted,
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
@@ -63,11 +86,50 @@ pub(super) async fn accept(
         }
         let (app, limits) = (Arc::clone(&app), Arc::clone(&limits));
         let phase = phase.subscribe();
+        let via = Via {
+            peer: peer.to_string().into(),
+            surface: listener.surface,
+        };
+        let started = Instant::now();
+        let tls = listener.tls.clone();
         tokio::spawn(async move {
-            serve(stream, app, limits, phase).await;
+            match tls {
+                None => serve(stream, started, via, app, limits, phase).await,
+                Some(tls) => serve_tls(&tls, stream, started, via, app, limits, phase).await,
+            }
             drop(admission);
         });
     }
+}
+
+/// Shakes hands within the time that a first request has, which goes on running.
+async fn serve_tls(
+    tls: &Tls,
+    stream: TcpStream,
+    started: Instant,
+    via: Via,
+    app: Arc<App>,
+    limits: Arc<Limits>,
+    mut phase: watch::Receiver<Phase>,
+) {
+    let handshake = timeout_at(started + limits.head_timeout, tls.accept(stream));
+    let stream = tokio::select! {
+        // There is nothing yet that could be finished.
+        _ = phase.changed() => return,
+        accepted = handshake => match accepted {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                debug!(%error, client = %via.peer, "a TLS handshake failed");
+                return;
+            }
+            Err(_) => {
+                debug!(client = %via.peer, "a TLS handshake took too long");
+                return;
+            }
+        },
+    };
+    // Boxed: its state is large, and connections without TLS would carry room for it.
+    Box::pin(serve(stream, started, via, app, limits, phase)).await;
 }
 
 /// Whether only the connection that was to be accepted is broken, not the listener (accept(2)).

@@ -7,6 +7,7 @@
 mod connection;
 mod listener;
 mod signal;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,11 +16,13 @@ use std::sync::Arc;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+pub use self::listener::Listener;
 use self::listener::{Admissions, accept};
-pub use self::signal::stop_signal;
+pub use self::signal::{hangups, stop_signal};
+pub use self::tls::{Tls, TlsError};
 use crate::config::Limits;
 use crate::http::App;
 
@@ -75,10 +78,11 @@ enum Phase {
     Abort,
 }
 
-/// Serves `app` on `listeners` until `stop` is done, then lets requests in flight finish within
+/// Serves `app` on `listeners` until `stop` is done. Then it says that it is not ready, goes on for
+/// [`Limits::drain_delay`], accepts no more, and lets requests in flight finish within
 /// [`Limits::drain_timeout`]. All connections are closed on return.
-pub async fn run(
-    listeners: Vec<TcpListener>,
+pub async fn run<L: Into<Listener>>(
+    listeners: Vec<L>,
     app: Arc<App>,
     limits: Limits,
     stop: impl Future<Output = ()>,
@@ -90,7 +94,7 @@ pub async fn run(
     for listener in listeners {
         let (app, limits) = (Arc::clone(&app), Arc::clone(&limits));
         accepting.spawn(accept(
-            listener,
+            listener.into(),
             app,
             limits,
             Arc::clone(&admissions),
@@ -99,6 +103,7 @@ pub async fn run(
     }
     stop.await;
     app.service().stop();
+    sleep(limits.drain_delay).await;
     accepting.shutdown().await;
     // Every connection holds a receiver; when none is left, all are done.
     phase.send_replace(Phase::Drain);

@@ -13,9 +13,9 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::disk::{self, Lack};
-use super::embedded::Shared;
+use super::embedded::{Options, Shared};
 use super::log::{Appender, Place, Position};
-use super::{Durability, Receipt, StoreError};
+use super::{Commit, Durability, Receipt, StoreError};
 use crate::message::Message;
 
 /// Log bytes between checkpoints, for the same reason when messages are large.
@@ -98,6 +98,7 @@ impl Committer {
             .write(&group, durability == Durability::Disk)
             .map_err(|error| self.shared.fail(&format!("cannot write the log: {error}")))?;
         let synced_in = begun.elapsed();
+        self.report(&entries, synced_in);
         let mut added = 0;
         for (entry, place) in entries.iter().zip(group.places()) {
             let new = self
@@ -119,6 +120,27 @@ impl Committer {
             durability,
             synced_in,
         })
+    }
+
+    /// Tells the observer of a group that took `sync` to write and to sync.
+    fn report(&self, entries: &[&Entry], sync: Duration) {
+        let Options {
+            observer,
+            durability,
+            ..
+        } = &self.shared.options;
+        let Some(observer) = observer else { return };
+        let sizes = entries
+            .iter()
+            .map(|entry| entry.message.as_bytes().len() as u64);
+        observer.committed(Commit {
+            entries: entries.len(),
+            bytes: sizes.sum(),
+            sync: match durability {
+                Durability::Disk => sync,
+                Durability::Os => Duration::ZERO,
+            },
+        });
     }
 
     /// What it means that a segment could not be made. Nothing was written yet, so a lack of

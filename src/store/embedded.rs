@@ -15,7 +15,6 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use bytes::Bytes;
 use quick_cache::Weighter;
@@ -35,7 +34,9 @@ use super::opening::{self, Opened};
 use super::queue::{Queue, Refused};
 use super::reserve::{self, RESERVE_BYTES};
 use super::watchdog::{Patrol, Watchdog};
-use super::{Durability, Health, PAGE_BYTES_MAX, Page, Put, Receipt, Stats, Store, StoreError};
+use super::{
+    Durability, Health, Observer, PAGE_BYTES_MAX, Page, Put, Receipt, Stats, Store, StoreError,
+};
 use crate::digest::Digest;
 use crate::message::Message;
 
@@ -59,6 +60,8 @@ pub struct Options {
     /// Writes are refused while less than this is free on the disk, in bytes. `None`: 256 MiB or
     /// 2 % of the disk, whichever is more.
     pub free_bytes_min: Option<u64>,
+    /// Told of every group that was committed.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 /// The embedded store.
@@ -247,14 +250,10 @@ impl Shared {
             return Put::done(Err(StoreError::TooLarge));
         }
         match self.known(&message) {
-            Ok(Known::Stored) => {
-                let durability = self.options.durability;
-                Put::done(Ok(Receipt::new(
-                    message.digest(),
-                    durability,
-                    Duration::ZERO,
-                )))
-            }
+            Ok(Known::Stored) => Put::done(Ok(Receipt::known(
+                message.digest(),
+                self.options.durability,
+            ))),
             Ok(Known::Damaged(place)) => self.enqueue(message, Some(place)),
             Ok(Known::No) => self.enqueue(message, None),
             Err(error) => Put::done(Err(error)),

@@ -147,6 +147,23 @@ pub trait Store: fmt::Debug + Send + Sync {
     fn close(&self) -> Result<(), StoreError>;
 }
 
+/// Is told what a store does. Called on the store's own threads, between two groups: must not block.
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// A group was written and, unless the store is [`Durability::Os`], synced.
+    fn committed(&self, commit: Commit);
+}
+
+/// A group of messages that was written together.
+#[derive(Clone, Copy, Debug)]
+pub struct Commit {
+    /// Messages in it.
+    pub entries: usize,
+    /// Their texts, in bytes.
+    pub bytes: u64,
+    /// How long the write and its sync took; zero if there was no sync.
+    pub sync: Duration,
+}
+
 /// Messages in the order of their digests, each with what a look-up says of it.
 pub type Page = Vec<(Digest, Result<Message, StoreError>)>;
 
@@ -180,14 +197,25 @@ pub struct Receipt {
     digest: Digest,
     durability: Durability,
     synced_in: Duration,
+    is_known: bool,
 }
 
 impl Receipt {
+    /// For a message that was just written.
     fn new(digest: Digest, durability: Durability, synced_in: Duration) -> Self {
         Self {
             digest,
             durability,
             synced_in,
+            is_known: false,
+        }
+    }
+
+    /// For one that was there, and cost no write.
+    fn known(digest: Digest, durability: Durability) -> Self {
+        Self {
+            is_known: true,
+            ..Self::new(digest, durability, Duration::ZERO)
         }
     }
 
@@ -201,6 +229,12 @@ impl Receipt {
     #[must_use]
     pub fn synced_in(&self) -> Duration {
         self.synced_in
+    }
+
+    /// Whether the message was there already.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.is_known
     }
 
     /// What the message survives from now on.

@@ -31,6 +31,10 @@ const STUCK_TICKS: u32 = 30;
 /// Ticks whose calls are counted apart. A power of two beyond [`STUCK_TICKS`].
 const SLOTS: u32 = 64;
 
+/// The process ends so long after it says why: other threads may have to write that down, and the disk
+/// that they write to may be the one that does not answer.
+const LAST_WORDS_TIME: Duration = Duration::from_secs(1);
+
 /// Counts the calls under way by the tick in which they began.
 #[derive(Debug)]
 pub(super) struct Watchdog {
@@ -111,6 +115,7 @@ impl Watchdog {
             match age {
                 Age::Stuck => {
                     error!("the disk does not answer: ending the process");
+                    thread::sleep(LAST_WORDS_TIME);
                     process::abort();
                 }
                 Age::Late if last == Age::Young => {

@@ -93,7 +93,7 @@ pub fn import(arguments: &ImportArgs) -> anyhow::Result<()> {
 /// long after the first; nothing that was stored is lost then.
 fn stop_flag(runtime: &Runtime) -> io::Result<Arc<AtomicBool>> {
     let _context = runtime.enter();
-    let signal = server::stop_signal()?;
+    let signal = server::stop_signal(|| ())?;
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     runtime.spawn(async move {

@@ -64,6 +64,7 @@ fn open(directory: DataDirectory) -> Result<EmbeddedStore, OpenError> {
         message_cache_bytes: 0,
         message_bytes_max: directory.message_bytes_max(),
         free_bytes_min: None,
+        observer: None,
     };
     EmbeddedStore::open(directory, options, &|_| ())
 }

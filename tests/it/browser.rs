@@ -161,8 +161,8 @@ impl Drop for Browser {
 
 fn start() -> (TempDir, Digestd, Browser) {
     let data = tempfile::tempdir().unwrap();
-    let server = Launch::new(data.path()).start();
-    (data, server, Browser::start())
+    let launch = Launch::new(data.path()).env("DIGESTD_ALLOW_EXPORT", "true");
+    (data, launch.start(), Browser::start())
 }
 
 #[test]
@@ -328,6 +328,32 @@ fn every_request_can_be_sent_from_the_page_of_all_requests() {
                 "200"
             },
         );
+    }
+}
+
+#[test]
+#[ignore = "needs chromium-driver"]
+fn what_a_query_says_is_in_the_request() {
+    let (_data, server, browser) = start();
+    browser.open(&server, "/docs");
+    browser.until("document.querySelectorAll('.operation').length > 0");
+    for (operation, typed, query) in [
+        ("export", &["", "1"][..], "/messages?limit=1'"),
+        ("export", &["a b", "1"], "/messages?after=a%20b&limit=1'"),
+        ("lookUp", &["x"], "/messages/lookup?missing'"),
+        ("lookUp", &[""], "/messages/lookup'"),
+    ] {
+        let line = browser.ask(&format!(
+            "(() => {{
+                const form = document.querySelector('#{operation} .try');
+                const inputs = form.querySelectorAll('input');
+                {}.forEach((value, index) => {{ inputs[index].value = value; }});
+                form.dispatchEvent(new Event('input'));
+                return form.querySelector('pre').textContent;
+            }})()",
+            json!(typed)
+        ));
+        assert!(line.as_str().unwrap().ends_with(query), "{line}");
     }
 }
 

@@ -380,6 +380,17 @@ fn help_names_every_core_option_and_every_exit_code() {
         "--segment-size",
         "--free-min",
         "--batch-max",
+        "--admin-listen",
+        "--log-format",
+        "--log-level",
+        "--access-log",
+        "--log-file",
+        "--log-max-size",
+        "--log-max-files",
+        "--tls-listen",
+        "--tls-cert",
+        "--tls-key",
+        "--drain-delay",
     ] {
         assert!(help.contains(&format!("{option} <")), "{option}\n{help}");
         let variable = option

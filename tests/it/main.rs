@@ -2,12 +2,12 @@
 //!
 //! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`batch`],
 //!   [`ranges`], [`addresses`], [`problems`], [`openapi`], [`pages`], [`limits`], [`http2`], [`shutdown`],
-//!   with [`support`];
+//!   [`metrics`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`],
 //!   [`verify`], [`scrub`], [`backup`], [`compact`], with [`store_support`];
-//! * the real binaries: [`command`], [`doctor`], [`export`], [`import`], [`crash`], [`power`], [`failure`],
-//!   [`full`], [`memory`], [`samples`], [`readme`], [`browser`], [`caches`], [`strangers`], and [`gifts`]
-//!   for the second one, with [`process`], [`writers`] and [`trace`].
+//! * the real binaries: [`command`], [`logs`], [`tls`], [`supervisor`], [`doctor`], [`export`], [`import`],
+//!   [`crash`], [`power`], [`failure`], [`full`], [`memory`], [`samples`], [`readme`], [`browser`],
+//!   [`caches`], [`strangers`], and [`gifts`] for the second one, with [`process`], [`writers`] and [`trace`].
 
 #![allow(
     clippy::unwrap_used,
@@ -36,9 +36,11 @@ mod gifts;
 mod http2;
 mod import;
 mod limits;
+mod logs;
 mod matrix;
 mod memory;
 mod messages;
+mod metrics;
 mod model;
 mod openapi;
 mod pages;
@@ -55,7 +57,9 @@ mod shutdown;
 mod store;
 mod store_support;
 mod strangers;
+mod supervisor;
 mod support;
+mod tls;
 mod torn;
 mod trace;
 mod verify;

@@ -355,7 +355,7 @@ fn check_memory(server: &Digestd, figure: &str) -> u64 {
     bytes
 }
 
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     assert!(
         limit

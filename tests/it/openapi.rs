@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use digestd::store::{Fault, StoreError};
 use serde_json::Value;
 
-use crate::support::{Answer, Ask, TestServer};
+use crate::support::{Answer, Ask, Protocol, TestServer};
 
 const METHODS: [&str; 4] = ["get", "head", "post", "put"];
 
@@ -197,18 +197,20 @@ impl Spec {
     }
 }
 
-/// A server in the state that an exchange needs, with the message `foo` if it can have one.
+/// A server in the state that an exchange needs, which lets everybody have all messages unless it is to
+/// be discreet, with the message `foo` if it can have one.
 async fn server(state: Option<&str>) -> TestServer {
-    if state == Some("starting") {
-        return TestServer::starting(|_| {});
-    }
-    let server = TestServer::start();
+    let server = match state {
+        Some("starting") => return TestServer::exporting(),
+        Some("discreet") => TestServer::start(),
+        _ => TestServer::exporting().started(),
+    };
     let is_known = !matches!(state, Some("busy" | "failed" | "full"));
     if is_known {
         server.publish("foo").await;
     }
     server.store.set_fault(match state {
-        None => None,
+        None | Some("discreet") => None,
         Some("stopping") => {
             server.service.stop();
             None
@@ -246,7 +248,12 @@ async fn every_example_is_answered_as_the_description_says() {
         for exchange in spec.exchanges(&operation) {
             let server = server(exchange.example["x-request"]["server"].as_str()).await;
             let ask = spec.ask(&exchange);
-            let answer = server.ask(&ask).await;
+            // What was counted is something else when it is asked for a second time.
+            let answer = if operation.path == "/metrics" {
+                server.ask_over(Protocol::Http1, &ask).await
+            } else {
+                server.ask(&ask).await
+            };
             spec.check(&exchange, &answer, &format!("{} of {ask:?}", exchange.name));
             count += 1;
         }
@@ -304,7 +311,7 @@ async fn every_status_has_an_example_or_a_test_of_its_own() {
 #[tokio::test]
 async fn every_path_has_the_methods_that_are_described_and_no_others() {
     let spec = Spec::fetch().await;
-    let server = TestServer::start();
+    let server = TestServer::exporting().started();
     for (path, item) in members(&spec.0["paths"]) {
         let answer = server.ask(&Ask::new("PATCH", path)).await;
         assert_eq!(answer.status, 405, "{path}");

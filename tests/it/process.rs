@@ -14,7 +14,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use std::{env, str};
+use std::{env, fs, str};
 
 use digestd::digest::Digest;
 use rustix::process::{Pid, Signal, kill_process};
@@ -149,6 +149,8 @@ impl Launch {
             .option("--listen", "127.0.0.1:0")
             .option("--segment-size", "4MiB")
             .option("--free-min", "0B")
+            // As it looks on a terminal.
+            .option("--log-format", "text")
     }
 
     /// With this option, instead of the one of that name.
@@ -207,8 +209,27 @@ impl Launch {
         server
     }
 
+    /// Starts it with its log in `file`, and returns once it serves messages.
+    pub(crate) fn start_elsewhere(&self, file: &Path) -> Digestd {
+        let has_in_log = |text: &str| {
+            let log = fs::read_to_string(file).unwrap_or_default();
+            log.lines()
+                .find(|line| line.contains(text))
+                .map(str::to_owned)
+        };
+        self.start_by(|_| {
+            wait_until("the server", || has_in_log("ready").is_some());
+            has_in_log("listening on http://").unwrap()
+        })
+    }
+
     /// Starts it, and returns once it has a port; its store may not be open yet.
     pub(crate) fn start_unready(&self) -> Digestd {
+        self.start_by(|log| log.wait_for("listening on http://"))
+    }
+
+    /// Starts it; `listening` finds the line that has its address.
+    fn start_by(&self, listening: impl FnOnce(&Log) -> String) -> Digestd {
         let child = self
             .command()
             .stdin(Stdio::null())
@@ -223,14 +244,28 @@ impl Launch {
             let log = Arc::clone(&log);
             thread::spawn(move || log.fill(stderr))
         };
-        let line = log.wait_for("listening on http://");
-        let (_, address) = line.split_once("http://").unwrap();
         Digestd {
-            address: address.parse().unwrap(),
+            address: address_in(&listening(&log)),
             process,
             log,
             reader,
         }
+    }
+}
+
+/// The address of the first URL in a line of a log.
+pub(crate) fn address_in(line: &str) -> SocketAddr {
+    let (_, address) = line.split_once("://").unwrap();
+    let end = address.find(['"', ' ', '/']).unwrap_or(address.len());
+    address[..end].parse().unwrap()
+}
+
+/// Waits until `is_so` says yes.
+pub(crate) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < PATIENCE, "{what} took too long");
+        thread::sleep(Duration::from_millis(2));
     }
 }
 

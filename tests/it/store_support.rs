@@ -40,6 +40,7 @@ pub(crate) fn options() -> Options {
         // As an operator would set it: seven bytes may be lost to the alignment.
         message_bytes_max: MESSAGE_BYTES_MAX as u64,
         free_bytes_min: Some(0),
+        observer: None,
     }
 }
 

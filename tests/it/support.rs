@@ -68,7 +68,7 @@ const FIELDS: [&str; 20] = [
 ];
 
 /// Every type an answer may have.
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 9] = [
     "application/json",
     "application/problem+json",
     "application/yaml",
@@ -77,6 +77,7 @@ const KINDS: [&str; 8] = [
     "text/html; charset=utf-8",
     "text/javascript; charset=utf-8",
     "text/plain; charset=utf-8",
+    digestd::metrics::CONTENT_TYPE,
 ];
 
 pub(crate) fn milliseconds(number: u64) -> Duration {
@@ -117,16 +118,23 @@ impl TestServer {
 
     /// Serves an empty store in memory within the default limits as changed by `adjust`.
     pub(crate) fn with(adjust: impl FnOnce(&mut Limits)) -> Self {
-        let server = Self::starting(adjust);
-        server
-            .service
-            .start(Arc::<MemoryStore>::clone(&server.store));
-        server
+        Self::starting(adjust).started()
     }
 
     /// Serves no store yet.
     pub(crate) fn starting(adjust: impl FnOnce(&mut Limits)) -> Self {
-        Self::run(MemoryStore::default(), None, adjust)
+        Self::run(MemoryStore::default(), None, adjust, |app| app)
+    }
+
+    /// Serves no store yet, and lets everybody have all messages.
+    pub(crate) fn exporting() -> Self {
+        Self::run(MemoryStore::default(), None, |_| {}, App::allow_export)
+    }
+
+    /// Serves its store from now on.
+    pub(crate) fn started(self) -> Self {
+        self.service.start(Arc::<MemoryStore>::clone(&self.store));
+        self
     }
 }
 
@@ -142,9 +150,10 @@ impl TestServer<EmbeddedStore> {
             message_cache_bytes: 0,
             message_bytes_max: limits.body_bytes_max,
             free_bytes_min: Some(0),
+            observer: None,
         };
         let store = EmbeddedStore::open(claimed, options, &|_| {}).unwrap();
-        let server = Self::run(store, Some(directory), |_| {});
+        let server = Self::run(store, Some(directory), |_| {}, |app| app);
         server
             .service
             .start(Arc::<EmbeddedStore>::clone(&server.store));
@@ -167,13 +176,19 @@ impl TestServer<EmbeddedStore> {
 }
 
 impl<S: Store + 'static> TestServer<S> {
-    fn run(store: S, directory: Option<TempDir>, adjust: impl FnOnce(&mut Limits)) -> Self {
+    fn run(
+        store: S,
+        directory: Option<TempDir>,
+        adjust: impl FnOnce(&mut Limits),
+        configure: impl FnOnce(App) -> App,
+    ) -> Self {
         let mut limits = Limits::default();
         adjust(&mut limits);
         let listeners = server::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
         let address = listeners[0].local_addr().unwrap();
         let service = Arc::new(Service::default());
-        let app = Arc::new(App::new(Arc::clone(&service), limits.clone()));
+        let app = App::new(Arc::clone(&service), limits.clone());
+        let app = Arc::new(configure(app));
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(server::run(listeners, app, limits, async {
             let _ = stopped.await;

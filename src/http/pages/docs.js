@@ -94,12 +94,15 @@ function tryOut(method, path, operation, parameters) {
 
   const request = () => {
     let target = path;
+    const query = [];
     const headers = {};
-    for (const [{ name, in: place }, { value }] of controls) {
+    for (const [{ name, in: place, allowEmptyValue }, { value }] of controls) {
       if (place === 'path') target = target.replace(`{${name}}`, () => segment(value));
-      else if (place === 'query') { if (value !== '') target += `?${name}`; }
-      else if (value !== '') headers[name] = value;
+      else if (value === '') continue;
+      else if (place !== 'query') headers[name] = value;
+      else query.push(allowEmptyValue ? name : `${name}=${encodeURIComponent(value)}`);
     }
+    if (query.length > 0) target += `?${query.join('&')}`;
     if (accept) headers.Accept = accept.value;
     if (body) headers['Content-Type'] = type.value;
     return { target, headers, body: text?.value };

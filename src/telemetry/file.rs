@@ -1,0 +1,236 @@
+//! The log file, turned over by size: `digestd.log`, then `digestd.log.1`, the newest of the old
+//! ones, up to a last number.
+//!
+//! No line is torn: what does not fit any more begins the next file. Own code, since none of the
+//! crates for this passes: `file-rotate` 0.8 tears lines at the limit, or else goes over it, and when
+//! the file cannot be opened takes lines and loses them without a word; `tracing-appender` 0.2 turns
+//! over by time only.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use super::{Output, count_lines};
+use crate::config::LogFileConfig;
+
+#[derive(Debug)]
+pub(super) struct LogFile {
+    config: LogFileConfig,
+    /// `None` after an error, until it can be opened again.
+    file: Option<File>,
+    bytes: u64,
+}
+
+impl LogFile {
+    pub(super) fn open(config: &LogFileConfig) -> io::Result<Self> {
+        let mut log = Self {
+            config: config.clone(),
+            file: None,
+            bytes: 0,
+        };
+        log.file = Some(log.open_file()?);
+        Ok(log)
+    }
+
+    fn open_file(&mut self) -> io::Result<File> {
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.config.path)?;
+        self.bytes = file.metadata()?.len();
+        Ok(file)
+    }
+
+    /// Writes lines that fit.
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        let mut file = match self.file.take() {
+            Some(file) => file,
+            None => self.open_file()?,
+        };
+        if let Err(error) = file.write_all(lines) {
+            // Half a line may be there.
+            let _ = file.set_len(self.bytes);
+            return Err(error);
+        }
+        self.bytes += lines.len() as u64;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    fn turn_over(&mut self) -> io::Result<()> {
+        self.file = None;
+        for number in (1..self.config.files_max).rev() {
+            match fs::rename(self.numbered(number), self.numbered(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        fs::rename(&self.config.path, self.numbered(1))?;
+        self.file = Some(self.open_file()?);
+        Ok(())
+    }
+
+    fn numbered(&self, number: u32) -> PathBuf {
+        let mut path = self.config.path.clone().into_os_string();
+        path.push(format!(".{number}"));
+        path.into()
+    }
+
+    /// How much of `lines` goes into the file as it is: whole lines, or nothing.
+    fn fitting(&self, lines: &[u8]) -> usize {
+        let room = self.config.bytes_max.saturating_sub(self.bytes);
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        match lines.get(..room) {
+            Some(start) => end_of_last_line(start),
+            None => lines.len(),
+        }
+    }
+}
+
+fn end_of_last_line(bytes: &[u8]) -> usize {
+    let last = bytes.iter().rposition(|&byte| byte == b'\n');
+    last.map_or(0, |last| last + 1)
+}
+
+fn end_of_first_line(bytes: &[u8]) -> usize {
+    let first = bytes.iter().position(|&byte| byte == b'\n');
+    first.map_or(bytes.len(), |first| first + 1)
+}
+
+impl Output for LogFile {
+    fn write_lines(&mut self, mut lines: &[u8]) -> u64 {
+        while !lines.is_empty() {
+            let mut bytes = self.fitting(lines);
+            if bytes == 0 {
+                if self.bytes > 0 && self.turn_over().is_err() {
+                    // Rather a large file than no log.
+                    bytes = lines.len();
+                } else {
+                    // A line that is longer than a file has one to itself.
+                    bytes = self.fitting(lines).max(end_of_first_line(lines));
+                }
+            }
+            let (now, later) = lines.split_at(bytes);
+            if self.append(now).is_err() {
+                return count_lines(lines);
+            }
+            lines = later;
+        }
+        0
+    }
+
+    fn reopen(&mut self) {
+        // If it cannot be opened now, the next line tries again.
+        self.file = self.open_file().ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn log(directory: &TempDir, bytes_max: u64, files_max: u32) -> LogFile {
+        LogFile::open(&LogFileConfig {
+            path: directory.path().join("log"),
+            bytes_max,
+            files_max,
+        })
+        .unwrap()
+    }
+
+    fn files(directory: &TempDir) -> Vec<(String, String)> {
+        let mut files: Vec<_> = fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                let name = entry.file_name().into_string().unwrap();
+                (name, fs::read_to_string(entry.path()).unwrap())
+            })
+            .collect();
+        files.sort();
+        files
+    }
+
+    fn named(files: &[(&str, &str)]) -> Vec<(String, String)> {
+        let owned = |&(name, text): &(&str, &str)| (name.to_owned(), text.to_owned());
+        files.iter().map(owned).collect()
+    }
+
+    #[test]
+    fn lines_that_fit_stay_together_and_the_next_one_begins_a_new_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = log(&directory, 6, 2);
+        assert_eq!(log.write_lines(b"aa\nbb\ncc\n"), 0);
+        assert_eq!(
+            files(&directory),
+            named(&[("log", "cc\n"), ("log.1", "aa\nbb\n")])
+        );
+        assert_eq!(log.write_lines(b"ddd\nee\n"), 0);
+        assert_eq!(
+            files(&directory),
+            named(&[("log", "ee\n"), ("log.1", "ddd\n"), ("log.2", "cc\n")])
+        );
+    }
+
+    #[test]
+    fn a_line_longer_than_a_file_has_one_to_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = log(&directory, 6, 3);
+        assert_eq!(log.write_lines(b"aa\nlonger than that\nbb\n"), 0);
+        assert_eq!(
+            files(&directory),
+            named(&[
+                ("log", "bb\n"),
+                ("log.1", "longer than that\n"),
+                ("log.2", "aa\n")
+            ])
+        );
+    }
+
+    #[test]
+    fn a_file_of_an_earlier_run_is_continued() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(log(&directory, 6, 1).write_lines(b"aa\n"), 0);
+        let mut log = log(&directory, 6, 1);
+        assert_eq!(log.write_lines(b"bb\ncc\n"), 0);
+        assert_eq!(
+            files(&directory),
+            named(&[("log", "cc\n"), ("log.1", "aa\nbb\n")])
+        );
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = log(&directory, 100, 1);
+        log.write_lines(b"aa\n");
+        fs::rename(
+            directory.path().join("log"),
+            directory.path().join("elsewhere"),
+        )
+        .unwrap();
+        log.write_lines(b"bb\n");
+        log.reopen();
+        log.write_lines(b"cc\n");
+        assert_eq!(
+            files(&directory),
+            named(&[("elsewhere", "aa\nbb\n"), ("log", "cc\n")])
+        );
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted_and_the_next_ones_tried() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = log(&directory, 100, 1);
+        let path = directory.path().join("log");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        log.reopen();
+        assert_eq!(log.write_lines(b"aa\nbb\n"), 2);
+        fs::remove_dir(&path).unwrap();
+        assert_eq!(log.write_lines(b"cc\n"), 0);
+        assert_eq!(files(&directory), named(&[("log", "cc\n")]));
+    }
+}

@@ -1,0 +1,284 @@
+//! What is logged, where to, and that nobody waits for it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::process::{Client, Launch, Process, run, wait_until};
+
+/// The lines of requests, as objects, in a log in JSON.
+fn requests(log: &str) -> Vec<Value> {
+    log.lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|_| panic!("{line}")))
+        .filter(|line| line["message"] == "request")
+        .collect()
+}
+
+/// Asks with an id.
+fn ask(client: &mut Client, id: &str, path: &str) -> u16 {
+    let answer = client.ask("GET", path, &[("X-Request-Id", id)], b"");
+    answer.unwrap().status
+}
+
+#[test]
+fn every_request_leaves_a_line_with_all_that_is_known_of_it() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("digestd.log");
+    let server = Launch::new(&data.path().join("store"))
+        .option("--log-format", "json")
+        .option("--log-file", &file)
+        .start_elsewhere(&file);
+    let mut client = server.client();
+    let fields = [
+        ("Content-Type", "text/plain"),
+        ("X-Request-Id", "put"),
+        (
+            "traceparent",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ),
+    ];
+    let answer = client.ask("POST", "/messages", &fields, b"quokka").unwrap();
+    assert_eq!(answer.status, 201);
+    assert_eq!(ask(&mut client, "miss", "/messages/wombat"), 404);
+    assert_eq!(ask(&mut client, "nowhere", "/wombat"), 404);
+    for probe in ["/livez", "/readyz", "/readyz/write", "/healthz", "/metrics"] {
+        assert_eq!(ask(&mut client, "probe", probe), 200);
+    }
+    drop(client);
+    server.stop();
+
+    let log = fs::read_to_string(&file).unwrap();
+    let requests = requests(&log);
+    let essence: Vec<_> = requests
+        .iter()
+        .map(|line| {
+            let part = |name: &str| line[name].to_string().trim_matches('"').to_owned();
+            ["id", "method", "route", "status", "bytes_in"]
+                .map(part)
+                .join(" ")
+        })
+        .collect();
+    assert_eq!(
+        essence,
+        [
+            "put POST /messages 201 6",
+            "miss GET /messages/{digest} 404 0",
+            "nowhere GET none 404 0"
+        ]
+    );
+    assert_eq!(requests[0]["trace_id"], "0af7651916cd43dd8448eb211c80319c");
+    assert!(requests[1].get("trace_id").is_none());
+    for line in &requests {
+        assert_eq!(line["level"], "INFO");
+        let time = line["timestamp"].as_str().unwrap();
+        humantime::parse_rfc3339(time).unwrap();
+        assert!(line["duration_ms"].as_f64().unwrap() > 0.0);
+        assert!(line["bytes_out"].as_u64().unwrap() > 0);
+        let peer = line["peer"].as_str().unwrap();
+        assert!(peer.starts_with("127.0.0.1:"), "{peer}");
+    }
+    assert!(!log.contains("quokka") && !log.contains("wombat"), "{log}");
+}
+
+#[test]
+fn probes_are_logged_at_debug() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Launch::new(data.path())
+        .option("--log-level", "debug")
+        .start();
+    assert_eq!(ask(&mut server.client(), "probe", "/livez"), 200);
+    server.wait_for("DEBUG request id=probe method=GET route=/livez status=200");
+}
+
+#[test]
+fn a_log_without_requests_has_the_rest() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Launch::new(data.path())
+        .option("--access-log", "off")
+        .start();
+    assert_eq!(ask(&mut server.client(), "quiet", "/messages/0"), 404);
+    let log = server.stop();
+    assert!(!log.contains("quiet") && log.contains("ready"), "{log}");
+}
+
+#[test]
+fn a_log_of_trouble_is_empty_while_there_is_none() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("digestd.log");
+    let launch = Launch::new(&data.path().join("store")).option("--log-level", "warn");
+    let launch = launch
+        .option("--log-file", &file)
+        .option("--listen", "127.0.0.1:0");
+    let mut server = Process(launch.command().spawn().unwrap());
+    // There is nothing that says when it is open.
+    let store = data.path().join("store/checkpoint");
+    wait_until("the store", || store.exists());
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(fs::read_to_string(file).unwrap(), "");
+}
+
+#[test]
+fn a_log_that_no_terminal_shows_is_json_line_by_line() {
+    let data = tempfile::tempdir().unwrap();
+    let launch = Launch::new(data.path()).without("--log-format");
+    let server = launch.start();
+    assert_eq!(ask(&mut server.client(), "one", "/messages/0"), 404);
+    let log = server.stop();
+    assert_eq!(requests(&log).len(), 1);
+    let ready = log.lines().find(|line| line.contains("\"ready\"")).unwrap();
+    let ready: Value = serde_json::from_str(ready).unwrap();
+    assert_eq!(
+        (&ready["messages"], &ready["level"]),
+        (&0.into(), &"INFO".into())
+    );
+}
+
+#[test]
+fn the_first_lines_say_what_an_operator_looks_for() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Launch::new(data.path()).start();
+    let line = server.wait_for("digestd starts");
+    for text in [
+        concat!("version=\"", env!("CARGO_PKG_VERSION")),
+        &format!("data_dir={}", data.path().display()),
+        "durability=\"disk\"",
+        "open_files_at_most=",
+        "tls=false",
+        "anybody who can connect may read and write",
+    ] {
+        assert!(line.contains(text), "{text}\n{line}");
+    }
+}
+
+#[test]
+fn a_log_file_is_turned_over_by_size_and_no_line_is_lost_or_torn() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("logs/digestd.log");
+    fs::create_dir(file.parent().unwrap()).unwrap();
+    let server = Launch::new(&data.path().join("store"))
+        .option("--log-format", "json")
+        .option("--log-file", &file)
+        .option("--log-max-size", "1KiB")
+        .option("--log-max-files", "3")
+        .start_elsewhere(&file);
+    let mut client = server.client();
+    for number in 0..300 {
+        assert_eq!(ask(&mut client, &number.to_string(), "/messages/0"), 404);
+    }
+    drop(client);
+    server.stop();
+
+    let mut files: BTreeMap<_, _> = fs::read_dir(file.parent().unwrap())
+        .unwrap()
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap();
+            (path.file_name().unwrap().to_str().unwrap().to_owned(), text)
+        })
+        .collect();
+    let names: Vec<_> = files.keys().cloned().collect();
+    assert_eq!(
+        names,
+        [
+            "digestd.log",
+            "digestd.log.1",
+            "digestd.log.2",
+            "digestd.log.3"
+        ]
+    );
+    for (name, text) in &files {
+        assert!(text.len() <= 1024 && text.ends_with('\n'), "{name}: {text}");
+    }
+    let live = files.remove("digestd.log").unwrap();
+    let log: String = files.into_values().rev().chain([live]).collect();
+    let ids: Vec<u32> = requests(&log)
+        .iter()
+        .map(|line| line["id"].as_str().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(ids.last(), Some(&299));
+    assert!(ids.len() > 5, "{ids:?}");
+    assert!(ids.is_sorted_by(|one, next| one + 1 == *next), "{ids:?}");
+}
+
+#[test]
+fn a_log_file_that_was_moved_away_is_made_anew_on_sighup() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("digestd.log");
+    let server = Launch::new(&data.path().join("store"))
+        .option("--log-file", &file)
+        .start_elsewhere(&file);
+    let moved = data.path().join("yesterday.log");
+    fs::rename(&file, &moved).unwrap();
+    let mut client = server.client();
+    assert_eq!(ask(&mut client, "before", "/messages/0"), 404);
+    server.signal(Signal::HUP);
+    let reopened = || fs::read_to_string(&file).is_ok_and(|log| log.contains("SIGHUP"));
+    wait_until("the new file", reopened);
+    assert_eq!(ask(&mut client, "after", "/messages/0"), 404);
+    drop(client);
+    server.stop();
+    let old = fs::read_to_string(moved).unwrap();
+    let new = fs::read_to_string(file).unwrap();
+    assert!(new.contains("id=after"), "{new}");
+    // A line that was under way is in one of the two.
+    let both = format!("{old}{new}");
+    assert_eq!(both.matches("id=before").count(), 1, "{both}");
+}
+
+#[test]
+fn a_log_file_that_cannot_be_written_ends_the_start_with_a_sentence() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("nowhere/digestd.log");
+    let launch = Launch::new(&data.path().join("store")).option("--log-file", &file);
+    let outcome = run(&mut launch.command(), b"");
+    assert_eq!(outcome.code, Some(1));
+    let name = file.display().to_string();
+    assert!(outcome.stderr.contains(&name), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_log_that_nobody_reads_keeps_no_request_waiting_and_the_lost_lines_are_counted() {
+    let data = tempfile::tempdir().unwrap();
+    let child = Launch::new(data.path())
+        .command()
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut server = Process(child.unwrap());
+    let mut log = BufReader::new(server.0.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("listening on http://") {
+        line.clear();
+        log.read_line(&mut line).unwrap();
+    }
+    let (_, address) = line.trim().split_once("http://").unwrap();
+    let mut client = Client::connect(address.parse().unwrap()).unwrap();
+    // From here on nobody reads. A pipe takes 64 KiB, the queue 4 MiB, a line has 300 bytes.
+    let id = "x".repeat(128);
+    let request = format!("GET /messages/0 HTTP/1.1\r\nHost: x\r\nX-Request-Id: {id}\r\n\r\n");
+    let batch = request.repeat(50);
+    for count in 0..400 {
+        if count % 190 == 0 {
+            // A connection has its number of requests.
+            client = Client::connect(address.parse().unwrap()).unwrap();
+        }
+        client.send(batch.as_bytes()).unwrap();
+        for _ in 0..50 {
+            assert!([404, 503].contains(&client.answer().unwrap().status));
+        }
+    }
+    let answer = client.ask("GET", "/metrics", &[], b"").unwrap();
+    let text = answer.text();
+    let dropped = text
+        .lines()
+        .find_map(|line| line.strip_prefix("digestd_log_lines_dropped_total "))
+        .unwrap();
+    assert!(dropped.parse::<u64>().unwrap() > 1000, "{dropped}");
+    // Nor does the stop wait for it.
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+}
