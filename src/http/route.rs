@@ -19,6 +19,9 @@ pub(super) async fn route(app: &App, request: Request<Incoming>) -> Result<Respo
     let (first, rest) = path
         .split_once('/')
         .map_or((path, None), |(first, rest)| (first, Some(rest)));
+    if first == "messages" || (first.is_empty() && request.method() == Method::POST) {
+        app.service.opened(app.limits.opening_timeout).await;
+    }
     match (request.method(), first, rest) {
         (&Method::POST, "messages", None | Some("")) | (&Method::POST, "", None) => {
             // Boxed: its state is large, and every request would carry room for it.
