@@ -214,6 +214,7 @@ fn announce(config: &Config, listeners: &[TcpListener]) {
         durability = config.durability.name(),
         cache = %ByteSize(config.cache_bytes),
         connections_and_bodies_at_most = %ByteSize(config.limits.memory_bytes_max() as u64),
+        open_files_at_most = getrlimit(Resource::Nofile).current,
         "digestd starts; anybody who can connect may read and write"
     );
     for listener in listeners {
