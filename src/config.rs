@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
@@ -189,6 +189,8 @@ pub struct Limits {
     pub client_connections_max: usize,
     /// Writes at once, from the end of their body to their answer.
     pub writes_max: usize,
+    /// A request for messages may wait this long for the store to open.
+    pub opening_timeout: Duration,
     /// Requests may go on this long after the order to stop.
     pub drain_timeout: Duration,
     /// The body of a batch, in bytes. Each of its lines is limited like a body.
@@ -234,6 +236,8 @@ impl Default for Limits {
             connections_max: 8192,
             client_connections_max: 256,
             writes_max: 1024,
+            // A few million messages; half of what many clients wait for an answer.
+            opening_timeout: Duration::from_secs(5),
             // What supervisors allow between SIGTERM and SIGKILL, with room for the last sync.
             drain_timeout: Duration::from_secs(10),
             batch_bytes_max: BATCH_BYTES_MAX,
@@ -269,16 +273,45 @@ pub fn default_cache_bytes() -> u64 {
 }
 
 fn memory_limit_bytes() -> Option<u64> {
-    let group = [
-        "/sys/fs/cgroup/memory.max",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-    ]
-    .into_iter()
-    .find_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok());
+    let group = fs::read_to_string("/proc/self/cgroup")
+        .ok()
+        .and_then(|groups| group_limit_bytes(Path::new("/sys/fs/cgroup"), &groups));
     let machine = fs::read_to_string("/proc/meminfo")
         .ok()
         .and_then(|text| total_memory_bytes(&text));
     group.into_iter().chain(machine).min()
+}
+
+/// The lowest memory limit of the control groups below `mount` that a process with these `groups` is
+/// in. A limit holds for all groups below, so all on the way to the root count; in a container these
+/// may be names of the host which are not there, and the root is its own.
+///
+/// `groups` reads as in cgroups(7); limits are found by versions 1 and 2 of control groups.
+fn group_limit_bytes(mount: &Path, groups: &str) -> Option<u64> {
+    let mut limits = Vec::new();
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (root, files, group) = match (parts.next(), parts.next()) {
+            (Some(""), Some(group)) => (mount.into(), &["memory.max", "memory.high"][..], group),
+            (Some(kinds), Some(group)) if kinds.split(',').any(|kind| kind == "memory") => {
+                (mount.join("memory"), &["memory.limit_in_bytes"][..], group)
+            }
+            _ => continue,
+        };
+        for group in Path::new(group.trim_start_matches('/')).ancestors() {
+            let group = root.join(group);
+            limits.extend(
+                files
+                    .iter()
+                    .filter_map(|file| read_number(&group.join(file))),
+            );
+        }
+    }
+    limits.into_iter().min()
+}
+
+fn read_number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 fn total_memory_bytes(meminfo: &str) -> Option<u64> {
@@ -298,5 +331,49 @@ mod tests {
         let meminfo = "MemTotal:       24626856 kB\nMemFree:        1 kB\n";
         assert_eq!(total_memory_bytes(meminfo), Some(24_626_856 * 1024));
         assert_eq!(total_memory_bytes("nothing"), None);
+    }
+
+    /// The limit of a process in `groups`, when these are the files below the mount point.
+    fn group_limit(groups: &str, files: &[(&str, &str)]) -> Option<u64> {
+        let mount = tempfile::tempdir().unwrap();
+        for (path, content) in files {
+            let path = mount.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        group_limit_bytes(mount.path(), groups)
+    }
+
+    #[test]
+    fn the_lowest_limit_of_the_groups_above_a_process_counts() {
+        let files = [
+            ("memory.max", "max\n"),
+            ("system.slice/memory.max", "3000\n"),
+            ("system.slice/digestd.service/memory.max", "5000\n"),
+            ("system.slice/other.service/memory.max", "1000\n"),
+        ];
+        let groups = "0::/system.slice/digestd.service\n";
+        assert_eq!(group_limit(groups, &files), Some(3000));
+        let throttled = ("system.slice/digestd.service/memory.high", "2000\n");
+        let files = [&files[..], &[throttled]].concat();
+        assert_eq!(group_limit(groups, &files), Some(2000));
+    }
+
+    #[test]
+    fn a_container_finds_its_limit_at_the_root() {
+        assert_eq!(group_limit("0::/\n", &[("memory.max", "7\n")]), Some(7));
+        let groups = "5:cpu,cpuacct:/docker/c1\n4:memory:/docker/c1\n0::/docker/c1\n";
+        let file = ("memory/memory.limit_in_bytes", "7\n");
+        assert_eq!(group_limit(groups, &[file]), Some(7));
+    }
+
+    #[test]
+    fn a_group_without_a_limit_has_none() {
+        let groups = "0::/a\n";
+        for files in [&[][..], &[("a/memory.max", "max\n")]] {
+            assert_eq!(group_limit(groups, files), None);
+        }
+        let other = "1:cpu:/a\nnonsense\n";
+        assert_eq!(group_limit(other, &[("memory.max", "7\n")]), None);
     }
 }

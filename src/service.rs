@@ -6,8 +6,12 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::sync::SetOnce;
+use tokio::time::timeout;
 
 use crate::digest::Digest;
 use crate::message::Message;
@@ -21,7 +25,7 @@ const INLINE_BYTES_MAX: usize = 128 << 10;
 /// The service, starting or running.
 #[derive(Debug, Default)]
 pub struct Service {
-    store: OnceLock<Arc<dyn Store>>,
+    store: SetOnce<Arc<dyn Store>>,
     /// What the start is doing.
     stage: Mutex<String>,
     stopping: AtomicBool,
@@ -136,6 +140,15 @@ impl Service {
     pub fn start(&self, store: Arc<dyn Store>) {
         // A service is started once; a second store would be ignored.
         let _ = self.store.set(store);
+    }
+
+    /// Waits until messages are served, for `patience` at most: a short start is then a slow answer,
+    /// not an error.
+    pub async fn opened(&self, patience: Duration) {
+        if !self.store.initialized() {
+            // Whoever goes on too early is told so.
+            let _ = timeout(patience, self.store.wait()).await;
+        }
     }
 
     /// Says from now on that it is not ready, while still serving what comes.
@@ -263,6 +276,8 @@ pub async fn offload<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
     use crate::store::{Fault, MemoryStore};
 
@@ -313,6 +328,21 @@ mod tests {
             service.health().reads,
             Err("the service is starting: checking the index".into())
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_ends_when_the_store_is_open_or_with_itself() {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let service = Service::default();
+        let started = Instant::now();
+        service.opened(PATIENCE).await;
+        assert_eq!(started.elapsed(), PATIENCE);
+
+        let start = async { service.start(Arc::new(MemoryStore::default())) };
+        tokio::join!(service.opened(PATIENCE), start);
+        service.opened(PATIENCE).await;
+        assert_eq!(started.elapsed(), PATIENCE);
+        assert_eq!(service.fetch(&Digest::of(b"")), Ok(None));
     }
 
     #[tokio::test]

@@ -113,6 +113,11 @@ pub(super) async fn route(
     let (first, rest) = segments
         .split_once('/')
         .map_or((segments, None), |(first, rest)| (first, Some(rest)));
+    if matches!(first, "messages" | ".well-known")
+        || (first.is_empty() && head.method == Method::POST)
+    {
+        app.service.opened(app.limits.opening_timeout).await;
+    }
     match (&head.method, first, rest) {
         (&Method::POST, "messages", None | Some("")) | (&Method::POST, "", None) => {
             // Boxed: its state is large, and every request would carry room for it.

@@ -431,6 +431,26 @@ fn a_low_limit_on_descriptors_leaves_the_store_its_share() {
     assert!(!log.contains("cannot accept connections"), "{log}");
 }
 
+#[test]
+fn the_limit_on_descriptors_is_raised_as_far_as_it_goes_and_reported() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Launch::new(data.path())
+        .through([
+            "sh",
+            "-c",
+            "ulimit -S -n 128; ulimit -H -n 999; exec \"$0\" \"$@\"",
+        ])
+        .start();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let numbers: Vec<_> = files.unwrap().split_whitespace().skip(3).take(2).collect();
+    assert_eq!(numbers, ["999", "999"]);
+    let log = server.stop();
+    assert!(log.contains("open_files_at_most=999"), "{log}");
+}
+
 /// A client that was let in, and more connections behind it than the server has descriptors for:
 /// they are complete, but wait in its backlog.
 fn crowd(server: &Digestd) -> (Client, Vec<BlockingStream>) {

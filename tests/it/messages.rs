@@ -1180,7 +1180,7 @@ async fn probes_tell_what_works() {
 
 #[tokio::test]
 async fn a_starting_server_lives_and_is_not_ready() {
-    let server = TestServer::starting(|_| {});
+    let server = TestServer::starting(|limits| limits.opening_timeout = Duration::ZERO);
     server.service.set_stage("reading the log".into());
     let known = path_of("known");
     assert_eq!(
@@ -1238,6 +1238,18 @@ async fn a_verbose_probe_names_what_was_found_damaged() {
     assert_eq!(answer.status, 200);
     let found = "[!] stored messages found damaged since the start: ";
     assert!(answer.text().contains(found), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn a_request_for_messages_waits_for_a_short_start_and_a_probe_does_not() {
+    let server = TestServer::starting(|_| {});
+    let probe_then_start = async {
+        assert_eq!(server.ask(&Ask::get("/readyz")).await.status, 503);
+        server.service.start(server.store.clone());
+    };
+    let (get, post) = (Ask::get(path_of("foo")), Ask::publish("bar"));
+    let (found, stored, ()) = tokio::join!(server.ask(&get), server.ask(&post), probe_then_start);
+    assert_eq!((found.status, stored.status), (404, 201));
 }
 
 #[tokio::test]
