@@ -18,6 +18,8 @@ pub mod store;
 
 pub mod service;
 
+pub mod access;
+
 pub mod http;
 
 pub mod server;

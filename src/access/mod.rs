@@ -1,0 +1,389 @@
+//! Who may come in, and how often: what is asked before a request is served.
+//!
+//! A room beside `server` and `http`, because both ask it: `server` before it has parsed a byte,
+//! `http` when it knows what is wanted and by whom. It knows neither sockets nor status codes. Each
+//! part is a decision that can be made, and tested, with nothing else running: [`tokens`],
+//! [`networks`], [`forwarded`] and [`preamble`] (which proxies to believe), [`rates`], [`origins`].
+//!
+//! **Invariant:** what was read from files is replaced as a whole, after all of it was understood, and
+//! before anybody is told so: from then on there is nothing that still goes by the old.
+
+pub mod forwarded;
+pub mod networks;
+pub mod origins;
+pub mod preamble;
+pub mod rates;
+pub mod tokens;
+
+use std::fs::File;
+use std::io::Read;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use governor::{DefaultDirectRateLimiter, Quota};
+use tracing::warn;
+
+pub use self::forwarded::Unclear;
+use self::networks::{Client, Line, Lists, Network, Networks};
+use self::origins::{Site, Sites};
+use self::rates::{Limiter, Rate};
+use self::tokens::{Scope, Tokens};
+
+/// Largest file of tokens or networks, in bytes: half a million networks.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// Lines about refused requests at most, a second: enough for a program that reads them and bars the
+/// worst, not enough for anybody to fill the disk.
+const REFUSAL_LINES_A_SECOND: u32 = 100;
+
+/// Who may come in, as it was ordered; the default lets everybody in who can connect.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The file of tokens.
+    pub tokens: Option<PathBuf>,
+    /// Whether reading needs no token.
+    pub public_read: bool,
+    /// Networks that are let in; everybody if there are none.
+    pub allow: Vec<Network>,
+    /// Networks that are not let in, whatever else says they are.
+    pub deny: Vec<Network>,
+    /// A file with more of both.
+    pub list_file: Option<PathBuf>,
+    /// Networks of the proxies that are believed when they say for whom they speak.
+    pub trusted_proxies: Vec<Network>,
+    /// Sites whose pages may use the service.
+    pub sites: Vec<Site>,
+    /// How often a client may read.
+    pub read_rate: Option<Rate>,
+    /// How often a client may write.
+    pub write_rate: Option<Rate>,
+}
+
+/// Who may come in.
+#[derive(Debug)]
+pub struct Access {
+    settings: Settings,
+    trusted: Networks,
+    /// Of the pages of other sites.
+    pub sites: Sites,
+    reads: Option<Limiter>,
+    writes: Option<Limiter>,
+    rules: ArcSwap<Rules>,
+    lines: RefusalLines,
+}
+
+/// What the files say.
+#[derive(Debug, Default)]
+struct Rules {
+    lists: Lists,
+    /// `None` if no token is asked for.
+    tokens: Option<Tokens>,
+}
+
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Where it is: the client of a proxy that began the connection with a [`preamble`].
+    pub address: IpAddr,
+    /// Whether it may say that it speaks for somebody else.
+    pub is_trusted: bool,
+}
+
+/// Why a request needs another token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is none.
+    NoToken,
+    /// It is not known.
+    UnknownToken,
+    /// It does not allow this.
+    Scope(Scope),
+    /// No token does: there are none, and this is not for everybody.
+    Closed(Scope),
+}
+
+impl Access {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// If one of them cannot be read or understood.
+    pub fn new(settings: Settings) -> Result<Self, AccessError> {
+        let rules = Rules::read(&settings)?;
+        Ok(Self {
+            trusted: settings.trusted_proxies.iter().copied().collect(),
+            sites: Sites::new(settings.sites.clone()),
+            reads: settings.read_rate.and_then(Limiter::new),
+            writes: settings.write_rate.and_then(Limiter::new),
+            rules: ArcSwap::from_pointee(rules),
+            lines: RefusalLines::new(),
+            settings,
+        })
+    }
+
+    /// Reads the files again. On return nothing goes by the old ones any more, but for requests that
+    /// were let in before.
+    ///
+    /// # Errors
+    /// If one of them cannot be read or understood; all stays as it was.
+    pub fn reload(&self) -> Result<(), AccessError> {
+        self.rules.store(Arc::new(Rules::read(&self.settings)?));
+        Ok(())
+    }
+
+    /// Whether there are files to read again.
+    #[must_use]
+    pub fn has_files(&self) -> bool {
+        self.settings.tokens.is_some() || self.settings.list_file.is_some()
+    }
+
+    /// What an operator should know about who may do what, in a few words.
+    #[must_use]
+    pub fn summary(&self) -> &'static str {
+        match (&self.settings.tokens, self.settings.public_read) {
+            (None, _) => "anybody who can connect may read and write; nobody may delete or export",
+            (Some(_), true) => "anybody who can connect may read; all else needs a token",
+            (Some(_), false) => "messages and metrics need a token",
+        }
+    }
+
+    /// The other end of a connection from `address`.
+    #[must_use]
+    pub fn peer(&self, address: IpAddr) -> Peer {
+        let address = address.to_canonical();
+        Peer {
+            address,
+            is_trusted: self.trusted.contain(address),
+        }
+    }
+
+    /// Whether clients at `address` are let in.
+    #[must_use]
+    pub fn admits(&self, address: IpAddr) -> bool {
+        self.rules.load().lists.admit(address)
+    }
+
+    /// The client that makes a request: the peer, or whom it speaks for if it is trusted.
+    ///
+    /// # Errors
+    /// If it is trusted and does not say clearly for whom.
+    pub fn client<'a, F, X>(
+        &self,
+        peer: Peer,
+        forwarded: impl FnOnce() -> F,
+        x_forwarded_for: impl FnOnce() -> X,
+    ) -> Result<IpAddr, Unclear>
+    where
+        F: DoubleEndedIterator<Item = &'a [u8]>,
+        X: DoubleEndedIterator<Item = &'a [u8]>,
+    {
+        if !peer.is_trusted {
+            return Ok(peer.address);
+        }
+        forwarded::client_behind(peer.address, &self.trusted, forwarded(), x_forwarded_for())
+    }
+
+    /// Counts a request of the client at `address` that reads, or one that writes.
+    ///
+    /// # Errors
+    /// If it is one too many: how long the client has to wait.
+    pub fn check_rate(&self, address: IpAddr, is_write: bool) -> Result<(), Duration> {
+        let limiter = if is_write { &self.writes } else { &self.reads };
+        match limiter {
+            Some(limiter) => limiter.check(Client::of(address)),
+            None => Ok(()),
+        }
+    }
+
+    /// Clients whose rates are remembered at the moment, those that read and those that write.
+    #[must_use]
+    pub fn limited_clients(&self) -> usize {
+        let limiters = self.reads.iter().chain(&self.writes);
+        limiters.map(Limiter::clients).sum()
+    }
+
+    /// Whether a request that needs `scope` may be served, with `token` if it brings one. What needs
+    /// no token does not look at it either.
+    ///
+    /// # Errors
+    /// If not; it was logged then.
+    pub fn authorize(
+        &self,
+        address: IpAddr,
+        scope: Scope,
+        token: Option<&[u8]>,
+    ) -> Result<(), Refusal> {
+        let rules = self.rules.load();
+        let (result, name) = match &rules.tokens {
+            None if scope == Scope::Delete => (Err(Refusal::Closed(scope)), None),
+            None => return Ok(()),
+            Some(_) if scope == Scope::Read && self.settings.public_read => return Ok(()),
+            Some(tokens) => match token.map(|token| tokens.find(token)) {
+                None => (Err(Refusal::NoToken), None),
+                Some(None) => (Err(Refusal::UnknownToken), None),
+                Some(Some(grant)) if grant.scopes().contain(scope) => return Ok(()),
+                Some(Some(grant)) => (Err(Refusal::Scope(scope)), Some(grant.name())),
+            },
+        };
+        if let Err(refusal) = result {
+            let name = name.map_or("-", tokens::Name::as_str);
+            self.lines.write(address, refusal, scope, name);
+        }
+        result
+    }
+}
+
+impl Default for Access {
+    /// Lets everybody in who can connect.
+    fn default() -> Self {
+        Self {
+            settings: Settings::default(),
+            trusted: Networks::default(),
+            sites: Sites::default(),
+            reads: None,
+            writes: None,
+            rules: ArcSwap::default(),
+            lines: RefusalLines::new(),
+        }
+    }
+}
+
+impl Refusal {
+    /// A word for the log.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::NoToken => "no-token",
+            Self::UnknownToken => "unknown-token",
+            Self::Scope(_) => "scope",
+            Self::Closed(_) => "closed",
+        }
+    }
+}
+
+impl Rules {
+    fn read(settings: &Settings) -> Result<Self, AccessError> {
+        let file = match &settings.list_file {
+            Some(path) => read(path, networks::parse_list)?,
+            None => Vec::<Line>::new(),
+        };
+        let tokens = settings.tokens.as_deref();
+        Ok(Self {
+            lists: Lists::new(&settings.allow, &settings.deny, &file),
+            tokens: tokens.map(|path| read(path, Tokens::parse)).transpose()?,
+        })
+    }
+}
+
+fn read<T, E: Into<Problem>>(
+    path: &Path,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<T, AccessError> {
+    let at = |problem| AccessError {
+        path: path.to_owned(),
+        problem,
+    };
+    let text = read_text(path).map_err(|error| at(Problem::Unreadable(error)))?;
+    parse(&text).map_err(|error| at(error.into()))
+}
+
+fn read_text(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let file = File::open(path)?;
+    // One byte more than allowed, so that a file that is too large is not one that was cut.
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(std::io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(text)
+}
+
+/// The lines of a file that are not empty and no comments, with their numbers from 1.
+fn content_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let numbered = (1..).zip(text.lines().map(str::trim_ascii));
+    numbered.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+}
+
+/// A file that says who may come in cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {problem}", path.display())]
+pub struct AccessError {
+    path: PathBuf,
+    problem: Problem,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error("cannot be read: {0}")]
+    Unreadable(std::io::Error),
+    #[error(transparent)]
+    Token(#[from] LineError<tokens::InvalidLine>),
+    #[error(transparent)]
+    Network(#[from] LineError<networks::InvalidLine>),
+}
+
+/// What is wrong with a line, and which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {number}: {problem}")]
+pub struct LineError<E> {
+    /// The number of the line, from 1.
+    pub number: usize,
+    /// What is wrong with it.
+    pub problem: E,
+}
+
+/// Lines in the log about requests without the right token.
+#[derive(Debug)]
+struct RefusalLines {
+    budget: DefaultDirectRateLimiter,
+    /// Refusals since the last line that had none of their own.
+    unsaid: AtomicU64,
+}
+
+impl RefusalLines {
+    fn new() -> Self {
+        let lines = std::num::NonZeroU32::new(REFUSAL_LINES_A_SECOND);
+        let quota = Quota::per_second(lines.unwrap_or(std::num::NonZeroU32::MIN));
+        Self {
+            budget: DefaultDirectRateLimiter::direct(quota),
+            unsaid: AtomicU64::new(0),
+        }
+    }
+
+    /// One line with one form, for programs that read logs and bar addresses.
+    fn write(&self, client: IpAddr, refusal: Refusal, scope: Scope, token: &str) {
+        if self.budget.check().is_err() {
+            self.unsaid.fetch_add(1, Relaxed);
+            return;
+        }
+        let unsaid = self.unsaid.swap(0, Relaxed);
+        let (reason, needs) = (refusal.name(), scope.name());
+        warn!(%client, reason, needs, token, unsaid, "access refused");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_may_be_as_large_as_its_limit_and_no_larger() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("list");
+        let settings = Settings {
+            list_file: Some(path.clone()),
+            ..Settings::default()
+        };
+        let mut text = vec![b'#'; usize::try_from(FILE_BYTES_MAX).unwrap()];
+        std::fs::write(&path, &text).unwrap();
+        let access = Access::new(settings).unwrap();
+        text.push(b'#');
+        std::fs::write(&path, text).unwrap();
+        assert!(access.reload().is_err());
+        std::fs::remove_file(&path).unwrap();
+        let error = access.reload().unwrap_err().to_string();
+        assert!(error.contains("list: cannot be read"), "{error}");
+    }
+}

@@ -1,0 +1,262 @@
+//! Rates: how often a client may ask.
+//!
+//! The generic cell rate algorithm, by governor, with the state of each client in a table of bounded
+//! size. What the table does at its bound matters, since anybody with many addresses can bring it
+//! there. Nobody new is turned away: that would be the attack. The least recently busy are forgotten
+//! instead, and forgetting is mild: whoever is forgotten has his burst once more. Those who came once
+//! go before those who come again and again, which is the order of the cache that the table is, so a
+//! flood of strangers does not wash out the client that is being limited.
+
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use governor::clock::{Clock, MonotonicClock};
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed, StateStore};
+use governor::{Quota, RateLimiter};
+use quick_cache::sync::Cache;
+
+use super::networks::Client;
+
+/// Clients that a table remembers: some 10 MB, when all of them are there.
+pub const CLIENTS_MAX: usize = 65_536;
+
+/// The part of a unit of time whose requests may come at once. A rate then holds within 2.5 % over
+/// ten units.
+const BURST_SHARE: u32 = 4;
+
+/// A number of requests in a unit of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    requests: NonZeroU32,
+    unit: Duration,
+}
+
+impl Rate {
+    fn quota(self) -> Option<Quota> {
+        let burst = self.requests.get() / BURST_SHARE;
+        let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::with_period(self.unit / self.requests.get())?;
+        Some(quota.allow_burst(burst))
+    }
+}
+
+impl FromStr for Rate {
+    type Err = InvalidRate;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRate> {
+        let (requests, unit) = text.split_once('/').ok_or(InvalidRate)?;
+        let unit = match unit {
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_mins(1),
+            "h" => Duration::from_hours(1),
+            _ => return Err(InvalidRate),
+        };
+        let is_number = requests.bytes().all(|byte| byte.is_ascii_digit());
+        let requests = requests.parse().ok().filter(|_| is_number);
+        let rate = Self {
+            requests: requests.ok_or(InvalidRate)?,
+            unit,
+        };
+        // One of less than a nanosecond a request is none.
+        rate.quota().map(|_| rate).ok_or(InvalidRate)
+    }
+}
+
+/// A text is not a rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a rate is a number of requests, `/`, and `s`, `m` or `h`, like 100/s")]
+pub struct InvalidRate;
+
+/// Holds every client to one rate.
+#[derive(Debug)]
+pub struct Limiter<C: Clock = MonotonicClock> {
+    table: Table,
+    inner: RateLimiter<Client, Table, C, NoOpMiddleware<C::Instant>>,
+}
+
+impl Limiter {
+    /// For this rate.
+    #[must_use]
+    pub fn new(rate: Rate) -> Option<Self> {
+        Self::with_clock(rate, CLIENTS_MAX, MonotonicClock)
+    }
+}
+
+impl<C: Clock> Limiter<C> {
+    fn with_clock(rate: Rate, clients_max: usize, clock: C) -> Option<Self> {
+        let table = Table(Arc::new(Cache::new(clients_max)));
+        let inner = RateLimiter::new(rate.quota()?, table.clone(), clock);
+        Some(Self { table, inner })
+    }
+
+    /// Clients that are remembered at the moment.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.table.0.len()
+    }
+
+    /// Counts a request of `client`.
+    ///
+    /// # Errors
+    /// If it is one too many: how long the client has to wait until one would not be. It was not
+    /// counted then, so asking too often does not make the wait longer.
+    pub fn check(&self, client: Client) -> Result<(), Duration> {
+        let check = self.inner.check_key(&client);
+        check.map_err(|until| until.wait_time_from(self.inner.clock().now()))
+    }
+}
+
+/// The state of each client that is remembered.
+#[derive(Clone, Debug)]
+struct Table(Arc<Cache<Client, Arc<InMemoryState>>>);
+
+impl StateStore for Table {
+    type Key = Client;
+
+    fn measure_and_replace<T, F, E>(&self, client: &Client, measure: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let state = match self.0.get(client) {
+            Some(state) => state,
+            None => self.remember(*client),
+        };
+        state.measure_and_replace(&NotKeyed::NonKey, measure)
+    }
+}
+
+impl Table {
+    fn remember(&self, client: Client) -> Arc<InMemoryState> {
+        let new = || Ok::<_, std::convert::Infallible>(Arc::default());
+        self.0
+            .get_or_insert_with(&client, new)
+            .unwrap_or_else(|never| match never {})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+
+    fn client(number: u32) -> Client {
+        Client::of(IpAddr::V4(Ipv4Addr::from_bits(number)))
+    }
+
+    fn limiter(rate: &str, clients_max: usize) -> (Limiter<FakeRelativeClock>, FakeRelativeClock) {
+        let clock = FakeRelativeClock::default();
+        let rate = rate.parse().unwrap();
+        let limiter = Limiter::with_clock(rate, clients_max, clock.clone());
+        (limiter.unwrap(), clock)
+    }
+
+    #[test]
+    fn a_rate_has_a_number_and_a_unit() {
+        let rate: Rate = "90/m".parse().unwrap();
+        assert_eq!((rate.requests.get(), rate.unit.as_secs()), (90, 60));
+        for text in ["1/s", "1/h", "1000000000/s"] {
+            assert!(text.parse::<Rate>().is_ok(), "{text}");
+        }
+        for text in [
+            "",
+            "1",
+            "/s",
+            "0/s",
+            "-1/s",
+            "+1/s",
+            "1/d",
+            "1 /s",
+            "1/s ",
+            "1.5/s",
+            "1000000001/s",
+        ] {
+            assert_eq!(text.parse::<Rate>(), Err(InvalidRate), "{text}");
+        }
+    }
+
+    #[test]
+    fn ten_times_the_rate_for_ten_units_gets_the_rate_within_five_percent() {
+        for rate in ["100/s", "1000/s", "7000/s"] {
+            let (limiter, clock) = limiter(rate, 10);
+            let per_second: u32 = rate.strip_suffix("/s").unwrap().parse().unwrap();
+            let step = Duration::from_secs(1) / (10 * per_second);
+            let mut passed = 0_u32;
+            for _ in 0..100 * per_second {
+                passed += u32::from(limiter.check(client(1)).is_ok());
+                clock.advance(step);
+            }
+            let due = 10 * per_second;
+            assert!(passed.abs_diff(due) * 20 <= due, "{rate}: {passed}");
+        }
+    }
+
+    #[test]
+    fn the_wait_is_exactly_as_long_as_it_has_to_be() {
+        let (limiter, clock) = limiter("8/m", 10);
+        for _ in 0..2 {
+            limiter.check(client(1)).unwrap();
+        }
+        clock.advance(Duration::from_millis(500));
+        let wait = limiter.check(client(1)).unwrap_err();
+        assert_eq!(wait, Duration::from_secs(7));
+        clock.advance(wait.checked_sub(Duration::from_millis(1)).unwrap());
+        assert_eq!(
+            limiter.check(client(1)),
+            Err(Duration::from_millis(1)),
+            "asking did not make it longer"
+        );
+        clock.advance(Duration::from_millis(1));
+        limiter.check(client(1)).unwrap();
+        assert!(limiter.check(client(1)).is_err());
+    }
+
+    #[test]
+    fn clients_do_not_share() {
+        let (limiter, _) = limiter("1/s", 10);
+        limiter.check(client(1)).unwrap();
+        limiter.check(client(2)).unwrap();
+        assert!(limiter.check(client(1)).is_err());
+    }
+
+    #[test]
+    fn up_to_its_bound_the_table_forgets_nobody() {
+        const BOUND: usize = 1000;
+        let (limiter, _) = limiter("1/h", BOUND);
+        let mut clients = 0..u32::try_from(BOUND / 2).unwrap();
+        assert!(
+            clients
+                .clone()
+                .all(|number| limiter.check(client(number)).is_ok())
+        );
+        assert!(clients.all(|number| limiter.check(client(number)).is_err()));
+    }
+
+    #[test]
+    fn beyond_its_bound_the_table_does_not_grow_and_everybody_new_is_let_in() {
+        let (limiter, _) = limiter("1/h", 1000);
+        for number in 0..100_000 {
+            assert!(limiter.check(client(number)).is_ok(), "{number}");
+        }
+        assert!(limiter.clients() <= 1000);
+    }
+
+    #[test]
+    fn a_flood_of_strangers_does_not_free_the_one_that_is_limited() {
+        let (limiter, _) = limiter("1/h", 1000);
+        let culprit = client(0);
+        limiter.check(culprit).unwrap();
+        let mut passed = 0;
+        for number in 1..100_000 {
+            limiter.check(client(number)).unwrap();
+            passed += u32::from(limiter.check(culprit).is_ok());
+        }
+        assert_eq!(passed, 0);
+    }
+}
