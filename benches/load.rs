@@ -9,6 +9,8 @@
 //! * `cargo bench --bench load` measures every row, and leaves `target/load/report.{json,html}`;
 //!   words after `--` select the rows that have them all in their names (`-- POST 90`).
 //! * `cargo bench --bench load -- --sweep workers` measures worker threads against connections.
+//! * `cargo bench --bench load -- access` compares reads of a service that asks who comes in with those
+//!   of one that does not, and with refused ones.
 //! * `DIGESTD_BENCH_SECONDS` is the time of one measurement, `DIGESTD_BENCH_MESSAGES` the size of the
 //!   large set, 1,000,000 by default.
 
@@ -33,6 +35,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use digestd::digest::Digest;
 use digestd::load::workload::{Popularity, Requests, Workload, Zipf};
 use digestd::load::{self, Outcome, Plan, Until};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -69,6 +72,7 @@ fn main() {
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["floor", bytes] => floor(bytes.parse().unwrap()),
         ["--sweep", "workers"] => sweep_workers(),
+        ["access"] => compare_access(),
         _ => measure_rows(&words),
     }
 }
@@ -164,6 +168,118 @@ fn sweep_workers() {
         "best: {} workers with {} connections, on {cores} cores that the generator uses too",
         best.1, best.2
     );
+}
+
+/// Reads of a service that lets everybody in, of one that asks all it can, and of one that refuses
+/// them for being too many, in turns.
+fn compare_access() {
+    let directory = common::scratch();
+    let rules = Rules::write(&directory);
+    let directories = [(); 3].map(|()| common::scratch());
+    let start = |number: usize, arguments: &[&str]| {
+        Server::start(&mut service_command(&directories[number], arguments))
+    };
+    let hot = requests(Workload::Hit, HOT, LINE);
+    let rates = [
+        "--read-rate",
+        "1000000000/s",
+        "--write-rate",
+        "1000000000/s",
+    ];
+    let rows = [
+        ("open", start(0, &[]), 200),
+        (
+            "asking",
+            start(1, &[&rules.arguments()[..], &rates].concat()),
+            200,
+        ),
+        ("refusing", start(2, &["--read-rate", "1/h"]), 429),
+    ];
+    let drive = |address, until, shows, request: fn(&Requests, u64) -> load::Request| {
+        let plan = Plan {
+            address,
+            until,
+            ..plan(64)
+        };
+        let (hot, authorization) = (hot.clone(), rules.authorization());
+        let run = load::run(&plan, move |number| {
+            let mut request = request(&hot, number);
+            if shows {
+                request.fields.push(authorization.clone());
+            }
+            request
+        });
+        runtime().block_on(run).unwrap()
+    };
+    for (_, server, _) in &rows {
+        let stored = drive(server.address, Until::Requests(HOT), true, Requests::setup);
+        assert_eq!(stored.statuses[&201], HOT);
+    }
+    let mut totals = [(0.0, 0); 3];
+    for _ in 0..ROUNDS {
+        for ((name, server, status), total) in rows.iter().zip(&mut totals) {
+            let cpu = server.cpu_seconds();
+            let shows = *name == "asking";
+            let outcome = drive(server.address, plan(64).until, shows, Requests::request);
+            // The first may pass where the others are too many.
+            assert!(
+                outcome.statuses[status] + 1 >= outcome.answers(),
+                "{outcome}"
+            );
+            total.0 += server.cpu_seconds() - cpu;
+            total.1 += outcome.answers();
+        }
+    }
+    let each = totals.map(|(seconds, answers)| seconds * 1e6 / answers as f64);
+    for ((name, ..), cpu) in rows.iter().zip(each) {
+        println!(
+            "{name:<9} {cpu:>6.2} µs of CPU a request, {:.3} of open",
+            cpu / each[0]
+        );
+    }
+}
+
+/// Ten tokens and a thousand networks.
+struct Rules {
+    tokens: String,
+    list: String,
+    token: String,
+}
+
+impl Rules {
+    fn write(directory: &TempDir) -> Self {
+        let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+        let token = |number| common::message("token", number).digest().to_string();
+        let hash = |number| Digest::of(token(number).as_bytes());
+        let line = |number| format!("t{number} read,write {}\n", hash(number));
+        let network = |number| format!("deny 10.{}.{}.0/24\n", number / 256, number % 256);
+        let (tokens, list) = (path("tokens"), path("list"));
+        fs::write(&tokens, (0..10).map(line).collect::<String>()).unwrap();
+        fs::write(&list, (0..1000).map(network).collect::<String>()).unwrap();
+        Self {
+            tokens,
+            list,
+            token: token(9),
+        }
+    }
+
+    fn authorization(&self) -> (&'static str, String) {
+        ("Authorization", format!("Bearer {}", self.token))
+    }
+
+    fn arguments(&self) -> [&str; 8] {
+        let Self { tokens, list, .. } = self;
+        [
+            "--tokens",
+            tokens,
+            "--list-file",
+            list,
+            "--allow",
+            "127.0.0.0/8",
+            "--trusted-proxy",
+            "192.0.2.0/24",
+        ]
+    }
 }
 
 fn requests(workload: Workload, messages: u64, message_bytes: usize) -> Requests {

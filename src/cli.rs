@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{IsTerminal, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -17,6 +18,11 @@ use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
+use crate::access::networks::Network;
+use crate::access::origins::Site;
+use crate::access::rates::Rate;
+use crate::access::{self, tokens};
+use crate::client::Client;
 use crate::config::{
     self, CertificateConfig, Config, Limits, LogConfig, LogFileConfig, LogFormat, TlsConfig,
 };
@@ -45,7 +51,8 @@ impl Cli {
     /// What is to be done.
     #[must_use]
     pub fn into_command(self) -> Command {
-        self.command.unwrap_or(Command::Serve(self.serve))
+        self.command
+            .unwrap_or_else(|| Command::Serve(Box::new(self.serve)))
     }
 }
 
@@ -53,7 +60,7 @@ impl Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve messages over HTTP (the default)
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Print the digest of a text; needs no server
     Hash(TextArgs),
     /// Store a text on a server and print its digest
@@ -79,6 +86,8 @@ pub enum Command {
     CrashWriter(CrashWriterArgs),
     /// Ask a server whether it is ready; for container engines and supervisors
     Healthcheck(HealthcheckArgs),
+    /// Make a token for a client of a server with --tokens
+    Token(TokenArgs),
 }
 
 /// Options of `serve`.
@@ -243,6 +252,9 @@ pub struct ServeArgs {
         value_parser = humantime::parse_duration
     )]
     drain_delay: Duration,
+
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -305,6 +317,7 @@ impl ServeArgs {
             body_bytes_max: self.body_max.as_u64(),
             batch_bytes_max: self.batch_max.as_u64(),
             drain_delay: self.drain_delay,
+            client_connections_max: usize::from(self.access.client_connections_max.get()),
             ..Limits::default()
         };
         // One body of the largest size must always be able to pass.
@@ -349,6 +362,7 @@ impl ServeArgs {
                 }),
             },
             tls,
+            access: self.access.into_settings()?,
         })
     }
 }
@@ -387,6 +401,93 @@ fn tls(
         (false, None) => Err(UsageError(
             "--tls-listen needs --tls-cert and --tls-key, or --tls-self-signed",
         )),
+    }
+}
+
+/// Options of `serve` about who may come in.
+#[derive(Debug, Args)]
+struct AccessArgs {
+    /// Ask for a token of this file, with a line `name scope[,scope] sha256-of-token` for each; read
+    /// again on SIGHUP. Scopes are read, write, delete, export and metrics
+    #[arg(long, value_name = "FILE", env = "DIGESTD_TOKENS")]
+    tokens: Option<PathBuf>,
+
+    /// Let everybody read messages all the same
+    #[arg(long, env = "DIGESTD_PUBLIC_READ", value_parser = clap::builder::BoolishValueParser::new())]
+    public_read: bool,
+
+    /// Let in only this network; may be given several times
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "DIGESTD_ALLOW",
+        value_delimiter = ','
+    )]
+    allow: Vec<Network>,
+
+    /// Do not let in this network, whatever is allowed; may be given several times
+    #[arg(long, value_name = "CIDR", env = "DIGESTD_DENY", value_delimiter = ',')]
+    deny: Vec<Network>,
+
+    /// More of both, with a line `allow CIDR` or `deny CIDR` for each; read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "DIGESTD_LIST_FILE")]
+    list_file: Option<PathBuf>,
+
+    /// Believe a proxy of this network when it says, with Forwarded, X-Forwarded-For or the PROXY
+    /// protocol, for whom it speaks; may be given several times
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "DIGESTD_TRUSTED_PROXY",
+        value_delimiter = ','
+    )]
+    trusted_proxy: Vec<Network>,
+
+    /// Requests that read, for each client (an IPv4 address, an IPv6 /64 network), like 100/s, 100/m
+    /// or 100/h [default: no limit]
+    #[arg(long, value_name = "RATE", env = "DIGESTD_READ_RATE")]
+    read_rate: Option<Rate>,
+
+    /// The same for requests that write
+    #[arg(long, value_name = "RATE", env = "DIGESTD_WRITE_RATE")]
+    write_rate: Option<Rate>,
+
+    /// Connections of each client at once
+    #[arg(
+        long,
+        value_name = "N",
+        env = "DIGESTD_CLIENT_CONNECTIONS_MAX",
+        default_value = "256"
+    )]
+    client_connections_max: NonZeroU16,
+
+    /// Let pages of this site, as `https://app.example`, use the service; may be given several times
+    #[arg(
+        long,
+        value_name = "ORIGIN",
+        env = "DIGESTD_CORS_ORIGIN",
+        value_delimiter = ','
+    )]
+    cors_origin: Vec<Site>,
+}
+
+impl AccessArgs {
+    fn into_settings(self) -> Result<access::Settings, UsageError> {
+        check(
+            !self.public_read || self.tokens.is_some(),
+            "--public-read is of no use without --tokens",
+        )?;
+        Ok(access::Settings {
+            tokens: self.tokens,
+            public_read: self.public_read,
+            allow: self.allow,
+            deny: self.deny,
+            list_file: self.list_file,
+            trusted_proxies: self.trusted_proxy,
+            sites: self.cors_origin,
+            read_rate: self.read_rate,
+            write_rate: self.write_rate,
+        })
     }
 }
 
@@ -494,6 +595,57 @@ pub struct ServerArgs {
     pub url: String,
 }
 
+/// What the server wants to see. Not the token itself: everybody on the machine sees command lines.
+#[derive(Debug, Args)]
+pub struct CredentialArgs {
+    /// File with the token that the server wants to see
+    #[arg(long, value_name = "PATH", env = "DIGESTD_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl CredentialArgs {
+    /// Lets `client` show the token, if there is one.
+    ///
+    /// # Errors
+    /// If the file cannot be read or does not hold a token.
+    pub fn give_to(&self, client: Client) -> anyhow::Result<Client> {
+        let Some(path) = &self.token_file else {
+            return Ok(client);
+        };
+        let bytes = read_file(path)?;
+        let token = str::from_utf8(&bytes).ok().map(str::trim_ascii);
+        let client = token.and_then(|token| client.with_token(token));
+        client.with_context(|| format!("{} does not hold a token", path.display()))
+    }
+}
+
+/// Options of `token`.
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// What is to be done.
+    #[command(subcommand)]
+    pub command: TokenCommand,
+}
+
+/// What can be done with tokens.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token: it goes to standard output, this once, and its line for the file of tokens,
+    /// which is no secret, to standard error (`digestd token new ci 2>>tokens`)
+    New(NewTokenArgs),
+}
+
+/// Options of `token new`.
+#[derive(Debug, Args)]
+pub struct NewTokenArgs {
+    /// What logs call it: letters, digits, `-`, `_` and `.`
+    pub name: tokens::Name,
+
+    /// What it allows: read, write, delete, export, metrics, with commas between them
+    #[arg(long, value_name = "SCOPES", default_value = "read,write")]
+    pub scope: tokens::Scopes,
+}
+
 /// Options of `put`.
 #[derive(Debug, Args)]
 pub struct PutArgs {
@@ -507,6 +659,9 @@ pub struct PutArgs {
     /// The server to store it on.
     #[command(flatten)]
     pub server: ServerArgs,
+    /// What it wants to see.
+    #[command(flatten)]
+    pub credential: CredentialArgs,
 }
 
 /// Options of `get`.
@@ -517,6 +672,9 @@ pub struct GetArgs {
     /// The server to ask.
     #[command(flatten)]
     pub server: ServerArgs,
+    /// What it wants to see.
+    #[command(flatten)]
+    pub credential: CredentialArgs,
 }
 
 /// A data directory.

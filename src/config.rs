@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
+use crate::access;
 use crate::store::Durability;
 
 /// Default of [`Limits::body_bytes_max`]: far above any message meant to be read by people, small
@@ -63,6 +64,8 @@ pub struct Config {
     pub log: LogConfig,
     /// Serving over TLS, beside or instead of plain HTTP.
     pub tls: Option<TlsConfig>,
+    /// Who may come in.
+    pub access: access::Settings,
 }
 
 /// What rustls keeps of a connection at most: two records that came, and what it takes ahead of a

@@ -11,8 +11,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use clap::Parser;
+use digestd::access::Access;
+use digestd::access::tokens::Token;
 use digestd::cli::{
-    BenchArgs, Cli, Command, GetArgs, HealthcheckArgs, PutArgs, TextArgs, UsageError,
+    BenchArgs, Cli, Command, GetArgs, HealthcheckArgs, NewTokenArgs, PutArgs, TextArgs,
+    TokenCommand, UsageError,
 };
 use digestd::client::{Client, InvalidUrl, NotFound, Unreachable};
 use digestd::config::{Config, Limits, LogConfig};
@@ -30,7 +33,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().into_command() {
@@ -50,6 +53,9 @@ fn main() -> ExitCode {
         Command::Doctor(arguments) => verbs::doctor(&arguments),
         Command::CrashWriter(arguments) => verbs::crash_writer(&arguments),
         Command::Healthcheck(arguments) => healthcheck(arguments),
+        Command::Token(arguments) => match arguments.command {
+            TokenCommand::New(arguments) => new_token(&arguments),
+        },
     };
     let code = match result {
         Ok(()) => 0,
@@ -95,7 +101,9 @@ fn hash(arguments: TextArgs) -> anyhow::Result<()> {
 }
 
 fn put(arguments: PutArgs) -> anyhow::Result<()> {
-    let client = Client::new(&arguments.server.url)?;
+    let client = arguments
+        .credential
+        .give_to(Client::new(&arguments.server.url)?)?;
     if let Some(path) = arguments.batch {
         return put_batch(&client, &path);
     }
@@ -125,7 +133,9 @@ fn put_batch(client: &Client, path: &Path) -> anyhow::Result<()> {
 }
 
 fn get(arguments: &GetArgs) -> anyhow::Result<()> {
-    let client = Client::new(&arguments.server.url)?;
+    let client = arguments
+        .credential
+        .give_to(Client::new(&arguments.server.url)?)?;
     let text = client_runtime()?.block_on(client.get(&arguments.digest))?;
     print(&text)
 }
@@ -143,6 +153,15 @@ fn bench(arguments: BenchArgs) -> anyhow::Result<()> {
     } else {
         print(format!("{outcome}\n").as_bytes())
     }
+}
+
+/// The secret where results go, since it cannot be had again; the line where no harm is done if it
+/// is kept.
+fn new_token(arguments: &NewTokenArgs) -> anyhow::Result<()> {
+    let token = Token::random().context("there are no random numbers")?;
+    let line = token.line(&arguments.name, arguments.scope);
+    writeln!(io::stderr(), "{line}").context("cannot write the line of the token")?;
+    print(format!("{}\n", token.reveal()).as_bytes())
 }
 
 /// Containers are asked every few seconds, and a server that takes longer is not well.
@@ -214,19 +233,21 @@ async fn run(
             Arc::clone(&metrics),
         )?)),
     };
+    let access = Arc::new(Access::new(config.access.clone())?);
     let listeners = listen(config, tls.as_ref(), inherited)?;
-    announce(config, files, &listeners);
-    tokio::spawn(keep_files_fresh(logs.clone(), tls)?);
+    announce(config, &access, files, &listeners);
+    tokio::spawn(keep_files_fresh(logs.clone(), tls, Arc::clone(&access))?);
     tokio::spawn(supervisor::give_signs_of_life());
     let service = Arc::new(Service::default());
     let app = App::new(Arc::clone(&service), config.limits.clone());
     let mut app = app
         .with_server_timing(config.server_timing)
         .reporting_to(Arc::clone(&metrics), logs.clone());
-    if config.allow_export {
+    // With tokens, the one of a request decides.
+    if config.allow_export || config.access.tokens.is_some() {
         app = app.allow_export();
     }
-    let app = Arc::new(app);
+    let app = Arc::new(app.guarded_by(access));
 
     // The port answers while the store opens, which may take a while.
     let (opened, mut opening) = oneshot::channel();
@@ -351,7 +372,11 @@ const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reads the certificate again when it has changed, and on SIGHUP; then the log file is opened anew
 /// too.
-fn keep_files_fresh(logs: Logs, tls: Option<Arc<Tls>>) -> anyhow::Result<impl Future<Output = ()>> {
+fn keep_files_fresh(
+    logs: Logs,
+    tls: Option<Arc<Tls>>,
+    access: Arc<Access>,
+) -> anyhow::Result<impl Future<Output = ()>> {
     let mut hangups = server::hangups().context("cannot listen for signals")?;
     Ok(async move {
         let mut ticks = tokio::time::interval(CERTIFICATE_INTERVAL);
@@ -363,6 +388,9 @@ fn keep_files_fresh(logs: Logs, tls: Option<Arc<Tls>>) -> anyhow::Result<impl Fu
             if is_hangup {
                 logs.reopen();
                 info!("SIGHUP: opened the log file anew");
+                let access = Arc::clone(&access);
+                // A panic is in the log, and the rules are the old ones.
+                let _ = tokio::task::spawn_blocking(move || reload(&access)).await;
             }
             let Some(tls) = tls.clone() else { continue };
             let read = move || {
@@ -376,6 +404,15 @@ fn keep_files_fresh(logs: Logs, tls: Option<Arc<Tls>>) -> anyhow::Result<impl Fu
             let _ = tokio::task::spawn_blocking(read).await;
         }
     })
+}
+
+/// Reads tokens and lists again.
+fn reload(access: &Access) {
+    match access.reload() {
+        Ok(()) if access.has_files() => info!("tokens and lists were read again, and hold"),
+        Ok(()) => {}
+        Err(error) => error!(%error, "tokens and lists stay as they were"),
+    }
 }
 
 fn options(config: &Config, metrics: Arc<Metrics>) -> Options {
@@ -418,7 +455,7 @@ fn spawn_scrub(store: Arc<EmbeddedStore>, interval: Duration, stop: mpsc::Receiv
 }
 
 /// The first lines of every log: what an operator looks for when something is not as expected.
-fn announce(config: &Config, files: Option<u64>, listeners: &[Listener]) {
+fn announce(config: &Config, access: &Access, files: Option<u64>, listeners: &[Listener]) {
     info!(
         version = env!("CARGO_PKG_VERSION"),
         pid = std::process::id(),
@@ -428,7 +465,8 @@ fn announce(config: &Config, files: Option<u64>, listeners: &[Listener]) {
         connections_and_bodies_at_most = %ByteSize(config.memory_bytes_max() as u64),
         open_files_at_most = files,
         tls = config.tls.is_some(),
-        "digestd starts; anybody who can connect may read and write"
+        "digestd starts; {}",
+        access.summary()
     );
     for listener in listeners {
         let Ok(address) = listener.socket.local_addr() else {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -58,6 +58,8 @@ pub struct NotFound;
 pub struct Client {
     host: String,
     port: u16,
+    /// The value of `Authorization`; marked as secret, so that nothing prints it.
+    authorization: Option<HeaderValue>,
 }
 
 impl Client {
@@ -74,6 +76,20 @@ impl Client {
         Ok(Self {
             host: host.into(),
             port: uri.as_ref().and_then(Uri::port_u16).unwrap_or(80),
+            authorization: None,
+        })
+    }
+
+    /// Shows the server this token; `None` if it is none.
+    #[must_use]
+    pub fn with_token(self, token: &str) -> Option<Self> {
+        let is_one_word = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+        let value = is_one_word.then(|| HeaderValue::try_from(format!("Bearer {token}")));
+        let mut authorization = value?.ok()?;
+        authorization.set_sensitive(true);
+        Some(Self {
+            authorization: Some(authorization),
+            ..self
         })
     }
 
@@ -175,10 +191,14 @@ impl Client {
         request: hyper::http::request::Builder,
         body: Bytes,
     ) -> anyhow::Result<(StatusCode, Bytes)> {
-        let request = request
+        let mut request = request
             .header(HOST, self.authority())
             .header(ACCEPT, "text/plain")
             .body(Full::new(body))?;
+        if let Some(authorization) = &self.authorization {
+            let fields = request.headers_mut();
+            fields.insert(AUTHORIZATION, authorization.clone());
+        }
         let stream = self.connect().await?;
         let exchange = async {
             let (mut sender, connection) =
@@ -270,6 +290,16 @@ mod tests {
             Client::new("http://[::1]:8080/").unwrap().authority(),
             "[::1]:8080"
         );
+    }
+
+    #[test]
+    fn a_token_is_one_word_and_is_not_printed() {
+        let client = || Client::new("http://localhost").unwrap();
+        let with_token = client().with_token("digestd_0123").unwrap();
+        assert!(!format!("{with_token:?}").contains("0123"));
+        for token in ["", "a b", "a\nb", "\u{e9}"] {
+            assert!(client().with_token(token).is_none(), "{token:?}");
+        }
     }
 
     #[test]

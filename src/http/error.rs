@@ -4,10 +4,11 @@
 //! is not logged; what is ours is, once, here. Failures of the store are logged where they happen.
 
 use hyper::StatusCode;
-use hyper::header::{ALLOW, CONTENT_RANGE, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONTENT_RANGE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use tracing::warn;
 
 use super::digest_fields::{Disagreement, Field};
+use super::guard::Refused;
 use super::json::JsonError;
 use super::response::{self, Response};
 use super::trace;
@@ -23,6 +24,8 @@ const RETRY_LATER: u32 = 30;
 /// Why a request is not answered as it wished.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HttpError {
+    #[error(transparent)]
+    Refused(#[from] Refused),
     #[error("There must be exactly one Host field.")]
     Host,
     #[error("The only Transfer-Encoding known is chunked.")]
@@ -157,6 +160,7 @@ impl HttpError {
 
     fn status(&self) -> StatusCode {
         match self {
+            Self::Refused(refused) => refused.status(),
             Self::Host
             | Self::Query(_)
             | Self::BodyBroken
@@ -196,6 +200,7 @@ impl HttpError {
 
     fn retry_after_seconds(&self) -> Option<u32> {
         match self {
+            Self::Refused(refused) => refused.retry_after_seconds(),
             Self::NoRoomForBody
             | Self::NoRoomForAnswer
             | Self::NoRoomForBatch
@@ -212,7 +217,8 @@ impl HttpError {
     /// Whether the answer is given although the body was not read to its end, if there was one.
     pub(super) fn leaves_body_unread(&self) -> bool {
         match self {
-            Self::Host
+            Self::Refused(_)
+            | Self::Host
             | Self::TransferCoding
             | Self::TooManyFields
             | Self::NoSuchPath
@@ -258,6 +264,11 @@ impl HttpError {
             response::error(self.status(), &text)
         };
         let fields = response.headers_mut();
+        if let Self::Refused(refused) = &self
+            && let Some(challenge) = refused.challenge()
+        {
+            fields.insert(WWW_AUTHENTICATE, challenge);
+        }
         if let Self::MethodNotAllowed(methods) = self {
             fields.insert(ALLOW, HeaderValue::from_static(methods));
         }
@@ -274,6 +285,7 @@ impl HttpError {
 
     fn problem(&self) -> Problem {
         let (kind, title) = match self {
+            Self::Refused(refused) => refused.problem(),
             Self::Host => ("host", "Not exactly one Host field"),
             Self::TransferCoding => ("transfer-coding", "Unknown transfer coding"),
             Self::TooManyFields => ("too-many-fields", "Too many header fields"),

@@ -37,10 +37,12 @@
 mod address;
 mod answer;
 mod batch;
+mod cors;
 mod digest_fields;
 mod error;
 mod exchange;
 mod export;
+mod guard;
 mod health;
 mod json;
 mod lines;
@@ -71,9 +73,10 @@ use self::error::HttpError;
 use self::exchange::{Exchange, RequestId};
 use self::negotiation::wants_problem;
 use self::pages::Pages;
-use self::request::{Budget, RequestBody};
+use self::request::{Budget, RequestBody, discard};
 use self::route::Route;
 pub use self::route::Surface;
+use crate::access::{Access, Peer};
 use crate::config::Limits;
 use crate::metrics::Metrics;
 use crate::service::Service;
@@ -100,6 +103,7 @@ pub struct App {
     server_timing: bool,
     metrics: Arc<Metrics>,
     logs: Logs,
+    access: Arc<Access>,
 }
 
 /// How a request came.
@@ -107,12 +111,14 @@ pub struct App {
 pub struct Via {
     /// The address of the other side, in words.
     pub peer: Arc<str>,
+    /// The other side.
+    pub origin: Peer,
     /// What is served where it came in.
     pub surface: Surface,
 }
 
 impl App {
-    /// Serves `service` within `limits`, and logs no requests.
+    /// Serves `service` within `limits` to everybody, and logs no requests.
     #[must_use]
     pub fn new(service: Arc<Service>, limits: Limits) -> Self {
         Self {
@@ -127,6 +133,7 @@ impl App {
             server_timing: false,
             metrics: Arc::default(),
             logs: Logs::none(),
+            access: Arc::default(),
             limits,
         }
     }
@@ -157,6 +164,18 @@ impl App {
         }
     }
 
+    /// Serves those whom `access` lets in.
+    #[must_use]
+    pub fn guarded_by(self, access: Arc<Access>) -> Self {
+        Self { access, ..self }
+    }
+
+    /// Who may come in.
+    #[must_use]
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
     /// The service behind.
     #[must_use]
     pub fn service(&self) -> &Service {
@@ -180,14 +199,30 @@ impl App {
         let place = Route::of(head.uri.path());
         let bytes_in = has_body.then(Arc::default);
         let body = RequestBody::new(body, bytes_in.clone());
-        let mut exchange = Exchange::begin(self, id, via.peer, &head, place, bytes_in);
-
-        let result = if via.surface.has(place) {
-            route::route(&exchange.app, &head, body).await
-        } else {
-            Err(HttpError::NoSuchPath)
+        let client = guard::client(&self.access, via.origin, &head.headers);
+        let peer = match &client {
+            Ok(client) if *client != via.origin.address => client.to_string().into(),
+            _ => via.peer,
         };
-        let body_is_over = reads_body(&head.method) && !leaves_body_unread(&result);
+        let page = cors::listed_origin(&self.access, &head.headers);
+        let mut exchange = Exchange::begin(self, id, peer, &head, place, bytes_in);
+
+        let access = &exchange.app.access;
+        let mut body_is_over = false;
+        let verdict = client.and_then(|client| guard::check(access, client, &head));
+        let result = match verdict {
+            Err(refused) => {
+                // To begin anew would cost more than what was refused.
+                body_is_over = discard(&exchange.app.limits, &head.headers, body).await;
+                Err(refused.into())
+            }
+            Ok(()) if cors::is_preflight(access, &head.method, &head.headers) => {
+                Ok(cors::preflight())
+            }
+            Ok(()) if via.surface.has(place) => route::route(&exchange.app, &head, body).await,
+            Ok(()) => Err(HttpError::NoSuchPath),
+        };
+        body_is_over |= reads_body(&head.method) && !leaves_body_unread(&result);
         let mut response = result.unwrap_or_else(|error| {
             error.log(exchange.id.as_str(), &head.headers);
             error.into_response(wants_problem(&head.headers))
@@ -197,6 +232,12 @@ impl App {
         }
         let fields = response.headers_mut();
         fields.insert(REQUEST_ID, exchange.id.to_field());
+        if !exchange.app.access.sites.are_none() {
+            cors::vary(fields);
+        }
+        if let Some(origin) = page {
+            cors::permit(fields, origin);
+        }
         if has_body && !body_is_over && is_http1 {
             // What comes next on this connection is the rest of the body, not a request.
             fields.insert(CONNECTION, HeaderValue::from_static("close"));

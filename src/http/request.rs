@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{EXPECT, HeaderMap};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
@@ -167,6 +168,23 @@ pub(super) async fn read_body(
         pace.check(text.len() as u64)?;
     }
     Ok((text.freeze(), reservation))
+}
+
+/// Reads a small body to its end and forgets it, so that the connection can go on without it; returns
+/// whether it did. One that the client has not begun to send, because it asked first, is not read.
+pub(super) async fn discard(limits: &Limits, fields: &HeaderMap, mut body: RequestBody) -> bool {
+    let bytes = body.size_hint().exact();
+    let is_small = bytes.is_some_and(|bytes| bytes <= limits.small_body_bytes_max as u64);
+    if !is_small || fields.contains_key(EXPECT) {
+        return false;
+    }
+    let pace = Pace::new(limits);
+    loop {
+        match pace.next_frame(&mut body).await {
+            Ok(Some(_)) => {}
+            end => return end.is_ok(),
+        }
+    }
 }
 
 /// How long a body may take.

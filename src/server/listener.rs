@@ -1,13 +1,13 @@
 //! Accepting connections: within their number, whatever happens.
 //!
-//! A connection beyond a limit is closed at once: an answer would cost what the limit saves. An error
-//! of `accept` never ends the loop: when descriptors have run out it pauses, since the next try
-//! cannot fare better before some connection has ended.
+//! A connection beyond a limit, or of somebody who is not let in, is closed at once: an answer would
+//! cost what the limit saves. An error of `accept` never ends the loop: when descriptors have run out
+//! it pauses, since the next try cannot fare better before some connection has ended.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,10 @@ use tracing::{debug, warn};
 
 use super::Phase;
 use super::connection::serve;
+use super::introduction;
 use super::tls::Tls;
+use crate::access::networks::Client;
+use crate::access::{Access, Peer};
 use crate::config::Limits;
 use crate::http::{App, Surface, Via};
 
@@ -61,8 +64,9 @@ pub(super) async fn accept(
 ) {
     let mut failures = Warning::default();
     let mut refusals = Warning::default();
+    let mut strangers = Warning::default();
     loop {
-        let (stream, peer) = match listener.socket.accept().await {
+        let (stream, address) = match listener.socket.accept().await {
             Ok(accepted) => accepted,
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
@@ -73,9 +77,16 @@ pub(super) async fn accept(
                 continue;
             }
         };
-        let Some(admission) = admissions.admit(peer.ip()) else {
+        let peer = app.access().peer(address.ip());
+        if !is_let_in(app.access(), peer) {
+            if let Some(times) = strangers.due() {
+                warn!(client = %peer.address, times, "closed connections of networks not let in");
+            }
+            continue;
+        }
+        let Some(admission) = admissions.admit(client_of(peer)) else {
             if let Some(times) = refusals.due() {
-                warn!(client = %peer.ip(), times, "closed connections beyond the limit");
+                warn!(client = %peer.address, times, "closed connections beyond the limit");
             }
             continue;
         };
@@ -86,13 +97,29 @@ pub(super) async fn accept(
         }
         let (app, limits) = (Arc::clone(&app), Arc::clone(&limits));
         let phase = phase.subscribe();
-        let via = Via {
-            peer: peer.to_string().into(),
+        let mut via = Via {
+            peer: address.to_string().into(),
+            origin: peer,
             surface: listener.surface,
         };
         let started = Instant::now();
         let tls = listener.tls.clone();
         tokio::spawn(async move {
+            let (mut stream, mut admission) = (stream, admission);
+            if peer.is_trusted {
+                let deadline = started + limits.head_timeout;
+                let introduced = introduce(&mut stream, &mut via, &app, &mut admission);
+                // Boxed, and here only: few connections are of proxies.
+                let introduced = timeout_at(deadline, Box::pin(introduced));
+                let mut phase = phase.clone();
+                tokio::select! {
+                    // There is nothing yet that could be finished.
+                    _ = phase.changed() => return,
+                    introduced = introduced => if introduced != Ok(true) {
+                        return;
+                    },
+                }
+            }
             match tls {
                 None => serve(stream, started, via, app, limits, phase).await,
                 Some(tls) => serve_tls(&tls, stream, started, via, app, limits, phase).await,
@@ -100,6 +127,36 @@ pub(super) async fn accept(
             drop(admission);
         });
     }
+}
+
+/// A trusted proxy may speak for those who are let in without being one of them.
+fn is_let_in(access: &Access, peer: Peer) -> bool {
+    peer.is_trusted || access.admits(peer.address)
+}
+
+/// Whose connection it is, as far as they are counted: those of a proxy are many clients'.
+fn client_of(peer: Peer) -> Option<Client> {
+    (!peer.is_trusted).then(|| Client::of(peer.address))
+}
+
+/// Lets a trusted proxy say for whom a connection is; returns whether they may have it.
+async fn introduce(
+    stream: &mut TcpStream,
+    via: &mut Via,
+    app: &App,
+    admission: &mut Admission,
+) -> bool {
+    let address: SocketAddr = match introduction::client_of(stream).await {
+        Ok(None) => return true,
+        Ok(Some(address)) => address,
+        Err(error) => {
+            debug!(%error, client = %via.peer, "a connection was gone before it began");
+            return false;
+        }
+    };
+    via.origin = app.access().peer(address.ip());
+    via.peer = address.to_string().into();
+    is_let_in(app.access(), via.origin) && admission.assign(client_of(via.origin))
 }
 
 /// Shakes hands within the time that a first request has, which goes on running.
@@ -177,7 +234,7 @@ pub(super) struct Admissions {
 struct Counts {
     connections: usize,
     /// Only clients with connections: no larger than the limit on those.
-    clients: HashMap<IpAddr, usize>,
+    clients: HashMap<Client, usize>,
 }
 
 impl Admissions {
@@ -189,25 +246,20 @@ impl Admissions {
         }
     }
 
-    /// Counts a connection from `address`, until the admission is dropped; `None` beyond a limit.
-    fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Admission> {
-        let client = client_of(address);
+    /// Counts a connection, of `client` if that is known, until the admission is dropped; `None`
+    /// beyond a limit.
+    fn admit(self: &Arc<Self>, client: Option<Client>) -> Option<Admission> {
         let mut counts = self.lock();
         if counts.connections >= self.connections_max {
             return None;
         }
-        match counts.clients.entry(client) {
-            Entry::Occupied(count) if *count.get() >= self.client_connections_max => return None,
-            Entry::Occupied(mut count) => *count.get_mut() += 1,
-            Entry::Vacant(count) => {
-                count.insert(1);
-            }
-        }
         counts.connections += 1;
-        Some(Admission {
+        drop(counts);
+        let mut admission = Admission {
             admissions: Arc::clone(self),
-            client,
-        })
+            client: None,
+        };
+        admission.assign(client).then_some(admission)
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
@@ -215,29 +267,36 @@ impl Admissions {
     }
 }
 
-/// An IPv6 client has a whole /64 network to itself.
-fn client_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let network = address.to_bits() & (u128::MAX << 64);
-            Ipv6Addr::from_bits(network).into()
-        }
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
-
 /// A connection that is counted.
 #[derive(Debug)]
 struct Admission {
     admissions: Arc<Admissions>,
-    client: IpAddr,
+    /// Whose it is, if that is known.
+    client: Option<Client>,
+}
+
+impl Admission {
+    /// Counts this connection as one of `client`, once that is known; returns whether they may have
+    /// one more.
+    fn assign(&mut self, client: Option<Client>) -> bool {
+        let Some(new) = client else { return true };
+        let mut counts = self.admissions.lock();
+        let count = counts.clients.entry(new).or_default();
+        if *count >= self.admissions.client_connections_max {
+            return false;
+        }
+        *count += 1;
+        self.client = client;
+        true
+    }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
         let mut counts = self.admissions.lock();
         counts.connections -= 1;
-        if let Entry::Occupied(mut count) = counts.clients.entry(self.client) {
+        let Some(client) = self.client else { return };
+        if let Entry::Occupied(mut count) = counts.clients.entry(client) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
@@ -259,43 +318,46 @@ mod tests {
         Arc::new(Admissions::new(&limits))
     }
 
-    fn ip(address: &str) -> IpAddr {
-        address.parse().unwrap()
+    fn client(address: &str) -> Client {
+        Client::of(address.parse().unwrap())
     }
 
     #[test]
     fn a_client_gets_its_connections_and_not_one_more() {
         let admissions = admissions();
-        let first = admissions.admit(ip("10.0.0.1")).unwrap();
-        let _second = admissions.admit(ip("::ffff:10.0.0.1")).unwrap();
-        assert!(admissions.admit(ip("10.0.0.1")).is_none());
+        let first = admissions.admit(Some(client("10.0.0.1"))).unwrap();
+        let _second = admissions.admit(Some(client("::ffff:10.0.0.1"))).unwrap();
+        assert!(admissions.admit(Some(client("10.0.0.1"))).is_none());
         drop(first);
-        assert!(admissions.admit(ip("10.0.0.1")).is_some());
+        assert!(admissions.admit(Some(client("10.0.0.1"))).is_some());
     }
 
     #[test]
     fn all_clients_together_have_a_limit_too() {
         let admissions = admissions();
         let held: Vec<_> = (1..=3)
-            .map(|last| admissions.admit(IpAddr::from([10, 0, 0, last])))
+            .map(|last| admissions.admit(Some(client(&format!("10.0.0.{last}")))))
             .collect();
         assert!(held.iter().all(Option::is_some));
-        assert!(admissions.admit(ip("10.0.0.4")).is_none());
+        assert!(admissions.admit(Some(client("10.0.0.4"))).is_none());
         drop(held);
         assert!(admissions.lock().clients.is_empty());
-        assert!(admissions.admit(ip("10.0.0.4")).is_some());
+        assert!(admissions.admit(Some(client("10.0.0.4"))).is_some());
     }
 
     #[test]
-    fn an_ipv6_network_is_one_client() {
-        assert_eq!(
-            client_of(ip("2001:db8::1")),
-            client_of(ip("2001:db8::ffff:1"))
-        );
-        assert_ne!(
-            client_of(ip("2001:db8::1")),
-            client_of(ip("2001:db8:0:1::1"))
-        );
+    fn connections_of_a_proxy_are_nobody_s_until_it_says_whose() {
+        let admissions = admissions();
+        let mut held: Vec<_> = (0..3).map(|_| admissions.admit(None).unwrap()).collect();
+        assert!(admissions.admit(None).is_none());
+        let may_have: Vec<_> = held
+            .iter_mut()
+            .map(|admission| admission.assign(Some(client("10.0.0.1"))))
+            .collect();
+        assert_eq!(may_have, [true, true, false]);
+        drop(held);
+        let counts = admissions.lock();
+        assert!(counts.clients.is_empty() && counts.connections == 0);
     }
 
     #[tokio::test(start_paused = true)]

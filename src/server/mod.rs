@@ -5,6 +5,7 @@
 //! and its own end.
 
 mod connection;
+mod introduction;
 mod listener;
 mod signal;
 mod tls;

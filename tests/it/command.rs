@@ -391,6 +391,15 @@ fn help_names_every_core_option_and_every_exit_code() {
         "--tls-cert",
         "--tls-key",
         "--drain-delay",
+        "--tokens",
+        "--allow",
+        "--deny",
+        "--list-file",
+        "--trusted-proxy",
+        "--read-rate",
+        "--write-rate",
+        "--client-connections-max",
+        "--cors-origin",
     ] {
         assert!(help.contains(&format!("{option} <")), "{option}\n{help}");
         let variable = option

@@ -1,11 +1,11 @@
 //! The tests from outside, one binary so that it is linked once.
 //!
 //! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`batch`],
-//!   [`ranges`], [`addresses`], [`problems`], [`openapi`], [`pages`], [`limits`], [`http2`], [`shutdown`],
-//!   [`metrics`], with [`support`];
+//!   [`ranges`], [`addresses`], [`problems`], [`openapi`], [`pages`], [`limits`], [`access`], [`http2`],
+//!   [`shutdown`], [`metrics`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`],
 //!   [`verify`], [`scrub`], [`backup`], [`compact`], with [`store_support`];
-//! * the real binaries: [`command`], [`logs`], [`tls`], [`supervisor`], [`doctor`], [`export`], [`import`],
+//! * the real binaries: [`command`], [`tokens`], [`logs`], [`tls`], [`supervisor`], [`doctor`], [`export`], [`import`],
 //!   [`crash`], [`power`], [`failure`], [`full`], [`memory`], [`samples`], [`readme`], [`browser`],
 //!   [`caches`], [`strangers`], and [`gifts`] for the second one, with [`process`], [`writers`] and [`trace`].
 
@@ -17,6 +17,7 @@
     reason = "a test that panics is a test that fails"
 )]
 
+mod access;
 mod addresses;
 mod backup;
 mod batch;
@@ -60,6 +61,7 @@ mod strangers;
 mod supervisor;
 mod support;
 mod tls;
+mod tokens;
 mod torn;
 mod trace;
 mod verify;

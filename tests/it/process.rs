@@ -306,6 +306,11 @@ impl Digestd {
         self.log.wait_for(text)
     }
 
+    /// Waits until there are so many lines of its log with `text` in them.
+    pub(crate) fn wait_for_times(&self, text: &str, times: usize) {
+        self.log.wait_until(text, times);
+    }
+
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
         self.log.lines.lock().unwrap().text()
@@ -388,14 +393,22 @@ impl Log {
     }
 
     fn wait_for(&self, text: &str) -> String {
-        let holds = |lines: &Lines| lines.lines.iter().any(|line| line.contains(text));
+        self.wait_until(text, 1)
+    }
+
+    /// Waits for the line that is the `times`th with `text` in it.
+    fn wait_until(&self, text: &str, times: usize) -> String {
+        let find = |lines: &Lines| {
+            let mut found = lines.lines.iter().filter(|line| line.contains(text));
+            found.nth(times - 1).cloned()
+        };
         let (lines, _) = self
             .more
             .wait_timeout_while(self.lines.lock().unwrap(), PATIENCE, |lines| {
-                !lines.ended && !holds(lines)
+                !lines.ended && find(lines).is_none()
             })
             .unwrap();
-        let line = lines.lines.iter().find(|line| line.contains(text)).cloned();
+        let line = find(&lines);
         let log = lines.text();
         // Not while the lock is held: the handle's drop must not meet a poisoned one.
         drop(lines);

@@ -1,0 +1,646 @@
+//! Who may come in, over sockets: tokens for every route, networks, proxies, rates and pages of
+//! other sites. Each answer is checked as all are, see [`support`](crate::support).
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use digestd::access::networks::Network;
+use digestd::access::{Access, Settings};
+use digestd::digest::Digest;
+use tokio::net::TcpSocket;
+
+use crate::support::{Answer, Ask, FOO, Protocol, Raw, TestServer, within};
+
+const TOKENS: [(&str, &str); 5] = [
+    ("reader", "read"),
+    ("writer", "write"),
+    ("deleter", "delete"),
+    ("exporter", "export"),
+    ("watcher", "metrics"),
+];
+
+/// Settings with a token for each scope, which is its name.
+fn with_tokens(settings: Settings) -> Arc<Access> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tokens");
+    let line =
+        |(name, scope): (&str, &str)| format!("{name} {scope} {}\n", Digest::of(name.as_bytes()));
+    fs::write(&path, TOKENS.map(line).concat()).unwrap();
+    open(Settings {
+        tokens: Some(path),
+        ..settings
+    })
+}
+
+fn open(settings: Settings) -> Arc<Access> {
+    Arc::new(Access::new(settings).unwrap())
+}
+
+fn networks(texts: &[&str]) -> Vec<Network> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+/// Settings that believe this machine when it says for whom it speaks.
+fn behind_a_proxy() -> Settings {
+    Settings {
+        trusted_proxies: networks(&["127.0.0.1"]),
+        ..Settings::default()
+    }
+}
+
+fn bearer(ask: Ask, token: &str) -> Ask {
+    ask.field("authorization", &format!("Bearer {token}"))
+}
+
+/// A connection from another address of this machine.
+async fn connect_from(source: [u8; 4], server: &TestServer) -> Raw {
+    let socket = TcpSocket::new_v4().unwrap();
+    let source = SocketAddr::new(Ipv4Addr::from(source).into(), 0);
+    socket.bind(source).unwrap();
+    let stream = within("connecting", socket.connect(server.address)).await;
+    Raw::new(stream.unwrap())
+}
+
+const GET_FOO: &str = "GET /messages/2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae \
+                       HTTP/1.1\r\nHost: a\r\n";
+
+// Tokens.
+
+/// A kind of request: its method and path, the token it needs, and its answer if it has that.
+struct Route {
+    method: &'static str,
+    path: String,
+    needs: Option<&'static str>,
+    status: u16,
+}
+
+fn routes() -> Vec<Route> {
+    let message = format!("/messages/{FOO}");
+    let missing = format!("/messages/{}", Digest::of(b"missing"));
+    [
+        ("GET", "/livez", None, 200),
+        ("GET", "/readyz", None, 200),
+        ("GET", "/readyz/write", None, 200),
+        ("GET", "/healthz", None, 200),
+        ("HEAD", "/healthz", None, 200),
+        ("GET", "/", None, 200),
+        ("HEAD", "/", None, 200),
+        ("GET", &message, Some("reader"), 200),
+        ("HEAD", &message, Some("reader"), 200),
+        ("GET", &missing, Some("reader"), 404),
+        ("GET", "/nothing", Some("reader"), 404),
+        ("POST", "/messages", Some("writer"), 201),
+        ("POST", "/messages/", Some("writer"), 201),
+        ("POST", "/", Some("writer"), 201),
+        ("POST", "/nothing", Some("writer"), 404),
+        ("PATCH", "/messages", Some("writer"), 405),
+        ("GET", "/metrics", Some("watcher"), 200),
+        ("GET", "/messages", Some("exporter"), 405),
+        ("DELETE", &message, Some("deleter"), 405),
+    ]
+    .map(|(method, path, needs, status)| Route {
+        method,
+        path: path.to_owned(),
+        needs,
+        status,
+    })
+    .into()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Off,
+    On,
+    PublicRead,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Credential {
+    None,
+    Wrong,
+    /// Good for anything but this.
+    Other,
+    Right,
+}
+
+fn expected(route: &Route, mode: Mode, credential: Credential) -> u16 {
+    let is_open = match (mode, route.needs) {
+        // Nobody was ever given leave to delete.
+        (Mode::Off, Some("deleter")) => return 403,
+        (_, None) | (Mode::Off, Some(_)) | (Mode::PublicRead, Some("reader")) => true,
+        _ => false,
+    };
+    match credential {
+        _ if is_open => route.status,
+        Credential::None | Credential::Wrong => 401,
+        Credential::Other => 403,
+        Credential::Right => route.status,
+    }
+}
+
+#[tokio::test]
+async fn every_route_asks_for_the_token_it_needs_and_does_nothing_without() {
+    let public = Settings {
+        public_read: true,
+        ..Settings::default()
+    };
+    for (mode, access) in [
+        (Mode::Off, open(Settings::default())),
+        (Mode::On, with_tokens(Settings::default())),
+        (Mode::PublicRead, with_tokens(public)),
+    ] {
+        let server = TestServer::guarded(&access);
+        store_foo(&server).await;
+        for route in routes() {
+            for credential in [
+                Credential::None,
+                Credential::Wrong,
+                Credential::Other,
+                Credential::Right,
+            ] {
+                let case = format!("{} {} {mode:?} {credential:?}", route.method, route.path);
+                check_case(&server, &route, mode, credential, &case).await;
+            }
+        }
+    }
+}
+
+async fn store_foo(server: &TestServer) {
+    let message = digestd::message::Message::new("foo");
+    server.service.publish(message).await.unwrap();
+}
+
+async fn check_case(
+    server: &TestServer,
+    route: &Route,
+    mode: Mode,
+    credential: Credential,
+    case: &str,
+) {
+    let is_post = route.method == "POST";
+    let mut ask = Ask::new(route.method, &route.path);
+    if is_post {
+        // A text of its own, so that storing it shows.
+        ask = ask.field("content-type", "text/plain").body(case);
+    }
+    let right = route.needs.unwrap_or("reader");
+    let mut names = TOKENS.map(|(name, _)| name).into_iter();
+    let other = names.rfind(|name| *name != right).unwrap();
+    ask = match credential {
+        Credential::None => ask,
+        Credential::Wrong => bearer(ask, "wrong"),
+        Credential::Other => bearer(ask, other),
+        Credential::Right => bearer(ask, right),
+    };
+    let answer = if route.path == "/metrics" {
+        // It counts the requests, so no two answers are the same.
+        server.ask_over(Protocol::Http1, &ask).await
+    } else {
+        server.ask(&ask).await
+    };
+    assert_eq!(answer.status, expected(route, mode, credential), "{case}");
+    let challenge = answer.field("www-authenticate").map(str::to_owned);
+    let expected_challenge = match (answer.status, credential) {
+        (401, Credential::None) => Some("Bearer realm=\"digestd\"".to_owned()),
+        (401, _) => Some("Bearer realm=\"digestd\", error=\"invalid_token\"".to_owned()),
+        (403, _) if mode != Mode::Off => {
+            let (_, scope) = TOKENS.iter().find(|(name, _)| *name == right).unwrap();
+            Some(format!(
+                "Bearer realm=\"digestd\", error=\"insufficient_scope\", scope=\"{scope}\""
+            ))
+        }
+        _ => None,
+    };
+    assert_eq!(challenge, expected_challenge, "{case}");
+
+    let holds = |text: &str| server.service.holds(&Digest::of(text.as_bytes())).unwrap();
+    assert_eq!(holds(case), is_post && answer.status == 201, "{case}");
+    assert!(holds("foo"), "{case}");
+}
+
+#[tokio::test]
+async fn two_tokens_or_another_scheme_are_no_token() {
+    let server = TestServer::guarded(&with_tokens(Settings::default()));
+    let get = || Ask::get(format!("/messages/{FOO}"));
+    for ask in [
+        bearer(bearer(get(), "reader"), "reader"),
+        get().field("authorization", "Basic cmVhZGVy"),
+        get().field("authorization", "reader"),
+        get().field("authorization", "Bearer"),
+        get().field("x-authorization", "Bearer reader"),
+        Ask::get(format!("/messages/{FOO}?access_token=reader")),
+    ] {
+        assert_eq!(server.ask(&ask).await.status, 401, "{ask:?}");
+    }
+    assert_eq!(server.ask(&bearer(get(), "reader")).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_refused_write_keeps_its_connection_unless_its_body_is_large_or_was_not_sent() {
+    let access = with_tokens(Settings::default());
+    let server = TestServer::guarded_with(&access, |limits| limits.small_body_bytes_max = 100);
+    for (bytes, expects, is_kept) in [
+        (0, false, true),
+        (100, false, true),
+        (101, false, false),
+        (100, true, false),
+    ] {
+        let mut client = server.connect(Protocol::Http1).await;
+        let mut ask = Ask::publish("x".repeat(bytes));
+        if expects {
+            ask = ask.field("expect", "100-continue");
+        }
+        let answer = client.ask(&ask).await;
+        assert_eq!(answer.status, 401);
+        let close = answer.field("connection");
+        assert_eq!(close, (!is_kept).then_some("close"), "{bytes} {expects}");
+        if is_kept {
+            assert_eq!(client.ask(&Ask::get("/livez")).await.status, 200);
+        }
+    }
+}
+
+// Networks.
+
+#[tokio::test]
+async fn a_connection_of_a_network_that_is_not_let_in_is_closed_before_a_byte_is_read() {
+    let access = open(Settings {
+        allow: networks(&["127.0.0.0/24"]),
+        deny: networks(&["127.0.0.2"]),
+        ..Settings::default()
+    });
+    let server = TestServer::guarded(&access);
+    for (source, is_let_in) in [
+        ([127, 0, 0, 1], true),
+        ([127, 0, 0, 2], false),
+        ([127, 0, 0, 3], true),
+        ([127, 0, 1, 1], false),
+    ] {
+        let mut client = connect_from(source, &server).await;
+        let sent = client.try_send(format!("{GET_FOO}\r\n").as_bytes()).await;
+        if is_let_in {
+            sent.unwrap();
+            assert_eq!(client.answer().await.status, 404, "{source:?}");
+        } else {
+            assert_eq!(client.rest().await.bytes, b"", "{source:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_was_let_in_is_not_served_any_more_once_its_network_is_denied() {
+    let directory = tempfile::tempdir().unwrap();
+    let list_file = directory.path().join("list");
+    fs::write(&list_file, "# nobody\n").unwrap();
+    let access = open(Settings {
+        list_file: Some(list_file.clone()),
+        ..Settings::default()
+    });
+    let server = TestServer::guarded(&access);
+    let mut client = server.connect(Protocol::Http1).await;
+    assert_eq!(client.ask(&Ask::get("/livez")).await.status, 200);
+    fs::write(&list_file, "deny 127.0.0.1\n").unwrap();
+    access.reload().unwrap();
+    assert_eq!(client.ask(&Ask::get("/livez")).await.status, 403);
+
+    fs::write(&list_file, "deny 127.0.0.1/8\n").unwrap();
+    let error = access.reload().unwrap_err().to_string();
+    assert!(error.contains("line 1"), "{error}");
+    assert_eq!(client.ask(&Ask::get("/livez")).await.status, 403);
+}
+
+#[tokio::test]
+async fn a_client_gets_as_many_connections_as_it_may_have_and_a_proxy_all() {
+    let one_connection = |settings| {
+        let access = open(settings);
+        TestServer::guarded_with(&access, |limits| limits.client_connections_max = 1)
+    };
+    let server = one_connection(Settings::default());
+    let mut first = server.connect(Protocol::Http1).await;
+    assert_eq!(first.ask(&Ask::get("/livez")).await.status, 200);
+    let mut second = server.connect_raw().await;
+    assert_eq!(second.rest().await.bytes, b"");
+
+    let server = one_connection(behind_a_proxy());
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut client = server.connect(Protocol::Http1).await;
+        assert_eq!(client.ask(&Ask::get("/livez")).await.status, 200);
+        held.push(client);
+    }
+    let preamble = "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut first = server.connect_raw().await;
+    first.send(preamble).await;
+    assert_eq!(first.answer().await.status, 200);
+    let mut second = server.connect_raw().await;
+    second.send(preamble).await;
+    assert_eq!(second.rest().await.bytes, b"");
+}
+
+// Proxies.
+
+/// Whether a client with this address is let in, where only 192.0.2.1 is.
+async fn is_let_in(server: &TestServer, field: &str, value: &str) -> bool {
+    let ask = Ask::get("/livez").field(field, value);
+    let status = server.ask(&ask).await.status;
+    assert!([200, 403].contains(&status), "{status}");
+    status == 200
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_says_who_the_client_is() {
+    let access = open(Settings {
+        allow: networks(&["192.0.2.1"]),
+        ..behind_a_proxy()
+    });
+    let server = TestServer::guarded(&access);
+    for (field, value, expected) in [
+        ("x-forwarded-for", "192.0.2.1", true),
+        ("x-forwarded-for", "203.0.113.1, 192.0.2.1", true),
+        ("x-forwarded-for", "192.0.2.1, 203.0.113.1", false),
+        ("x-forwarded-for", "192.0.2.1, 127.0.0.1", true),
+        ("forwarded", "for=192.0.2.1", true),
+        (
+            "forwarded",
+            "for=192.0.2.1;host=\"x,for=203.0.113.1\"",
+            true,
+        ),
+        (
+            "forwarded",
+            "for=203.0.113.1;host=\"x,for=192.0.2.1\"",
+            false,
+        ),
+    ] {
+        let is_let_in = is_let_in(&server, field, value).await;
+        assert_eq!(is_let_in, expected, "{field}: {value}");
+    }
+    assert!(!is_let_in(&server, "x-other", "192.0.2.1").await);
+
+    let contradiction = Ask::get("/livez")
+        .field("forwarded", "for=192.0.2.1")
+        .field("x-forwarded-for", "203.0.113.1");
+    assert_eq!(server.ask(&contradiction).await.status, 400);
+    let malformed = Ask::get("/livez").field("forwarded", "for=\"192.0.2.1");
+    assert_eq!(server.ask(&malformed).await.status, 400);
+}
+
+#[tokio::test]
+async fn nobody_else_s_word_changes_anything() {
+    let access = open(Settings {
+        deny: networks(&["192.0.2.1"]),
+        trusted_proxies: networks(&["127.0.0.9"]),
+        read_rate: Some("1/h".parse().unwrap()),
+        ..Settings::default()
+    });
+    let server = TestServer::guarded(&access);
+    let path = format!("/messages/{FOO}");
+    let mut client = server.connect(Protocol::Http1).await;
+    let mut statuses = Vec::new();
+    for address in ["192.0.2.1", "203.0.113.1", "127.0.0.9"] {
+        let ask = Ask::get(&path)
+            .field("x-forwarded-for", address)
+            .field("forwarded", "for=\"");
+        statuses.push(client.ask(&ask).await.status);
+    }
+    assert_eq!(
+        statuses,
+        [404, 429, 429],
+        "one client, and not a denied one"
+    );
+}
+
+fn preambles(address: &str) -> [Vec<u8>; 2] {
+    let address: IpAddr = address.parse().unwrap();
+    let IpAddr::V4(v4) = address else { panic!() };
+    let mut second = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    second.extend(v4.octets());
+    second.extend([127, 0, 0, 1, 0, 1, 0, 2]);
+    let first = format!("PROXY TCP4 {address} 127.0.0.1 1 2\r\n");
+    [first.into(), second]
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_may_begin_with_a_preamble_in_one_piece_or_many() {
+    let access = open(Settings {
+        deny: networks(&["192.0.2.9"]),
+        ..behind_a_proxy()
+    });
+    let server = TestServer::guarded(&access);
+    let request = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
+    for preamble in preambles("192.0.2.1") {
+        let mut client = server.connect_raw().await;
+        client.send([&preamble[..], request].concat()).await;
+        assert_eq!(client.answer().await.status, 200);
+        client.send(request).await;
+        assert_eq!(client.answer().await.status, 200);
+
+        let mut client = server.connect_raw().await;
+        for byte in &preamble {
+            client.send([*byte]).await;
+            server.has_seen_all().await;
+        }
+        client.send(request).await;
+        assert_eq!(client.answer().await.status, 200);
+    }
+    for preamble in preambles("192.0.2.9") {
+        let mut client = server.connect_raw().await;
+        client.send([&preamble[..], request].concat()).await;
+        assert_eq!(client.rest().await.bytes, b"");
+    }
+    // None at all is fine too.
+    assert_eq!(server.ask(&Ask::get("/livez")).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_client_behind_a_preamble_is_no_proxy() {
+    let access = open(Settings {
+        deny: networks(&["192.0.2.9"]),
+        ..behind_a_proxy()
+    });
+    let server = TestServer::guarded(&access);
+    let request = "GET /livez HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n";
+    for preamble in preambles("192.0.2.1") {
+        let mut client = server.connect_raw().await;
+        client.send([&preamble, request.as_bytes()].concat()).await;
+        assert_eq!(client.answer().await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_preamble_of_anybody_else_is_a_bad_request() {
+    let server = TestServer::start();
+    for preamble in preambles("192.0.2.1") {
+        let mut client = server.connect_raw().await;
+        let request = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
+        client.send([&preamble[..], request].concat()).await;
+        assert_eq!(client.bare_answer().await.status, 400);
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_does_not_finish_its_preamble_is_not_waited_for_for_ever() {
+    let access = open(behind_a_proxy());
+    let server = TestServer::guarded_with(&access, |limits| {
+        limits.head_timeout = crate::support::milliseconds(50);
+    });
+    for begun in ["", "PROXY TCP4 "] {
+        let mut client = server.connect_raw().await;
+        client.send(begun).await;
+        assert_eq!(client.rest().await.bytes, b"");
+    }
+}
+
+// Rates.
+
+#[tokio::test]
+async fn reads_and_writes_have_rates_of_their_own_and_probes_have_none() {
+    let access = open(Settings {
+        read_rate: Some("1/h".parse().unwrap()),
+        write_rate: Some("8/h".parse().unwrap()),
+        ..Settings::default()
+    });
+    let server = TestServer::guarded(&access);
+    let mut client = server.connect(Protocol::Http2).await;
+    let get = Ask::get(format!("/messages/{FOO}"));
+    let post = Ask::publish("foo");
+    let mut statuses = Vec::new();
+    for ask in [&post, &get, &get, &post, &post] {
+        statuses.push(client.ask(ask).await.status);
+    }
+    assert_eq!(statuses, [201, 200, 429, 201, 429]);
+    for _ in 0..3 {
+        assert_eq!(client.ask(&Ask::get("/livez")).await.status, 200);
+    }
+    let wait = |answer: &Answer| answer.field("retry-after").unwrap().parse::<u32>().unwrap();
+    let refused = client.ask(&get).await;
+    assert!((3590..=3600).contains(&wait(&refused)), "{refused:?}");
+    let refused = client.ask(&post).await;
+    assert!((440..=450).contains(&wait(&refused)), "{refused:?}");
+}
+
+#[tokio::test]
+async fn each_client_behind_a_proxy_has_its_own_rate() {
+    let access = open(Settings {
+        read_rate: Some("1/h".parse().unwrap()),
+        ..behind_a_proxy()
+    });
+    let server = TestServer::guarded(&access);
+    let mut client = server.connect(Protocol::Http1).await;
+    let mut status = async |address: &str| {
+        let ask = Ask::get(format!("/messages/{FOO}")).field("x-forwarded-for", address);
+        client.ask(&ask).await.status
+    };
+    for address in ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8:0:1::1"] {
+        assert_eq!(status(address).await, 404, "{address}");
+        assert_eq!(status(address).await, 429, "{address}");
+    }
+    assert_eq!(status("2001:db8::2").await, 429, "the same network");
+}
+
+#[test]
+fn a_hundred_thousand_clients_of_a_proxy_leave_the_table_within_its_bound() {
+    let access = open(Settings {
+        read_rate: Some("1/h".parse().unwrap()),
+        write_rate: Some("1/h".parse().unwrap()),
+        ..behind_a_proxy()
+    });
+    let proxy = access.peer(Ipv4Addr::LOCALHOST.into());
+    for number in 0..100_000_u32 {
+        let field = Ipv4Addr::from_bits(0xc000_0000 + number).to_string();
+        let values = || [field.as_bytes()].into_iter();
+        let nothing = || [].into_iter();
+        let client = access.client(proxy, nothing, values).unwrap();
+        assert_eq!(client.to_string(), field);
+        for is_write in [false, true] {
+            assert_eq!(access.check_rate(client, is_write), Ok(()));
+        }
+    }
+    let bound = digestd::access::rates::CLIENTS_MAX;
+    let remembered = access.limited_clients();
+    assert!(remembered <= 2 * bound, "{remembered}");
+    assert!(
+        remembered > bound,
+        "the bound is what held them: {remembered}"
+    );
+}
+
+// Pages of other sites.
+
+#[tokio::test]
+async fn a_page_of_another_site_may_read_and_not_write() {
+    let server = TestServer::start();
+    store_foo(&server).await;
+    let path = format!("/messages/{FOO}");
+    let here = format!("http://{}", server.address);
+    for (field, value, may_write) in [
+        ("origin", "https://evil.example", false),
+        ("origin", "null", false),
+        ("origin", &here, true),
+        ("sec-fetch-site", "cross-site", false),
+        ("sec-fetch-site", "same-origin", true),
+        ("sec-fetch-site", "none", true),
+    ] {
+        let text = format!("{field} {value}");
+        let post = Ask::publish(&text).field(field, value);
+        let status = if may_write { 201 } else { 403 };
+        assert_eq!(server.ask(&post).await.status, status, "{text}");
+        let digest = Digest::of(text.as_bytes());
+        assert_eq!(server.service.holds(&digest).unwrap(), may_write, "{text}");
+        let get = Ask::get(&path).field(field, value);
+        let answer = server.ask(&get).await;
+        assert_eq!(answer.status, 200, "{text}");
+        assert_eq!(answer.field("access-control-allow-origin"), None);
+        assert_eq!(answer.field("vary"), Some("accept"));
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_a_listed_site_may_do_what_others_may() {
+    let access = with_tokens(Settings {
+        sites: vec!["https://app.example".parse().unwrap()],
+        ..Settings::default()
+    });
+    let server = TestServer::guarded(&access);
+    let from = |ask: Ask, origin| {
+        ask.field("origin", origin)
+            .field("sec-fetch-site", "cross-site")
+    };
+    let allowed = |answer: &Answer| {
+        let allowed = answer.field("access-control-allow-origin");
+        allowed.map(str::to_owned)
+    };
+
+    let preflight = || {
+        Ask::new("OPTIONS", "/messages")
+            .field("access-control-request-method", "POST")
+            .field("access-control-request-headers", "authorization")
+    };
+    let answer = server.ask(&from(preflight(), "https://app.example")).await;
+    assert_eq!(answer.status, 204);
+    assert_eq!(allowed(&answer).as_deref(), Some("https://app.example"));
+    let fields = answer.field("access-control-allow-headers").unwrap();
+    assert!(fields.contains("authorization"), "{fields}");
+    let methods = answer.field("access-control-allow-methods").unwrap();
+    assert!(methods.contains("POST"), "{methods}");
+    let answer = server.ask(&from(preflight(), "https://evil.example")).await;
+    assert_eq!((answer.status, allowed(&answer)), (401, None));
+
+    let post = bearer(Ask::publish("foo"), "writer");
+    let answer = server.ask(&from(post.clone(), "https://app.example")).await;
+    assert_eq!(answer.status, 201);
+    assert_eq!(allowed(&answer).as_deref(), Some("https://app.example"));
+    assert_eq!(answer.field("vary"), Some("accept, origin"));
+    let exposed = answer.field("access-control-expose-headers").unwrap();
+    assert!(exposed.contains("location"), "{exposed}");
+    let answer = server.ask(&from(post, "https://evil.example")).await;
+    assert_eq!((answer.status, allowed(&answer)), (403, None));
+
+    // It is told why it is refused, too.
+    let answer = server
+        .ask(&from(Ask::publish("foo"), "https://app.example"))
+        .await;
+    assert_eq!(answer.status, 401);
+    assert_eq!(allowed(&answer).as_deref(), Some("https://app.example"));
+    assert_eq!(answer.field("vary"), Some("origin"));
+}

@@ -1,0 +1,346 @@
+//! Tokens and lists of the real binary: made, kept secret, and replaced while it serves.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::Instant;
+
+use digestd::digest::Digest;
+use rustix::process::Signal;
+
+use crate::process::{Client, Digestd, Launch, Outcome, PATIENCE, digestd, run};
+
+/// Said once the new rules hold.
+const RELOADED: &str = "tokens and lists were read again, and hold";
+
+/// Makes a token; returns it and its line.
+fn new_token(arguments: &[&str]) -> (String, String) {
+    let outcome = run(digestd().args(["token", "new"]).args(arguments), b"");
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let token = String::from_utf8(outcome.stdout).unwrap();
+    (token.strip_suffix('\n').unwrap().to_owned(), outcome.stderr)
+}
+
+/// The status of a request for a message that is not there.
+fn get_status(client: &mut Client, token: &str) -> u16 {
+    let path = format!("/messages/{}", Digest::of(b"missing"));
+    let authorization = format!("Bearer {token}");
+    let fields = [("Authorization", authorization.as_str())];
+    client.ask("GET", &path, &fields, b"").unwrap().status
+}
+
+/// Does `once` again and again until it is over.
+fn load(server: &Digestd, is_over: &AtomicBool, mut once: impl FnMut(&mut Client)) {
+    while !is_over.load(Relaxed) {
+        // A connection has an end after so many requests; this one comes before.
+        let mut client = server.client();
+        for _ in 0..1000 {
+            if !is_over.load(Relaxed) {
+                once(&mut client);
+            }
+        }
+    }
+}
+
+/// Ends the load, also when a test fails in the middle of it.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// Waits until `counter` has grown by `growth`.
+fn wait_for_growth(counter: &AtomicU64, growth: u64) {
+    let (started, goal) = (Instant::now(), counter.load(Relaxed) + growth);
+    while counter.load(Relaxed) < goal {
+        assert!(started.elapsed() < PATIENCE);
+        thread::yield_now();
+    }
+}
+
+fn reload(server: &Digestd, times: usize) {
+    server.signal(Signal::HUP);
+    server.wait_for_times(RELOADED, times);
+}
+
+#[test]
+fn a_new_token_opens_what_its_line_allows() {
+    let directory = tempfile::tempdir().unwrap();
+    let (token, line) = new_token(&["ci"]);
+    let digest = Digest::of(token.as_bytes());
+    assert_eq!(line, format!("ci read,write {digest}\n"));
+    assert!(
+        token.starts_with("digestd_") && token.len() == 72,
+        "{token}"
+    );
+    assert_ne!(new_token(&["ci"]).0, token);
+    let (reader, second) = new_token(&["reader", "--scope", "read"]);
+
+    let tokens = directory.path().join("tokens");
+    fs::write(&tokens, line + &second).unwrap();
+    let data = directory.path().join("data");
+    let server = Launch::new(&data).option("--tokens", &tokens).start();
+    let put = |token: Option<&str>| put(&server, directory.path(), token);
+    assert_eq!(put(Some(&token)).code, Some(0));
+    for (token, status) in [
+        (None, "401"),
+        (Some("other"), "401"),
+        (Some(&*reader), "403"),
+    ] {
+        let outcome = put(token);
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        assert!(outcome.stderr.contains(status), "{outcome:?}");
+    }
+}
+
+/// `digestd put`, which shows the token of a file.
+fn put(server: &Digestd, directory: &Path, token: Option<&str>) -> Outcome {
+    let mut command = digestd();
+    command.args(["put", "foo", "--url", &server.url()]);
+    if let Some(token) = token {
+        let file = directory.join("token");
+        fs::write(&file, format!("{token}\n")).unwrap();
+        command.arg("--token-file").arg(file);
+    }
+    run(&mut command, b"")
+}
+
+#[test]
+fn a_token_needs_a_name_and_scopes_that_exist() {
+    for arguments in [
+        &["token"][..],
+        &["token", "new"],
+        &["token", "new", "a b"],
+        &["token", "new", "a/b"],
+        &["token", "new", ""],
+        &["token", "new", "a", "--scope", "everything"],
+        &["token", "new", "a", "--scope", ""],
+    ] {
+        let outcome = run(digestd().args(arguments), b"");
+        assert_eq!(outcome.code, Some(2), "{arguments:?} {outcome:?}");
+        assert_eq!(outcome.stdout, b"");
+    }
+}
+
+#[test]
+fn start_up_says_who_may_do_what() {
+    let directory = tempfile::tempdir().unwrap();
+    let tokens = directory.path().join("tokens");
+    fs::write(&tokens, new_token(&["a"]).1).unwrap();
+    let data = directory.path().join("data");
+    let open = Launch::new(&data);
+    for (launch, sentence) in [
+        (&open, "anybody who can connect may read and write"),
+        (
+            &Launch::new(&data).option("--tokens", &tokens),
+            "messages and metrics need a token",
+        ),
+        (
+            &Launch::new(&data)
+                .option("--tokens", &tokens)
+                .env("DIGESTD_PUBLIC_READ", "true"),
+            "anybody who can connect may read; all else needs a token",
+        ),
+    ] {
+        let server = launch.start();
+        server.wait_for(sentence);
+        server.stop();
+    }
+}
+
+#[test]
+fn a_file_that_makes_no_sense_stops_the_start_and_is_not_quoted() {
+    let directory = tempfile::tempdir().unwrap();
+    let (token, line) = new_token(&["a"]);
+    let path = directory.path().join("rules");
+    for (option, text, place) in [
+        ("--tokens", format!("{line}{token} read x\n"), "line 2"),
+        ("--tokens", format!("{line}b {token} x\n"), "line 2"),
+        ("--tokens", format!("{line}b read {token}\n"), "line 2"),
+        ("--tokens", String::new(), "there is no token"),
+        ("--list-file", "allow everybody\n".into(), "line 1"),
+    ] {
+        fs::write(&path, text).unwrap();
+        let data = directory.path().join("data");
+        let outcome = run(&mut Launch::new(&data).option(option, &path).command(), b"");
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        assert!(outcome.stderr.contains(place), "{outcome:?}");
+        assert!(outcome.stderr.contains("rules"), "{outcome:?}");
+        assert!(!outcome.stderr.contains(&token[8..]), "{outcome:?}");
+    }
+    for arguments in [
+        &["--public-read"][..],
+        &["--allow", "10.0.0.1/8"],
+        &["--read-rate", "fast"],
+        &["--cors-origin", "*"],
+        &["--client-connections-max", "0"],
+    ] {
+        let outcome = run(digestd().args(arguments), b"");
+        assert_eq!(outcome.code, Some(2), "{arguments:?} {outcome:?}");
+    }
+}
+
+#[test]
+fn tokens_are_replaced_under_load_and_none_passes_that_should_fail() {
+    const ROUNDS: usize = 6;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tokens");
+    let (always, always_line) = new_token(&["always"]);
+    let (odd, odd_line) = new_token(&["odd"]);
+    let (even, even_line) = new_token(&["even"]);
+    let write = |line: &String| fs::write(&path, format!("{always_line}{line}")).unwrap();
+    write(&even_line);
+    let data = directory.path().join("data");
+    let server = Launch::new(&data).option("--tokens", &path).start();
+    let (is_over, passed) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                load(&server, &is_over, |client| {
+                    assert_eq!(get_status(client, &always), 404);
+                    passed.fetch_add(1, Relaxed);
+                });
+            });
+        }
+        let _over = Over(&is_over);
+        // On connections that were there before.
+        let mut client = server.client();
+        assert_eq!(get_status(&mut client, &even), 404);
+        for round in 1..=ROUNDS {
+            let is_odd = round % 2 == 1;
+            write(if is_odd { &odd_line } else { &even_line });
+            reload(&server, round);
+            let statuses = [
+                get_status(&mut client, &odd),
+                get_status(&mut client, &even),
+            ];
+            let expected = if is_odd { [404, 401] } else { [401, 404] };
+            assert_eq!(statuses, expected, "{round}");
+            // There was load.
+            wait_for_growth(&passed, 8);
+        }
+    });
+
+    // A file that is cut short changes nothing.
+    fs::write(&path, &always_line[..always_line.len() - 10]).unwrap();
+    server.signal(Signal::HUP);
+    server.wait_for("tokens and lists stay as they were");
+    assert_eq!(get_status(&mut server.client(), &always), 404);
+    assert_eq!(get_status(&mut server.client(), &even), 404);
+}
+
+#[test]
+fn lists_are_replaced_under_load_and_nobody_passes_who_should_not() {
+    const ROUNDS: usize = 6;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("list");
+    let write = |denied: &str| fs::write(&path, format!("deny {denied}\n")).unwrap();
+    write("192.0.2.2");
+    let data = directory.path().join("data");
+    let server = Launch::new(&data)
+        .option("--list-file", &path)
+        .option("--trusted-proxy", "127.0.0.1")
+        .start();
+    let status = |client: &mut Client, address: &str| {
+        let fields = [("X-Forwarded-For", address)];
+        client.ask("GET", "/livez", &fields, b"").unwrap().status
+    };
+    let (is_over, passed) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                load(&server, &is_over, |client| {
+                    assert_eq!(status(client, "192.0.2.9"), 200);
+                    passed.fetch_add(1, Relaxed);
+                });
+            });
+        }
+        let _over = Over(&is_over);
+        let mut client = server.client();
+        for round in 1..=ROUNDS {
+            let is_odd = round % 2 == 1;
+            write(if is_odd { "192.0.2.1" } else { "192.0.2.2" });
+            reload(&server, round);
+            let statuses = ["192.0.2.1", "192.0.2.2"].map(|address| status(&mut client, address));
+            let expected = if is_odd { [403, 200] } else { [200, 403] };
+            assert_eq!(statuses, expected, "{round}");
+            wait_for_growth(&passed, 8);
+        }
+    });
+}
+
+#[test]
+fn a_refusal_has_one_line_with_the_client_and_without_the_token() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tokens");
+    let (token, line) = new_token(&["reader", "--scope", "read"]);
+    fs::write(&path, line).unwrap();
+    let data = directory.path().join("data");
+    let server = Launch::new(&data)
+        .option("--tokens", &path)
+        .option("--trusted-proxy", "127.0.0.1")
+        .start();
+    let mut client = server.client();
+    let wrong = "digestd_0123456789abcdef";
+    let authorization = |token: &str| format!("Bearer {token}");
+    for (token, status) in [(None, 401), (Some(wrong), 401), (Some(&*token), 403)] {
+        let value = token.map(authorization).unwrap_or_default();
+        let mut fields = vec![("X-Forwarded-For", "192.0.2.7")];
+        if token.is_some() {
+            fields.push(("Authorization", &value));
+        }
+        let answer = client.ask("PATCH", "/messages", &fields, b"").unwrap();
+        assert_eq!(answer.status, status);
+        assert!(!answer.text().contains(wrong));
+    }
+    assert_eq!(get_status(&mut client, &token), 404);
+    drop(client);
+    let cmdline = fs::read(format!("/proc/{}/cmdline", server.pid())).unwrap();
+    let log = server.stop();
+    for line in [
+        "access refused client=192.0.2.7 reason=\"no-token\" needs=\"write\" token=\"-\"",
+        "access refused client=192.0.2.7 reason=\"unknown-token\" needs=\"write\" token=\"-\"",
+        "access refused client=192.0.2.7 reason=\"scope\" needs=\"write\" token=\"reader\"",
+    ] {
+        assert_eq!(log.matches(line).count(), 1, "{line}\n{log}");
+    }
+    let help = run(digestd().arg("--help"), b"").stdout;
+    for place in [
+        &log,
+        &*String::from_utf8_lossy(&cmdline),
+        &*String::from_utf8_lossy(&help),
+    ] {
+        for secret in [wrong, &token] {
+            assert!(!place.contains(&secret[8..]), "{place}");
+        }
+    }
+}
+
+#[test]
+fn lines_about_refusals_have_a_limit_and_tell_how_many_are_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tokens");
+    fs::write(&path, new_token(&["a"]).1).unwrap();
+    let data = directory.path().join("data");
+    let server = Launch::new(&data)
+        .option("--tokens", &path)
+        .option("--access-log", "off")
+        .start();
+    let mut client = server.client();
+    let mut asked = 0_usize;
+    // Until one was left out and the next said so; at most a hundred a second have a line.
+    while !server
+        .log()
+        .lines()
+        .any(|line| line.contains("access refused") && !line.contains("unsaid=0"))
+    {
+        asked += 1;
+        assert!(asked < 100_000);
+        assert_eq!(get_status(&mut client, "wrong"), 401);
+    }
+    let lines = server.log().matches("access refused").count();
+    assert!(lines < asked, "{lines} {asked}");
+}
