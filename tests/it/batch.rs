@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write as _};
 use std::net::TcpStream;
 use std::thread;
+use std::time::Duration;
 
 use digestd::digest::Digest;
 use digestd::store::{Fault, StoreError};
@@ -334,7 +335,7 @@ async fn what_cannot_be_a_batch_is_refused_as_a_whole() {
     ] {
         assert_eq!(server.ask(&ask).await.status, status, "{ask:?}");
     }
-    let starting = TestServer::starting(|_| {});
+    let starting = TestServer::starting(|limits| limits.opening_timeout = Duration::ZERO);
     assert_eq!(starting.ask(&publish("")).await.status, 503);
 }
 

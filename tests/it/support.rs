@@ -150,9 +150,10 @@ impl TestServer {
         Self::run(MemoryStore::default(), None, adjust, |app| app)
     }
 
-    /// Serves no store yet, and lets everybody have all messages.
+    /// Serves no store yet, and lets nobody wait for it; everybody may have all messages.
     pub(crate) fn exporting() -> Self {
-        Self::run(MemoryStore::default(), None, |_| {}, App::allow_export)
+        let no_waiting = |limits: &mut Limits| limits.opening_timeout = Duration::ZERO;
+        Self::run(MemoryStore::default(), None, no_waiting, App::allow_export)
     }
 
     /// Serves its store from now on.
