@@ -41,9 +41,6 @@ fn refusal_text(refusal: Refusal) -> &'static str {
         Refusal::NoToken => "This needs a token: Authorization: Bearer <token>.",
         Refusal::UnknownToken => "The token is not known.",
         Refusal::Scope(_) => "The token does not allow this.",
-        Refusal::Closed(_) => {
-            "Nobody may do this: it takes a token, and this service was started without any."
-        }
     }
 }
 
@@ -59,9 +56,7 @@ impl Refused {
             Self::Unclear(_) => StatusCode::BAD_REQUEST,
             Self::Rate(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Token(Refusal::NoToken | Refusal::UnknownToken) => StatusCode::UNAUTHORIZED,
-            Self::Network | Self::Site | Self::Token(Refusal::Scope(_) | Refusal::Closed(_)) => {
-                StatusCode::FORBIDDEN
-            }
+            Self::Network | Self::Site | Self::Token(Refusal::Scope(_)) => StatusCode::FORBIDDEN,
         }
     }
 
@@ -75,7 +70,6 @@ impl Refused {
             Self::Token(Refusal::NoToken) => ("no-token", "No token"),
             Self::Token(Refusal::UnknownToken) => ("unknown-token", "Unknown token"),
             Self::Token(Refusal::Scope(_)) => ("scope", "Token for other things"),
-            Self::Token(Refusal::Closed(_)) => ("closed", "For nobody"),
         }
     }
 
@@ -98,7 +92,6 @@ impl Refused {
                 "Bearer realm=\"digestd\", error=\"insufficient_scope\", scope=\"{}\"",
                 scope.name()
             ),
-            Refusal::Closed(_) => return None,
         };
         HeaderValue::from_maybe_shared(bytes::Bytes::from(challenge)).ok()
     }

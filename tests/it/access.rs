@@ -125,12 +125,10 @@ enum Credential {
 }
 
 fn expected(route: &Route, mode: Mode, credential: Credential) -> u16 {
-    let is_open = match (mode, route.needs) {
-        // Nobody was ever given leave to delete.
-        (Mode::Off, Some("deleter")) => return 403,
-        (_, None) | (Mode::Off, Some(_)) | (Mode::PublicRead, Some("reader")) => true,
-        _ => false,
-    };
+    let is_open = matches!(
+        (mode, route.needs),
+        (_, None) | (Mode::Off, Some(_)) | (Mode::PublicRead, Some("reader"))
+    );
     match credential {
         _ if is_open => route.status,
         Credential::None | Credential::Wrong => 401,

@@ -26,7 +26,6 @@ async fn each_cause_has_a_type_of_its_own() {
         (Ask::get(&path), "no-such-message"),
         (Ask::get("/nowhere"), "no-such-path"),
         (Ask::new("PATCH", &path), "method-not-allowed"),
-        (Ask::new("DELETE", &path), "closed"),
         (Ask::publish("foo").field("origin", "null"), "other-site"),
         (Ask::put(&path, "bar"), "other-digest"),
         (Ask::publish_json("{"), "not-json"),
