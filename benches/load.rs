@@ -302,6 +302,7 @@ fn plan(connections: usize) -> Plan {
         env::var("DIGESTD_BENCH_SECONDS").map_or(SECONDS, |seconds| seconds.parse().unwrap());
     Plan {
         address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        authorization: None,
         http2: false,
         connections,
         until: Until::Time(Duration::from_secs(seconds)),

@@ -9,6 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{IsTerminal, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::num::NonZeroU16;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hyper::header::HeaderValue;
 use tracing::level_filters::LevelFilter;
 
 use crate::access::networks::Network;
@@ -598,25 +600,39 @@ pub struct ServerArgs {
 /// What the server wants to see. Not the token itself: everybody on the machine sees command lines.
 #[derive(Debug, Args)]
 pub struct CredentialArgs {
-    /// File with the token that the server wants to see
+    /// File with the token that the server wants to see; nobody else should be able to read it
     #[arg(long, value_name = "PATH", env = "DIGESTD_TOKEN_FILE")]
     token_file: Option<PathBuf>,
 }
 
 impl CredentialArgs {
-    /// Lets `client` show the token, if there is one.
+    /// Speaks to the server at `url`, and shows it the token if there is one.
     ///
     /// # Errors
-    /// If the file cannot be read or does not hold a token.
-    pub fn give_to(&self, client: Client) -> anyhow::Result<Client> {
+    /// If `url` makes no sense, or the file cannot be read or does not hold a token.
+    pub fn client(&self, url: &str) -> anyhow::Result<Client> {
+        let client = Client::new(url)?;
         let Some(path) = &self.token_file else {
             return Ok(client);
         };
         let bytes = read_file(path)?;
         let token = str::from_utf8(&bytes).ok().map(str::trim_ascii);
         let client = token.and_then(|token| client.with_token(token));
-        client.with_context(|| format!("{} does not hold a token", path.display()))
+        let client = client.with_context(|| format!("{} does not hold a token", path.display()))?;
+        if is_open_to_others(path) {
+            let _ = writeln!(
+                std::io::stderr(),
+                "digestd: everybody on this machine can read {}; chmod o-r makes it a secret",
+                path.display()
+            );
+        }
+        Ok(client)
     }
+}
+
+fn is_open_to_others(path: &Path) -> bool {
+    const OTHERS_READ: u32 = 0o004;
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & OTHERS_READ != 0)
 }
 
 /// Options of `token`.
@@ -697,9 +713,14 @@ pub struct VerifyArgs {
     #[command(flatten)]
     pub data: DataArgs,
 
-    /// Read what this server has instead, which must have been started with --allow-export
+    /// Read what this server has instead, which must have been started with --allow-export, or with
+    /// --tokens and see one that allows export
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
+
+    /// What it wants to see.
+    #[command(flatten)]
+    pub credential: CredentialArgs,
 
     /// Print JSON, one object a line: each finding, then what was read
     #[arg(long)]
@@ -713,9 +734,14 @@ pub struct ExportArgs {
     #[command(flatten)]
     pub data: DataArgs,
 
-    /// Ask this server instead, which must have been started with --allow-export
+    /// Ask this server instead, which must have been started with --allow-export, or with --tokens
+    /// and see one that allows export
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
+
+    /// What it wants to see.
+    #[command(flatten)]
+    pub credential: CredentialArgs,
 
     /// What to write: lines of JSON, or a tar of files named by their digests with SHA256SUMS
     #[arg(long, value_enum, default_value = "ndjson")]
@@ -745,6 +771,10 @@ pub struct ImportArgs {
     /// Store on this server instead
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
+
+    /// What it wants to see.
+    #[command(flatten)]
+    pub credential: CredentialArgs,
 
     /// Go on behind what is wrong, and name all of it
     #[arg(long)]
@@ -824,6 +854,10 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub server: ServerArgs,
 
+    /// What it wants to see.
+    #[command(flatten)]
+    pub credential: CredentialArgs,
+
     /// Connections, each with one request under way
     #[arg(long, value_name = "N", default_value = "64",
         value_parser = clap::value_parser!(u16).range(1..=i64::from(BENCH_CONNECTIONS_MAX)))]
@@ -889,17 +923,22 @@ fn bench_time(text: &str) -> Result<Duration, String> {
 }
 
 impl BenchArgs {
-    /// What is to be sent to the server at `address`.
+    /// What is to be sent to the server at `address`, with `authorization` in each request.
     ///
     /// # Errors
     /// If that is another machine and nobody said `--yes`.
-    pub fn into_plan(self, address: SocketAddr) -> Result<(Plan, Requests), UsageError> {
+    pub fn into_plan(
+        self,
+        address: SocketAddr,
+        authorization: Option<HeaderValue>,
+    ) -> Result<(Plan, Requests), UsageError> {
         check(
             address.ip().is_loopback() || self.yes,
             "the server is not on this machine: loading it needs --yes",
         )?;
         let plan = Plan {
             address,
+            authorization,
             http2: self.http2,
             connections: self.connections.into(),
             until: Until::Time(self.duration),
@@ -1088,9 +1127,14 @@ mod tests {
     fn other_machines_are_loaded_only_with_a_yes() {
         let here = "127.0.0.1:8080".parse().unwrap();
         let elsewhere = "192.0.2.1:8080".parse().unwrap();
-        assert!(bench(&[]).unwrap().into_plan(here).is_ok());
-        assert!(bench(&[]).unwrap().into_plan(elsewhere).is_err());
-        assert!(bench(&["--yes"]).unwrap().into_plan(elsewhere).is_ok());
+        assert!(bench(&[]).unwrap().into_plan(here, None).is_ok());
+        assert!(bench(&[]).unwrap().into_plan(elsewhere, None).is_err());
+        assert!(
+            bench(&["--yes"])
+                .unwrap()
+                .into_plan(elsewhere, None)
+                .is_ok()
+        );
     }
 
     #[test]

@@ -26,6 +26,7 @@ use bytes::{Bytes, BytesMut};
 use hdrhistogram::Histogram;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
+use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -51,6 +52,8 @@ const FIELDS_MAX: usize = 64;
 pub struct Plan {
     /// The server.
     pub address: SocketAddr,
+    /// What it wants to see as `Authorization`; marked as secret, so that nothing prints it.
+    pub authorization: Option<HeaderValue>,
     /// HTTP/2 instead of HTTP/1.1, with one stream a connection at a time.
     pub http2: bool,
     /// Connections, each with one request under way.
@@ -101,6 +104,19 @@ impl Outcome {
     #[must_use]
     pub fn answers(&self) -> u64 {
         self.latencies.len()
+    }
+
+    /// Refusals are not what was to be measured.
+    fn check_let_in(&self) -> io::Result<()> {
+        let refused = self
+            .statuses
+            .keys()
+            .find(|status| matches!(status, 401 | 403));
+        let Some(status) = refused else { return Ok(()) };
+        Err(io::Error::other(format!(
+            "it answered {status}: if it was started with --tokens, name the file of one that allows \
+             `read` and `write` with --token-file"
+        )))
     }
 
     /// Answers a second.
@@ -199,7 +215,7 @@ pub async fn run(
 /// Stores the messages that `requests` asks for, then sends them as planned.
 ///
 /// # Errors
-/// If a connection cannot be made, or a message is not stored.
+/// If a connection cannot be made, a message is not stored, or requests are refused.
 pub async fn prepare_and_run(plan: &Plan, requests: &Requests) -> io::Result<Outcome> {
     if requests.workload.needs_messages() {
         let preparing = Plan {
@@ -211,6 +227,7 @@ pub async fn prepare_and_run(plan: &Plan, requests: &Requests) -> io::Result<Out
         };
         let setup = requests.clone();
         let outcome = run(&preparing, move |number| setup.setup(number)).await?;
+        outcome.check_let_in()?;
         if outcome.statuses.get(&201) != Some(&requests.messages) {
             return Err(io::Error::other(
                 "the server does not take the messages to ask for",
@@ -218,7 +235,9 @@ pub async fn prepare_and_run(plan: &Plan, requests: &Requests) -> io::Result<Out
         }
     }
     let requests = requests.clone();
-    run(plan, move |number| requests.request(number)).await
+    let outcome = run(plan, move |number| requests.request(number)).await?;
+    outcome.check_let_in()?;
+    Ok(outcome)
 }
 
 /// What the connections of a run share.
@@ -276,7 +295,8 @@ async fn exchange<F: FnMut(u64) -> Request>(mut link: Link, plan: Plan, run: Rc<
         } else {
             Instant::now()
         };
-        match timeout(ANSWER_TIMEOUT, link.ask(request)).await {
+        let authorization = plan.authorization.as_ref();
+        match timeout(ANSWER_TIMEOUT, link.ask(request, authorization)).await {
             Ok(Ok(answer)) => {
                 run.borrow_mut().note(answer.status, sent.elapsed());
                 if !answer.is_last {
@@ -323,14 +343,19 @@ impl Link {
         Ok(Self::Http2(sender))
     }
 
-    async fn ask(&mut self, request: Request) -> io::Result<Answer> {
+    async fn ask(
+        &mut self,
+        request: Request,
+        authorization: Option<&HeaderValue>,
+    ) -> io::Result<Answer> {
         match self {
             Self::Http1 { stream, buffer } => {
-                stream.write_all(&request.to_http1()).await?;
+                stream.write_all(&request.to_http1(authorization)).await?;
                 receive(stream, buffer).await
             }
             Self::Http2(sender) => {
-                let request = request.into_http2().map_err(io::Error::other)?;
+                let request = request.into_http2(authorization);
+                let request = request.map_err(io::Error::other)?;
                 sender.ready().await.map_err(io::Error::other)?;
                 let answer = sender.send_request(request).await;
                 let (head, body) = answer.map_err(io::Error::other)?.into_parts();
@@ -345,7 +370,7 @@ impl Link {
 }
 
 impl Request {
-    fn to_http1(&self) -> Vec<u8> {
+    fn to_http1(&self, authorization: Option<&HeaderValue>) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(256 + self.body.len());
         for part in [
             self.method,
@@ -355,9 +380,12 @@ impl Request {
         ] {
             bytes.extend_from_slice(part.as_bytes());
         }
-        for (name, value) in &self.fields {
-            for part in [name, ": ", value, "\r\n"] {
-                bytes.extend_from_slice(part.as_bytes());
+        let fields = self.fields.iter();
+        let fields = fields.map(|(name, value)| (*name, value.as_bytes()));
+        let authorization = authorization.map(|value| ("Authorization", value.as_bytes()));
+        for (name, value) in fields.chain(authorization) {
+            for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+                bytes.extend_from_slice(part);
             }
         }
         if self.method != "GET" {
@@ -369,11 +397,17 @@ impl Request {
         bytes
     }
 
-    fn into_http2(self) -> Result<hyper::Request<Full<Bytes>>, hyper::http::Error> {
+    fn into_http2(
+        self,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<hyper::Request<Full<Bytes>>, hyper::http::Error> {
         let uri = format!("http://localhost{}", self.path);
         let mut request = hyper::Request::builder().method(self.method).uri(uri);
         for (name, value) in &self.fields {
             request = request.header(*name, value);
+        }
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
         }
         request.body(Full::new(self.body))
     }
@@ -461,6 +495,7 @@ mod tests {
     fn plan(address: SocketAddr, until: Until) -> Plan {
         Plan {
             address,
+            authorization: None,
             http2: false,
             connections: 2,
             until,

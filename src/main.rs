@@ -101,9 +101,7 @@ fn hash(arguments: TextArgs) -> anyhow::Result<()> {
 }
 
 fn put(arguments: PutArgs) -> anyhow::Result<()> {
-    let client = arguments
-        .credential
-        .give_to(Client::new(&arguments.server.url)?)?;
+    let client = arguments.credential.client(&arguments.server.url)?;
     if let Some(path) = arguments.batch {
         return put_batch(&client, &path);
     }
@@ -133,18 +131,17 @@ fn put_batch(client: &Client, path: &Path) -> anyhow::Result<()> {
 }
 
 fn get(arguments: &GetArgs) -> anyhow::Result<()> {
-    let client = arguments
-        .credential
-        .give_to(Client::new(&arguments.server.url)?)?;
+    let client = arguments.credential.client(&arguments.server.url)?;
     let text = client_runtime()?.block_on(client.get(&arguments.digest))?;
     print(&text)
 }
 
 fn bench(arguments: BenchArgs) -> anyhow::Result<()> {
-    let client = Client::new(&arguments.server.url)?;
+    let client = arguments.credential.client(&arguments.server.url)?;
     let json = arguments.json;
     let outcome = client_runtime()?.block_on(async {
-        let (plan, requests) = arguments.into_plan(client.address().await?)?;
+        let authorization = client.authorization().cloned();
+        let (plan, requests) = arguments.into_plan(client.address().await?, authorization)?;
         let outcome = load::prepare_and_run(&plan, &requests).await;
         outcome.with_context(|| format!("cannot load {}", plan.address))
     })?;

@@ -7,15 +7,16 @@ use anyhow::{Context, bail, ensure};
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use http_body_util::channel::{self, Channel};
-use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Request, StatusCode};
+use hyper::header::CONTENT_TYPE;
+use hyper::{Method, StatusCode};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::{ANSWER_TIMEOUT, Client, refusal};
+use super::{ANSWER_TIMEOUT, Client, Reply};
+use crate::access::tokens::Scope;
 use crate::digest::Digest;
 
 /// Lines that were sent and not answered: more than a server lets wait, and a few megabytes.
@@ -59,10 +60,8 @@ impl Client {
     ) -> anyhow::Result<Stored> {
         let stream = self.connect().await?;
         let (pieces, body) = Channel::<_, io::Error>::new(PIECES_MAX);
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri("/messages")
-            .header(HOST, self.authority())
+        let request = self
+            .request(Method::POST, "/messages")
             .header(CONTENT_TYPE, "application/x-ndjson")
             .body(body)?;
         let (mut sender, connection) =
@@ -76,11 +75,10 @@ impl Client {
             .send_request(request)
             .await
             .context("the server broke off the connection")?;
-        let status = response.status();
-        let mut body = response.into_body();
-        if status != StatusCode::OK {
-            bail!(refusal(status, &body.collect().await?.to_bytes()));
+        if response.status() != StatusCode::OK {
+            bail!(Reply::read(response).await?.refusal(Scope::Write));
         }
+        let mut body = response.into_body();
         let mut answers = Answers {
             unanswered,
             output,

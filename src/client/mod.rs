@@ -13,14 +13,17 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, WWW_AUTHENTICATE};
+use hyper::http::request;
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 pub use self::batch::Stored;
 pub use self::session::{Refused, Session};
+use crate::access::tokens::Scope;
 use crate::digest::Digest;
 
 /// A server that is there accepts at once; across the world it takes a second.
@@ -80,6 +83,12 @@ impl Client {
         })
     }
 
+    /// What it shows the server, if anything.
+    #[must_use]
+    pub fn authorization(&self) -> Option<&HeaderValue> {
+        self.authorization.as_ref()
+    }
+
     /// Shows the server this token; `None` if it is none.
     #[must_use]
     pub fn with_token(self, token: &str) -> Option<Self> {
@@ -99,12 +108,12 @@ impl Client {
     /// [`Unreachable`], or what the server said.
     pub async fn put(&self, text: String) -> anyhow::Result<Digest> {
         let digest = Digest::of(text.as_bytes());
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri("/messages")
+        let request = self
+            .request(Method::POST, "/messages")
             .header(CONTENT_TYPE, "text/plain; charset=utf-8");
-        let (status, body) = self.ask(request, text.into()).await?;
-        check_stored(status, &body, &digest)?;
+        self.ask(request, text.into())
+            .await?
+            .check_stored(&digest)?;
         Ok(digest)
     }
 
@@ -113,13 +122,13 @@ impl Client {
     /// # Errors
     /// [`NotFound`], [`Unreachable`], or what the server said.
     pub async fn get(&self, digest: &Digest) -> anyhow::Result<Bytes> {
-        let request = Request::builder().uri(format!("/messages/{digest}"));
-        let (status, text) = self.ask(request, Bytes::new()).await?;
-        match status {
-            StatusCode::OK if Digest::of(&text) == *digest => Ok(text),
+        let request = self.request(Method::GET, &format!("/messages/{digest}"));
+        let reply = self.ask(request, Bytes::new()).await?;
+        match reply.status {
+            StatusCode::OK if Digest::of(&reply.body) == *digest => Ok(reply.body),
             StatusCode::OK => bail!("the server answered a text with another digest"),
             StatusCode::NOT_FOUND => Err(NotFound.into()),
-            _ => bail!(refusal(status, &text)),
+            _ => bail!(reply.refusal(Scope::Read)),
         }
     }
 
@@ -128,9 +137,9 @@ impl Client {
     /// # Errors
     /// [`Unreachable`], or why it is not.
     pub async fn check(&self) -> anyhow::Result<()> {
-        let request = Request::builder().uri("/readyz");
-        let (status, body) = self.ask(request, Bytes::new()).await?;
-        ensure!(status == StatusCode::OK, refusal(status, &body));
+        let request = self.request(Method::GET, "/readyz");
+        let reply = self.ask(request, Bytes::new()).await?;
+        ensure!(reply.status == StatusCode::OK, reply.words());
         Ok(())
     }
 
@@ -146,9 +155,8 @@ impl Client {
         mut each: impl FnMut(&[u8]) -> ControlFlow<B>,
     ) -> anyhow::Result<ControlFlow<B>> {
         let query = after.map_or(String::new(), |digest| format!("?after={digest}"));
-        let request = Request::builder()
-            .uri(format!("/messages{query}"))
-            .header(HOST, self.authority())
+        let request = self
+            .request(Method::GET, &format!("/messages{query}"))
             .body(Full::<Bytes>::default())?;
         let stream = self.connect().await?;
         let (mut sender, connection) =
@@ -156,12 +164,10 @@ impl Client {
         // Ends with its last handle, this function's.
         tokio::spawn(connection);
         let response = in_time(sender.send_request(request)).await?;
-        let status = response.status();
-        let mut body = response.into_body();
-        if status != StatusCode::OK {
-            let body = in_time(body.collect()).await?.to_bytes();
-            bail!(refusal(status, &body));
+        if response.status() != StatusCode::OK {
+            bail!(in_time(Reply::read(response)).await?.refusal(Scope::Export));
         }
+        let mut body = response.into_body();
         let mut line = Vec::new();
         while let Some(frame) = in_time(async { body.frame().await.transpose() }).await? {
             let Ok(bytes) = frame.into_data() else {
@@ -185,30 +191,29 @@ impl Client {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Sends one request on a connection of its own; wants plain text back.
-    async fn ask(
-        &self,
-        request: hyper::http::request::Builder,
-        body: Bytes,
-    ) -> anyhow::Result<(StatusCode, Bytes)> {
-        let mut request = request
-            .header(HOST, self.authority())
-            .header(ACCEPT, "text/plain")
-            .body(Full::new(body))?;
-        if let Some(authorization) = &self.authorization {
-            let fields = request.headers_mut();
-            fields.insert(AUTHORIZATION, authorization.clone());
+    /// The start of every request: where it goes, and who asks.
+    fn request(&self, method: Method, path: &str) -> request::Builder {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, self.authority());
+        match &self.authorization {
+            Some(authorization) => request.header(AUTHORIZATION, authorization),
+            None => request,
         }
+    }
+
+    /// Sends one request on a connection of its own; wants plain text back.
+    async fn ask(&self, request: request::Builder, body: Bytes) -> anyhow::Result<Reply> {
+        let request = request.header(ACCEPT, "text/plain").body(Full::new(body))?;
         let stream = self.connect().await?;
         let exchange = async {
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
             let connection = tokio::spawn(connection);
-            let response = sender.send_request(request).await?;
-            let status = response.status();
-            let body = response.into_body().collect().await?.to_bytes();
+            let reply = Reply::read(sender.send_request(request).await?).await?;
             connection.abort();
-            Ok((status, body))
+            Ok(reply)
         };
         in_time(exchange).await
     }
@@ -243,17 +248,60 @@ impl Client {
     }
 }
 
-/// Whether the server stored the text with this digest.
-fn check_stored(status: StatusCode, body: &Bytes, digest: &Digest) -> anyhow::Result<()> {
-    if status != StatusCode::CREATED {
-        bail!(refusal(status, body));
+/// A whole answer.
+#[derive(Debug)]
+struct Reply {
+    status: StatusCode,
+    /// It is refused for want of another token.
+    wants_token: bool,
+    body: Bytes,
+}
+
+impl Reply {
+    async fn read(response: Response<Incoming>) -> hyper::Result<Self> {
+        let challenge = response.headers().get(WWW_AUTHENTICATE);
+        Ok(Self {
+            status: response.status(),
+            wants_token: challenge.is_some_and(|value| value.as_bytes().starts_with(b"Bearer")),
+            body: response.into_body().collect().await?.to_bytes(),
+        })
     }
-    let answered = std::str::from_utf8(body).unwrap_or_default().trim_end();
-    ensure!(
-        answered.parse() == Ok(*digest),
-        "the server answered another digest than that of the text"
-    );
-    Ok(())
+
+    /// Whether the server stored the text with this digest.
+    fn check_stored(&self, digest: &Digest) -> anyhow::Result<()> {
+        if self.status != StatusCode::CREATED {
+            bail!(self.refusal(Scope::Write));
+        }
+        let answered = std::str::from_utf8(&self.body).unwrap_or_default();
+        ensure!(
+            answered.trim_end().parse() == Ok(*digest),
+            "the server answered another digest than that of the text"
+        );
+        Ok(())
+    }
+
+    /// What the server said to a request that needs `scope`, as a sentence.
+    fn refusal(&self, scope: Scope) -> String {
+        let words = self.words();
+        if self.wants_token {
+            let scope = scope.name();
+            format!("{words} Name the file of a token that allows `{scope}` with --token-file.")
+        } else {
+            words
+        }
+    }
+
+    fn words(&self) -> String {
+        let value: Option<serde_json::Value> = serde_json::from_slice(&self.body).ok();
+        let text = value
+            .as_ref()
+            .and_then(|value| value.get("error")?.as_str());
+        format!(
+            "the server answered {}: {}",
+            self.status,
+            text.unwrap_or("no reason given")
+        )
+    }
 }
 
 /// Waits for the server, but not for ever.
@@ -262,18 +310,6 @@ async fn in_time<T>(answer: impl Future<Output = hyper::Result<T>>) -> anyhow::R
         Ok(answer) => answer.context("the server broke off the connection"),
         Err(_) => bail!("the server did not answer in time"),
     }
-}
-
-/// What the server said, as a sentence.
-fn refusal(status: StatusCode, body: &Bytes) -> String {
-    let value: Option<serde_json::Value> = serde_json::from_slice(body).ok();
-    let text = value
-        .as_ref()
-        .and_then(|value| value.get("error")?.as_str());
-    format!(
-        "the server answered {status}: {}",
-        text.unwrap_or("no reason given")
-    )
 }
 
 #[cfg(test)]

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
-use hyper::{Method, Request, StatusCode};
+use hyper::header::{ACCEPT, CONTENT_TYPE};
+use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::time::{sleep, timeout};
 
-use super::{ANSWER_TIMEOUT, Client, check_stored, refusal};
+use super::{ANSWER_TIMEOUT, Client, Reply};
 use crate::message::Message;
 
 /// How often a message is sent before the server is given up. Storing it again does no harm.
@@ -50,13 +50,13 @@ impl Session {
     pub async fn put(&mut self, message: &Message) -> anyhow::Result<()> {
         for attempt in 1.. {
             match self.post(message).await {
-                Ok((StatusCode::SERVICE_UNAVAILABLE, _)) if attempt < ATTEMPTS_MAX => {
-                    sleep(BUSY_PAUSE).await;
-                }
-                Ok((status @ StatusCode::PAYLOAD_TOO_LARGE, body)) => {
-                    return Err(Refused(refusal(status, &body)).into());
-                }
-                Ok((status, body)) => return check_stored(status, &body, &message.digest()),
+                Ok(reply) => match reply.status {
+                    StatusCode::SERVICE_UNAVAILABLE if attempt < ATTEMPTS_MAX => {
+                        sleep(BUSY_PAUSE).await;
+                    }
+                    StatusCode::PAYLOAD_TOO_LARGE => return Err(Refused(reply.words()).into()),
+                    _ => return reply.check_stored(&message.digest()),
+                },
                 // A connection that was kept too long, most of the time.
                 Err(error) if error.is::<hyper::Error>() && attempt < ATTEMPTS_MAX => {}
                 Err(error) => return Err(error),
@@ -65,11 +65,10 @@ impl Session {
         Ok(())
     }
 
-    async fn post(&mut self, message: &Message) -> anyhow::Result<(StatusCode, Bytes)> {
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri("/messages")
-            .header(HOST, self.client.authority())
+    async fn post(&mut self, message: &Message) -> anyhow::Result<Reply> {
+        let request = self
+            .client
+            .request(Method::POST, "/messages")
             .header(CONTENT_TYPE, "text/plain; charset=utf-8")
             .header(ACCEPT, "text/plain")
             .body(Full::new(message.as_bytes().clone()))?;
@@ -80,10 +79,7 @@ impl Session {
         };
         let exchange = async {
             sender.ready().await?;
-            let response = sender.send_request(request).await?;
-            let status = response.status();
-            let body = response.into_body().collect().await?.to_bytes();
-            Ok::<_, hyper::Error>((status, body))
+            Reply::read(sender.send_request(request).await?).await
         };
         let answer = timeout(ANSWER_TIMEOUT, exchange).await;
         let answer = answer

@@ -89,7 +89,7 @@ fn write_all(
         writer.append(message)
     };
     match &arguments.url {
-        Some(url) => read_server(&Client::new(url)?, after, &mut each)?,
+        Some(url) => read_server(&arguments.credential.client(url)?, after, &mut each)?,
         None => read_store(&arguments.data.data_dir, after, &mut each)?,
     }
     writer.finish().context("cannot write")?;

@@ -68,7 +68,7 @@ pub fn import(arguments: &ImportArgs) -> anyhow::Result<()> {
         .context("cannot start")?;
     let stop = stop_flag(&runtime).context("cannot listen for signals")?;
     let target = match &arguments.url {
-        Some(url) => Target::Server(Pool::new(&Client::new(url)?, &runtime)),
+        Some(url) => Target::Server(Pool::new(&arguments.credential.client(url)?, &runtime)),
         None => Target::Store(open(DataDirectory::claim(
             &arguments.data.data_dir,
             SEGMENT_BYTES,

@@ -27,7 +27,7 @@ pub fn verify(arguments: &VerifyArgs) -> anyhow::Result<()> {
         result: Ok(()),
     };
     let verified = match &arguments.url {
-        Some(url) => verify_server(url, &mut printer)?,
+        Some(url) => verify_server(&arguments.credential.client(url)?, &mut printer)?,
         None => verify_directory(&arguments.data.data_dir, &mut printer)?,
     };
     printer.print(&summary(&verified), &summary_json(&verified));
@@ -73,7 +73,7 @@ fn verify_directory(data_dir: &Path, printer: &mut Printer) -> anyhow::Result<Ve
 }
 
 /// Reads all messages of a server: what its index names is had, and is what it is called.
-fn verify_server(url: &str, printer: &mut Printer) -> anyhow::Result<Verified> {
+fn verify_server(client: &Client, printer: &mut Printer) -> anyhow::Result<Verified> {
     let (mut walk, mut verified) = (Walk::new(), Verified::default());
     let mut take = |line: &[u8]| {
         match ndjson::read(line) {
@@ -90,7 +90,6 @@ fn verify_server(url: &str, printer: &mut Printer) -> anyhow::Result<Verified> {
         }
         ControlFlow::Continue(())
     };
-    let client = Client::new(url)?;
     match client_runtime()?.block_on(client.export(None, &mut take))? {
         ControlFlow::Continue(()) => {}
         ControlFlow::Break(error) => bail!("the server sent a wrong line: {error}"),

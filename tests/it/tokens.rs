@@ -1,7 +1,8 @@
 //! Tokens and lists of the real binary: made, kept secret, and replaced while it serves.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Instant;
@@ -101,11 +102,108 @@ fn put(server: &Digestd, directory: &Path, token: Option<&str>) -> Outcome {
     let mut command = digestd();
     command.args(["put", "foo", "--url", &server.url()]);
     if let Some(token) = token {
-        let file = directory.join("token");
-        fs::write(&file, format!("{token}\n")).unwrap();
-        command.arg("--token-file").arg(file);
+        command.arg("--token-file").arg(secret(directory, token));
     }
     run(&mut command, b"")
+}
+
+/// A file with `token`, for nobody else to read.
+fn secret(directory: &Path, token: &str) -> PathBuf {
+    let path = directory.join("token");
+    fs::write(&path, format!("{token}\n")).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    path
+}
+
+#[test]
+fn every_verb_shows_a_server_its_token_and_says_which_one_is_needed() {
+    let directory = tempfile::tempdir().unwrap();
+    let [
+        (reader, first),
+        (writer, second),
+        (exporter, third),
+        (both, fourth),
+    ] = ["read", "write", "export", "read,write"]
+        .map(|scope| new_token(&[&scope.replace(',', "-"), "--scope", scope]));
+    let tokens = directory.path().join("tokens");
+    fs::write(&tokens, first + &second + &third + &fourth).unwrap();
+    let data = directory.path().join("data");
+    let server = Launch::new(&data).option("--tokens", &tokens).start();
+    let lines = directory.path().join("lines");
+    let foo = Digest::of(b"foo").to_string();
+    let line = format!("{{\"digest\": \"{foo}\", \"message\": \"foo\"}}\n");
+    fs::write(&lines, line).unwrap();
+    let lines = lines.to_str().unwrap();
+
+    for (arguments, right, wrong, needed) in [
+        (&["put", "foo"][..], &writer, &reader, "`write`"),
+        (&["put", "--batch", lines], &writer, &reader, "`write`"),
+        (&["get", &foo], &reader, &writer, "`read`"),
+        (&["import", lines], &writer, &reader, "`write`"),
+        (&["export"], &exporter, &both, "`export`"),
+        (&["verify"], &exporter, &both, "`export`"),
+        (
+            &["bench", "--duration", "50ms", "--messages", "10"],
+            &both,
+            &reader,
+            "`read` and `write`",
+        ),
+        (
+            &["bench", "miss", "--http2", "--duration", "50ms"],
+            &reader,
+            &writer,
+            "`read` and `write`",
+        ),
+    ] {
+        let ask = |token: Option<&String>, by_environment: bool| {
+            let mut command = digestd();
+            command.args(arguments).args(["--url", &server.url()]);
+            match token.map(|token| secret(directory.path(), token)) {
+                None => &mut command,
+                Some(path) if by_environment => command.env("DIGESTD_TOKEN_FILE", path),
+                Some(path) => command.arg("--token-file").arg(path),
+            };
+            run(&mut command, b"")
+        };
+        for by_environment in [false, true] {
+            let outcome = ask(Some(right), by_environment);
+            assert_eq!(outcome.code, Some(0), "{arguments:?} {outcome:?}");
+            assert!(!outcome.stderr.contains("can read"), "{outcome:?}");
+        }
+        for (token, status) in [(None, "401"), (Some(wrong), "403")] {
+            let Outcome { code, stderr, .. } = ask(token, false);
+            assert_eq!(code, Some(1), "{arguments:?} {stderr}");
+            for part in [status, needed, "--token-file"] {
+                assert!(stderr.contains(part), "{arguments:?} {part} {stderr}");
+            }
+            assert!(!stderr.contains(&wrong[8..]), "{arguments:?} {stderr}");
+        }
+    }
+}
+
+#[test]
+fn a_file_of_a_token_that_everybody_can_read_or_that_holds_none_is_said_to_be_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Digestd::start(&directory.path().join("data"));
+    let path = secret(directory.path(), "digestd_0123");
+    let mut command = digestd();
+    command.args(["put", "foo", "--url", &server.url(), "--token-file"]);
+    command.arg(&path);
+    for (mode, is_said) in [(0o600, false), (0o640, false), (0o644, true)] {
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        let outcome = run(&mut command, b"");
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        let said = outcome
+            .stderr
+            .contains("everybody on this machine can read");
+        assert_eq!(said, is_said, "{outcome:?}");
+    }
+    for content in ["", "two words", "\u{e9}"] {
+        fs::write(&path, content).unwrap();
+        let outcome = run(&mut command, b"");
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        assert!(outcome.stderr.contains("does not hold a token"));
+    }
 }
 
 #[test]
@@ -282,6 +380,7 @@ fn a_refusal_has_one_line_with_the_client_and_without_the_token() {
     let server = Launch::new(&data)
         .option("--tokens", &path)
         .option("--trusted-proxy", "127.0.0.1")
+        .option("--log-level", "trace")
         .start();
     let mut client = server.client();
     let wrong = "digestd_0123456789abcdef";
@@ -297,6 +396,15 @@ fn a_refusal_has_one_line_with_the_client_and_without_the_token() {
         assert!(!answer.text().contains(wrong));
     }
     assert_eq!(get_status(&mut client, &token), 404);
+    // Over HTTP/2, whose crate tells what it reads.
+    for token in [wrong, &token] {
+        let mut command = digestd();
+        command.args(["bench", "miss", "--http2", "--connections", "1"]);
+        command.args(["--duration", "10ms", "--url", &server.url()]);
+        let file = secret(directory.path(), token);
+        run(command.arg("--token-file").arg(file), b"");
+    }
+    assert!(server.log().contains("TRACE"));
     drop(client);
     let cmdline = fs::read(format!("/proc/{}/cmdline", server.pid())).unwrap();
     let log = server.stop();
