@@ -257,7 +257,10 @@ impl HttpError {
     }
 
     pub(super) fn into_response(self, as_problem: bool) -> Response {
-        let text = self.to_string();
+        let text = match &self {
+            Self::Refused(refused) => refused.text(),
+            other => other.to_string().into(),
+        };
         let mut response = if as_problem {
             response::problem(self.status(), self.problem(), &text)
         } else {

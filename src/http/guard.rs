@@ -4,6 +4,7 @@
 //! rate, the page that a browser makes the request for, and then the token, which must allow what
 //! [`scope`] says. What nobody thought of needs one too: a route that is missing there is closed.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -21,6 +22,11 @@ const FORWARDED: &str = "forwarded";
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
+/// What asks for a token …
+const CHALLENGE: &str = "Bearer realm=\"digestd\"";
+/// … and for another one.
+const OTHER_CHALLENGE: &str = "Bearer realm=\"digestd\", error=\"invalid_token\"";
+
 /// Why a request is refused before anybody looks at what it wants.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refused {
@@ -28,7 +34,7 @@ pub(super) enum Refused {
     Unclear(#[from] Unclear),
     #[error("Your network is not let in.")]
     Network,
-    #[error("Too many requests; wait {} seconds.", seconds(*.0))]
+    #[error("{}", rate_text(*.0))]
     Rate(Duration),
     #[error("A page of another site may not write here.")]
     Site,
@@ -44,6 +50,16 @@ fn refusal_text(refusal: Refusal) -> &'static str {
     }
 }
 
+fn rate_text(wait: Duration) -> String {
+    let mut digits = itoa::Buffer::new();
+    [
+        "Too many requests; wait ",
+        digits.format(seconds(wait)),
+        " seconds.",
+    ]
+    .concat()
+}
+
 /// As many whole seconds as it takes, at least one.
 fn seconds(wait: Duration) -> u32 {
     let whole = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
@@ -51,6 +67,16 @@ fn seconds(wait: Duration) -> u32 {
 }
 
 impl Refused {
+    /// The text of those that come in floods, without the machinery for all others: to refuse is to
+    /// be cheaper than to serve.
+    pub(super) fn text(&self) -> Cow<'static, str> {
+        match self {
+            Self::Rate(wait) => rate_text(*wait).into(),
+            Self::Token(refusal) => refusal_text(*refusal).into(),
+            other => other.to_string().into(),
+        }
+    }
+
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Unclear(_) => StatusCode::BAD_REQUEST,
@@ -85,15 +111,13 @@ impl Refused {
         let Self::Token(refusal) = self else {
             return None;
         };
-        let challenge = match refusal {
-            Refusal::NoToken => "Bearer realm=\"digestd\"".into(),
-            Refusal::UnknownToken => "Bearer realm=\"digestd\", error=\"invalid_token\"".into(),
-            Refusal::Scope(scope) => format!(
-                "Bearer realm=\"digestd\", error=\"insufficient_scope\", scope=\"{}\"",
-                scope.name()
-            ),
+        let scope = match refusal {
+            Refusal::NoToken => return Some(HeaderValue::from_static(CHALLENGE)),
+            Refusal::UnknownToken => return Some(HeaderValue::from_static(OTHER_CHALLENGE)),
+            Refusal::Scope(scope) => scope.name(),
         };
-        HeaderValue::from_maybe_shared(bytes::Bytes::from(challenge)).ok()
+        let challenge = format!("{CHALLENGE}, error=\"insufficient_scope\", scope=\"{scope}\"");
+        HeaderValue::try_from(challenge).ok()
     }
 }
 

@@ -259,6 +259,53 @@ async fn a_refused_write_keeps_its_connection_unless_its_body_is_large_or_was_no
     }
 }
 
+/// A POST without a token, cut in two.
+fn cut_post(spaces: usize, body: &str, cut: usize) -> (String, String) {
+    let length = body.len();
+    let spaces = " ".repeat(spaces);
+    let head = format!("POST /messages HTTP/1.1\r\nHost:{spaces}a\r\nContent-Length: {length}\r\n");
+    let post = format!("{head}\r\n{body}");
+    let (start, end) = post.split_at(cut.min(post.len()));
+    (start.to_owned(), end.to_owned())
+}
+
+#[tokio::test]
+async fn a_refused_body_is_told_from_the_next_request_however_it_comes() {
+    const NEXT: &str = "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
+    let server = TestServer::guarded(&with_tokens(Settings::default()));
+    let body = NEXT;
+    let (whole, _) = cut_post(1, body, usize::MAX);
+    let head_bytes = whole.len() - body.len();
+    // In one piece, without its body, with half of it, without its end; with more spaces or none.
+    for cut in [usize::MAX, head_bytes, head_bytes + 9, whole.len() - 1, 10] {
+        for spaces in [0, 1, 5] {
+            let mut client = server.connect_raw().await;
+            for _ in 0..2 {
+                let (start, end) = cut_post(spaces, body, cut);
+                client.send(start).await;
+                if !end.is_empty() {
+                    server.has_seen_all().await;
+                    client.send(end).await;
+                }
+                assert_eq!(client.answer().await.status, 401, "{cut} {spaces}");
+            }
+            // Two at once, and one behind them.
+            client.send([&*whole, &whole, NEXT].concat()).await;
+            for status in [401, 401, 200] {
+                assert_eq!(client.answer().await.status, status, "{cut} {spaces}");
+            }
+        }
+    }
+    // Spaces instead of the body: it looks as if all had come. What comes then is no request.
+    let (start, end) = cut_post(1 + body.len(), body, head_bytes + body.len());
+    assert_eq!(end, body);
+    let mut client = server.connect_raw().await;
+    client.send(start).await;
+    assert_eq!(client.answer().await.status, 401);
+    let _ = client.try_send(end.as_bytes()).await;
+    assert_eq!(client.rest().await.bytes, b"");
+}
+
 // Networks.
 
 #[tokio::test]
