@@ -111,6 +111,8 @@ pub struct Figures {
     pub puts: Vec<(&'static str, u64)>,
     /// Lines that did not get into the log.
     pub log_lines_dropped: u64,
+    /// Clients whose rates are remembered.
+    pub limited_clients: usize,
 }
 
 /// Everything that is counted as it happens.
@@ -424,6 +426,11 @@ impl Scrape {
             "Lines that did not get into the log because it could not keep up",
             self.figures.log_lines_dropped,
         )?;
+        page.gauge(
+            "digestd_limited_clients",
+            "Clients whose rates are remembered, those that read and those that write",
+            whole(self.figures.limited_clients as u64),
+        )?;
         if self.certificate_expiry != 0 {
             page.gauge(
                 "digestd_tls_certificate_expiry_timestamp_seconds",
@@ -663,6 +670,7 @@ mod tests {
             },
             puts: vec![("stored", 3)],
             log_lines_dropped: 7,
+            limited_clients: 8,
         }
     }
 

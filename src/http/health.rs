@@ -48,6 +48,7 @@ pub(super) fn metrics(app: &App) -> Response {
         health: app.service.health(),
         puts: app.service.puts(),
         log_lines_dropped: app.logs.lines_dropped(),
+        limited_clients: app.access.limited_clients(),
     }))
 }
 

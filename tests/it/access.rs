@@ -453,6 +453,7 @@ async fn nobody_else_s_word_changes_anything() {
         [404, 429, 429],
         "one client, and not a denied one"
     );
+    assert_eq!(access.limited_clients(), 1);
 }
 
 fn preambles(address: &str) -> [Vec<u8>; 2] {

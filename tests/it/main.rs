@@ -5,7 +5,7 @@
 //!   [`shutdown`], [`metrics`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`],
 //!   [`verify`], [`scrub`], [`backup`], [`compact`], with [`store_support`];
-//! * the real binaries: [`command`], [`tokens`], [`logs`], [`tls`], [`supervisor`], [`doctor`], [`export`], [`import`],
+//! * the real binaries: [`command`], [`tokens`], [`rates`], [`logs`], [`tls`], [`supervisor`], [`doctor`], [`export`], [`import`],
 //!   [`crash`], [`power`], [`failure`], [`full`], [`memory`], [`samples`], [`readme`], [`browser`],
 //!   [`caches`], [`strangers`], and [`gifts`] for the second one, with [`process`], [`writers`] and [`trace`].
 
@@ -50,6 +50,7 @@ mod problems;
 mod process;
 mod put;
 mod ranges;
+mod rates;
 mod reader;
 mod readme;
 mod samples;

@@ -243,6 +243,7 @@ fn commits_the_disk_and_the_process_are_told_of() {
     for series in [
         "digestd_integrity_failures_total 0",
         "digestd_log_lines_dropped_total 0",
+        "digestd_limited_clients 0",
     ] {
         assert!(text.contains(&format!("\n{series}\n")), "{series}\n{text}");
     }
