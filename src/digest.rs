@@ -53,9 +53,30 @@ impl FromStr for Digest {
     type Err = InvalidDigest;
 
     fn from_str(text: &str) -> Result<Self, InvalidDigest> {
+        let digits: [u8; DIGEST_DIGITS] = text.as_bytes().try_into().map_err(|_| InvalidDigest)?;
+        // All digits first and then one question: so the compiler takes many at once.
+        let values = digits.map(digit_value);
+        if values.iter().fold(0, |all, value| all | value) > 0xf {
+            return Err(InvalidDigest);
+        }
         let mut bytes = [0; DIGEST_BYTES];
-        hex::decode_to_slice(text, &mut bytes).map_err(|_| InvalidDigest)?;
+        for (byte, [high, low]) in bytes.iter_mut().zip(values.as_chunks().0) {
+            *byte = high << 4 | low;
+        }
         Ok(Self(bytes))
+    }
+}
+
+/// What a hexadecimal digit stands for; more than 15 if it is none.
+fn digit_value(digit: u8) -> u8 {
+    let decimal = digit.wrapping_sub(b'0');
+    let letter = (digit | 0x20).wrapping_sub(b'a');
+    if decimal < 10 {
+        decimal
+    } else if letter < 6 {
+        letter + 10
+    } else {
+        u8::MAX
     }
 }
 
@@ -110,6 +131,19 @@ mod tests {
     #[test]
     fn upper_case_digits_name_the_same_digest() {
         assert_eq!(FOO.to_uppercase().parse(), Ok(Digest::of(b"foo")));
+    }
+
+    #[test]
+    fn every_digit_counts_and_nothing_else_is_one() {
+        for character in 0..=0x7f_u8 {
+            let text = format!("{0}{1}{0}", char::from(character), "0".repeat(62));
+            let digit = char::from(character).to_digit(16);
+            let digit = digit.and_then(|digit| u8::try_from(digit).ok());
+            let digest = text.parse::<Digest>().ok();
+            let bytes = digest.map(|digest| (digest.0[0], digest.0[31]));
+            let expected = digit.map(|digit| (16 * digit, digit));
+            assert_eq!(bytes, expected, "{text:?}");
+        }
     }
 
     #[test]

@@ -13,9 +13,9 @@ use bytestring::ByteString;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::service::{Health, Stats};
-
 use crate::digest::Digest;
+use crate::ndjson::write_string;
+use crate::service::{Health, Stats};
 
 /// What is wrong with a body, and where.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +62,7 @@ pub(super) fn object(name: &str, text: &str) -> Vec<u8> {
     body.extend_from_slice(b"{\n  \"");
     body.extend_from_slice(name.as_bytes());
     body.extend_from_slice(b"\": ");
-    // Cannot fail: a string is always JSON, a vector always takes more.
-    let _ = serde_json::to_writer(&mut body, text);
+    write_string(&mut body, text);
     body.extend_from_slice(b"\n}\n");
     body
 }
@@ -97,9 +96,10 @@ pub(super) fn problem(kind: &str, title: &str, status: u16, detail: &str) -> Vec
         body.extend_from_slice(b"  \"");
         body.extend_from_slice(name.as_bytes());
         body.extend_from_slice(b"\": ");
-        let _ = serde_json::to_writer(&mut body, text);
+        write_string(&mut body, text);
     }
     body.extend_from_slice(b",\n  \"status\": ");
+    // Cannot fail, here and below: a number is always JSON, a vector always takes more.
     let _ = serde_json::to_writer(&mut body, &status);
     body.extend_from_slice(b"\n}\n");
     body
@@ -115,15 +115,14 @@ pub(super) fn write_digest_line(lines: &mut Vec<u8>, digest: &Digest) {
 /// Writes `{"message": "<text>"}` as a line.
 pub(super) fn write_message_line(lines: &mut Vec<u8>, text: &str) {
     lines.extend_from_slice(b"{\"message\": ");
-    // Cannot fail, here and below: a string is always JSON, a vector always takes more.
-    let _ = serde_json::to_writer(&mut *lines, text);
+    write_string(lines, text);
     lines.extend_from_slice(b"}\n");
 }
 
 /// Writes `{"error": "<text>", "line": <number>}` as a line.
 pub(super) fn write_error_line(lines: &mut Vec<u8>, text: &str, number: u64) {
     lines.extend_from_slice(b"{\"error\": ");
-    let _ = serde_json::to_writer(&mut *lines, text);
+    write_string(lines, text);
     lines.extend_from_slice(b", \"line\": ");
     let _ = serde_json::to_writer(&mut *lines, &number);
     lines.extend_from_slice(b"}\n");
