@@ -303,6 +303,7 @@ fn plan(connections: usize) -> Plan {
     Plan {
         address: SocketAddr::from(([127, 0, 0, 1], 0)),
         authorization: None,
+        tls: None,
         http2: false,
         connections,
         until: Until::Time(Duration::from_secs(seconds)),

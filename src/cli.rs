@@ -939,6 +939,7 @@ impl BenchArgs {
         let plan = Plan {
             address,
             authorization,
+            tls: None,
             http2: self.http2,
             connections: self.connections.into(),
             until: Until::Time(self.duration),

@@ -1,7 +1,7 @@
 //! A load generator: many connections, one thread, and what came back.
 //!
-//! It speaks just enough HTTP/1.1 to be cheap beside the server it measures, and HTTP/2 through
-//! hyper. It knows what requests look like and nothing of what they mean; see [`workload`] for that.
+//! It speaks just enough HTTP/1.1 to be cheap beside the server it measures, HTTP/2 through hyper, and
+//! either of them through TLS if it is told whom to trust. It knows what requests look like and nothing of what they mean; see [`workload`] for that.
 //!
 //! *Closed loop*: each connection sends its next request when it has the answer to the last.
 //! *Open loop*: requests are due at fixed times, whatever the answers do. One that finds every
@@ -19,7 +19,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -28,10 +30,16 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use self::workload::Requests;
 
@@ -54,6 +62,8 @@ pub struct Plan {
     pub address: SocketAddr,
     /// What it wants to see as `Authorization`; marked as secret, so that nothing prints it.
     pub authorization: Option<HeaderValue>,
+    /// TLS, if it wants to be spoken to so.
+    pub tls: Option<Tls>,
     /// HTTP/2 instead of HTTP/1.1, with one stream a connection at a time.
     pub http2: bool,
     /// Connections, each with one request under way.
@@ -62,6 +72,50 @@ pub struct Plan {
     pub until: Until,
     /// Requests a second, all connections together; as fast as they are answered without.
     pub rate: Option<f64>,
+}
+
+/// Whom to trust.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl Tls {
+    /// Trusts servers that show a certificate for the address or name `server`, signed by one of
+    /// those in the PEM file at `authorities`.
+    ///
+    /// # Errors
+    /// If there is none in it, or `server` is neither.
+    pub fn trusting(authorities: &Path, server: &str) -> io::Result<Self> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(authorities).map_err(io::Error::other)? {
+            let certificate = certificate.map_err(io::Error::other)?;
+            roots.add(certificate).map_err(io::Error::other)?;
+        }
+        let config = ClientConfig::builder_with_provider(ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from(server).map_err(io::Error::other)?;
+        Ok(Self {
+            config: config.into(),
+            name: name.to_owned(),
+        })
+    }
+
+    async fn shake_hands(
+        &self,
+        stream: TcpStream,
+        http2: bool,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let protocol: &[u8] = if http2 { b"h2" } else { b"http/1.1" };
+        let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let connector = TlsConnector::from(Arc::new(config));
+        connector.connect(self.name.clone(), stream).await
+    }
 }
 
 /// The end of a run.
@@ -198,7 +252,7 @@ pub async fn run(
     let tasks = tokio::task::LocalSet::new();
     let mut connections = JoinSet::new();
     for link in links {
-        connections.spawn_local_on(exchange(link, plan.clone(), Rc::clone(&run)), &tasks);
+        connections.spawn_local_on(drive(link, plan.clone(), Rc::clone(&run)), &tasks);
     }
     tasks
         .run_until(async { while connections.join_next().await.is_some() {} })
@@ -281,7 +335,7 @@ impl<F: FnMut(u64) -> Request> Run<F> {
 }
 
 /// What one connection does.
-async fn exchange<F: FnMut(u64) -> Request>(mut link: Link, plan: Plan, run: Rc<RefCell<Run<F>>>) {
+async fn drive<F: FnMut(u64) -> Request>(mut link: Link, plan: Plan, run: Rc<RefCell<Run<F>>>) {
     loop {
         // Not in the loop's head, where the borrow would last.
         let next = run.borrow_mut().next();
@@ -323,18 +377,37 @@ struct Answer {
 
 /// A connection.
 enum Link {
-    Http1 { stream: TcpStream, buffer: BytesMut },
+    Http1 { stream: Stream, buffer: BytesMut },
     Http2(http2::SendRequest<Full<Bytes>>),
+}
+
+/// What a connection speaks through.
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Link {
     async fn connect(plan: &Plan) -> io::Result<Self> {
         let stream = TcpStream::connect(plan.address).await?;
         stream.set_nodelay(true)?;
-        if !plan.http2 {
-            let buffer = BytesMut::with_capacity(HEAD_BYTES_MAX);
-            return Ok(Self::Http1 { stream, buffer });
+        let stream = match &plan.tls {
+            None => Stream::Plain(stream),
+            Some(tls) => Stream::Tls(tls.shake_hands(stream, plan.http2).await?.into()),
+        };
+        match stream {
+            stream if !plan.http2 => {
+                let buffer = BytesMut::with_capacity(HEAD_BYTES_MAX);
+                Ok(Self::Http1 { stream, buffer })
+            }
+            Stream::Plain(stream) => Self::http2(stream).await,
+            Stream::Tls(stream) => Self::http2(stream).await,
         }
+    }
+
+    async fn http2(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> io::Result<Self> {
         let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
@@ -350,8 +423,11 @@ impl Link {
     ) -> io::Result<Answer> {
         match self {
             Self::Http1 { stream, buffer } => {
-                stream.write_all(&request.to_http1(authorization)).await?;
-                receive(stream, buffer).await
+                let request = request.to_http1(authorization);
+                match stream {
+                    Stream::Plain(stream) => exchange(stream, &request, buffer).await,
+                    Stream::Tls(stream) => exchange(stream, &request, buffer).await,
+                }
             }
             Self::Http2(sender) => {
                 let request = request.into_http2(authorization);
@@ -413,8 +489,14 @@ impl Request {
     }
 }
 
-/// Reads one answer and drops its body.
-async fn receive(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<Answer> {
+/// Sends a request, reads the answer and drops its body.
+async fn exchange(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    request: &[u8],
+    buffer: &mut BytesMut,
+) -> io::Result<Answer> {
+    stream.write_all(request).await?;
+    stream.flush().await?;
     let (answer, mut missing) = loop {
         if let Some((answer, head_bytes, body_bytes)) = read_head(buffer)? {
             let bytes = head_bytes.saturating_add(body_bytes);
@@ -496,6 +578,7 @@ mod tests {
         Plan {
             address,
             authorization: None,
+            tls: None,
             http2: false,
             connections: 2,
             until,
