@@ -1,10 +1,12 @@
 //! The service end to end over loopback: `cargo bench --bench load`.
 //!
 //! The release binary serves on a free port, from a scratch directory; this process drives it with the
-//! load generator of `digestd bench`, some seconds a row. Two figures make rows comparable between
-//! machines: **F** (see `common`) for durable writes, and the **floor**, a responder that does one
-//! read, one write and no parsing, for reads. The floor runs as a process of its own, answers as
-//! many bytes as the service does, and is measured in turns with it.
+//! load generator of `digestd bench`, some seconds a row. Three things make rows comparable between
+//! machines, measured in the same run and, where it matters, in turns: **F** (see `common`) for
+//! durable writes; the **floor**, a responder that does one read, one write and no parsing and
+//! answers as many bytes, for reads; and, where Go is installed, a server as people write it for the
+//! exercise, which keeps its messages in memory. At the end stand the ratios that the design has
+//! targets for.
 //!
 //! * `cargo bench --bench load` measures every row, and leaves `target/load/report.{json,html}`;
 //!   words after `--` select the rows that have them all in their names (`-- POST 90`).
@@ -26,22 +28,24 @@
 
 mod common;
 mod report;
+mod servers;
 
 use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use digestd::digest::Digest;
 use digestd::load::workload::{Popularity, Requests, Workload, Zipf};
-use digestd::load::{self, Outcome, Plan, Until};
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use digestd::load::{self, Outcome, Plan, Tls, Until};
 use tempfile::TempDir;
 
-use self::report::{Report, Row};
+use self::report::{Bar, Report, Row};
+use self::servers::{Server, answer_bytes, floor_command, go_command, run_floor, service_command};
 
 /// Seconds of one measurement, or `DIGESTD_BENCH_SECONDS`.
 const SECONDS: u64 = 3;
@@ -64,13 +68,24 @@ const MANY: u64 = 1_000_000;
 /// Length of the usual message, in bytes.
 const LINE: usize = common::MESSAGE_BYTES;
 
+/// Length of a message of the large set, in bytes.
+const LONG: usize = 100;
+
+const MEBIBYTE: f64 = 1_048_576.0;
+
+/// Bytes of a request that is meant to be expensive: the largest that is taken.
+const HOSTILE: usize = 1 << 20;
+
+/// How long an idle server is watched.
+const IDLE: Duration = Duration::from_secs(10);
+
 fn main() {
     let words: Vec<_> = env::args()
         .skip(1)
         .filter(|word| word != "--bench")
         .collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["floor", bytes] => floor(bytes.parse().unwrap()),
+        ["floor", bytes] => run_floor(bytes.parse().unwrap()),
         ["--sweep", "workers"] => sweep_workers(),
         ["access"] => compare_access(),
         _ => measure_rows(&words),
@@ -79,57 +94,82 @@ fn main() {
 
 fn measure_rows(words: &[String]) {
     let directory = common::scratch();
-    let service = Server::start(&mut service_command(&directory, &[]));
+    let tls = ["--tls-listen", "127.0.0.1:0", "--tls-self-signed"];
+    let service = Server::start(&mut service_command(&directory, &tls));
+    let certificate = directory.path().join("store/localhost.crt");
+    let tls = Tls::trusting(&certificate, "localhost").unwrap();
     let mut bench = Bench::new(words, directory);
     let hot = requests(Workload::Hit, HOT, LINE);
     store(&service, &hot);
-    let floor = Server::start(&mut floor_command(answer_bytes(&service, &hot)));
+    let floor = Server::start(&mut floor_command(answer_bytes(
+        &service,
+        &hot.request(0).path,
+    )));
 
+    bench.idle(&service);
     for connections in [1, 8, 64, 256] {
-        bench.reads(&service, &floor, connections, &hot);
+        let to_floor = bench.reads("GET hit", &service, &floor, connections, &hot);
+        if connections == 64 {
+            bench.bar("GET hit / floor, CPU", to_floor, Bar::AtMost(1.6));
+        }
     }
-    for (name, workload) in [
-        ("GET miss", Workload::Miss),
-        ("GET not modified", Workload::NotModified),
+    bench.unlogged(&floor, &hot);
+    let known = requests(Workload::Known, HOT, LINE);
+    for (name, requests) in [
+        ("GET miss", &requests(Workload::Miss, HOT, LINE)),
+        (
+            "GET not modified",
+            &requests(Workload::NotModified, HOT, LINE),
+        ),
+        ("95/5 mixed", &requests(Workload::Mixed, HOT, LINE)),
     ] {
-        bench.row(name, &service, 64, &requests(workload, HOT, LINE));
+        bench.row(name, &service, &plan(64), requests);
     }
-    for connections in [1, 8, 64, 256] {
-        bench.row("POST unique 90 B", &service, connections, &posts(LINE));
+    bench.pair(
+        ["GET hit beside it", "POST known 90 B"],
+        [&service; 2],
+        [&plan(64); 2],
+        [&hot, &known],
+        |[get, post]| {
+            vec![(
+                "POST known / GET hit, CPU",
+                post.cpu_each() / get.cpu_each(),
+                Bar::AtMost(1.5),
+            )]
+        },
+    );
+    for (connections, bar) in [(1, 0.4), (8, 0.0), (64, 6.0), (256, 0.0)] {
+        let rate = bench.row(
+            "POST unique 90 B",
+            &service,
+            &plan(connections),
+            &posts(LINE),
+        );
+        if bar > 0.0 {
+            let name = format!("durable POST, {connections} connections / F");
+            let to_f = rate.map(|rate| rate / bench.f());
+            bench.bar(&name, to_f, Bar::AtLeast(bar));
+        }
     }
     for (name, bytes) in [
         ("1 KiB", 1 << 10),
         ("16 KiB", 16 << 10),
         ("256 KiB", 256 << 10),
     ] {
-        bench.row(&format!("POST unique {name}"), &service, 64, &posts(bytes));
+        bench.row(
+            &format!("POST unique {name}"),
+            &service,
+            &plan(64),
+            &posts(bytes),
+        );
     }
-    bench.row(
-        "POST known 90 B",
-        &service,
-        64,
-        &requests(Workload::Known, HOT, LINE),
-    );
-    bench.row(
-        "95/5 mixed",
-        &service,
-        64,
-        &requests(Workload::Mixed, HOT, LINE),
-    );
+    bench.beside_go(&service);
     bench.batches(&service);
-    bench.http2(&service, &hot);
+    bench.encrypted(&service, &tls, &hot);
     bench.open_loop(&service, &hot);
-
-    let many = env::var("DIGESTD_BENCH_MESSAGES").map_or(MANY, |number| number.parse().unwrap());
-    let mut uniform = requests(Workload::Hit, many, LINE);
-    uniform.set = "many".into();
-    let mut zipf = uniform.clone();
-    zipf.popularity = Popularity::Zipf(Zipf::new(many));
-    if bench.wants("GET of many") {
-        store(&service, &uniform);
-        bench.row("GET of many, uniformly", &service, 64, &uniform);
-        bench.row("GET of many, zipf", &service, 64, &zipf);
-    }
+    bench.beside_writers(&service, &hot);
+    bench.hostile(&service);
+    bench.many(&floor);
     bench.finish();
 }
 
@@ -319,13 +359,15 @@ struct Sample {
 }
 
 impl Sample {
-    fn add(&mut self, other: &Self) {
-        self.outcome
-            .latencies
-            .add(&other.outcome.latencies)
-            .unwrap();
-        self.outcome.elapsed += other.outcome.elapsed;
-        self.cpu_seconds += other.cpu_seconds;
+    fn add_to(total: &mut Option<Self>, other: Self) {
+        let Some(total) = total else {
+            *total = Some(other);
+            return;
+        };
+        let latencies = &mut total.outcome.latencies;
+        latencies.add(&other.outcome.latencies).unwrap();
+        total.outcome.elapsed += other.outcome.elapsed;
+        total.cpu_seconds += other.cpu_seconds;
     }
 
     /// Server CPU a request, in microseconds.
@@ -337,7 +379,10 @@ impl Sample {
 /// Drives a server from this thread; every request must be answered as it should be.
 fn measure(server: &Server, plan: &Plan, requests: &Requests) -> Sample {
     let mut plan = plan.clone();
-    plan.address = server.address;
+    plan.address = match plan.tls {
+        None => server.address,
+        Some(_) => server.tls_address.unwrap(),
+    };
     let mut warm_up = plan.clone();
     warm_up.until = Until::Time(WARM_UP);
     drive(&warm_up, requests);
@@ -381,13 +426,14 @@ fn drive(plan: &Plan, requests: &Requests) -> Outcome {
     outcome
 }
 
-/// Stores a batch on a connection of its own, reading while it writes; returns how long it took.
-fn send_batch(address: SocketAddr) -> Duration {
-    let set = common::fresh_name();
+/// Stores messages of a set as a batch on a connection of its own, reading while it writes; returns
+/// how long it took.
+fn send_batch(address: SocketAddr, requests: &Requests, numbers: Range<u64>) -> Duration {
     let mut lines = Vec::new();
-    for number in 0..BATCH_LINES {
-        let message = common::message(&set, number);
-        writeln!(lines, "{{\"message\": \"{}\"}}", message.text()).unwrap();
+    let messages = numbers.end - numbers.start;
+    for number in numbers {
+        lines.extend_from_slice(&requests.setup(number).body);
+        lines.push(b'\n');
     }
     let head = format!(
         // Version 1.0 has no chunks to take apart.
@@ -405,7 +451,7 @@ fn send_batch(address: SocketAddr) -> Duration {
     stream.read_to_string(&mut answer).unwrap();
     let elapsed = start.elapsed();
     writing.join().unwrap();
-    assert_eq!(answer.matches("{\"digest\": ").count() as u64, BATCH_LINES);
+    assert_eq!(answer.matches("{\"digest\": ").count() as u64, messages);
     elapsed
 }
 
@@ -434,45 +480,137 @@ impl Bench {
         }
     }
 
+    fn f(&self) -> f64 {
+        self.report.f
+    }
+
     fn wants(&self, name: &str) -> bool {
         self.words.iter().all(|word| name.contains(word))
     }
 
-    fn row(&mut self, name: &str, service: &Server, connections: usize, requests: &Requests) {
-        self.planned_row(name, service, &plan(connections), requests);
-    }
-
-    fn planned_row(&mut self, name: &str, service: &Server, plan: &Plan, requests: &Requests) {
-        let row = Row::named(name, plan.connections);
-        if self.wants(&row.name) {
-            let sample = measure(service, plan, requests);
-            let writes = requests.workload == Workload::Post && plan.rate.is_none();
-            self.report.add(&row, &sample, None, writes);
+    /// A ratio that the design has a target for, if it was measured.
+    fn bar(&mut self, name: &str, value: Option<f64>, bar: Bar) {
+        if let Some(value) = value {
+            self.report.add_bar(name, value, bar);
         }
     }
 
-    fn reads(&mut self, service: &Server, floor: &Server, connections: usize, hot: &Requests) {
-        let (bare, hits) = (
-            Row::named("floor", connections),
-            Row::named("GET hit", connections),
-        );
-        if !self.wants(&hits.name) {
+    /// Measures one row; returns its rate.
+    fn row(
+        &mut self,
+        name: &str,
+        service: &Server,
+        plan: &Plan,
+        requests: &Requests,
+    ) -> Option<f64> {
+        let row = Row::named(name, plan.connections);
+        if !self.wants(&row.name) {
+            return None;
+        }
+        let sample = measure(service, plan, requests);
+        let writes = requests.workload == Workload::Post && plan.rate.is_none();
+        self.report.add(&row, &sample, None, writes);
+        Some(sample.outcome.rate())
+    }
+
+    /// Measures two rows in turns, and what their ratios say.
+    fn pair(
+        &mut self,
+        names: [&str; 2],
+        servers: [&Server; 2],
+        plans: [&Plan; 2],
+        requests: [&Requests; 2],
+        bars: impl FnOnce(&[Sample; 2]) -> Vec<(&'static str, f64, Bar)>,
+    ) {
+        let rows = [0, 1].map(|row| Row::named(names[row], plans[row].connections));
+        if !rows.iter().any(|row| self.wants(&row.name)) {
             return;
         }
-        let plan = plan(connections);
-        let mut samples = [measure(floor, &plan, hot), measure(service, &plan, hot)];
-        for _ in 1..ROUNDS {
-            samples[0].add(&measure(floor, &plan, hot));
-            samples[1].add(&measure(service, &plan, hot));
+        let samples = in_turns(servers, plans, requests);
+        for (row, sample) in rows.iter().zip(&samples) {
+            self.report.add(row, sample, None, false);
         }
-        let [floor, service] = samples;
+        for (name, value, bar) in bars(&samples) {
+            self.report.add_bar(name, value, bar);
+        }
+    }
+
+    /// Reads in turns with the floor; returns how many times its CPU they cost.
+    fn reads(
+        &mut self,
+        name: &str,
+        service: &Server,
+        floor: &Server,
+        connections: usize,
+        requests: &Requests,
+    ) -> Option<f64> {
+        let (bare, row) = (
+            Row::named("floor", connections),
+            Row::named(name, connections),
+        );
+        if !self.wants(&row.name) {
+            return None;
+        }
+        let plan = plan(connections);
+        let [floor, service] = in_turns([floor, service], [&plan; 2], [requests; 2]);
+        let floor_cpu = floor.cpu_each();
         self.report.add(&bare, &floor, None, false);
-        self.report
-            .add(&hits, &service, Some(floor.cpu_each()), false);
+        self.report.add(&row, &service, Some(floor_cpu), false);
+        Some(service.cpu_each() / floor_cpu)
+    }
+
+    /// Reads that leave no line in the log.
+    fn unlogged(&mut self, floor: &Server, hot: &Requests) {
+        let name = "GET hit, no access log";
+        if self.wants(&Row::named(name, 64).name) {
+            let directory = common::scratch();
+            let service = Server::start(&mut service_command(&directory, &["--access-log", "off"]));
+            store(&service, hot);
+            let to_floor = self.reads(name, &service, floor, 64, hot);
+            self.bar(
+                "GET hit without access log / floor, CPU",
+                to_floor,
+                Bar::AtMost(1.35),
+            );
+        }
+    }
+
+    /// Writes in turns with those of a server in Go that keeps them in memory.
+    fn beside_go(&mut self, service: &Server) {
+        let names = [
+            "POST unique 90 B, Go in memory",
+            "POST unique 90 B, beside Go",
+        ];
+        if !names
+            .iter()
+            .any(|name| self.wants(&Row::named(name, 64).name))
+        {
+            return;
+        }
+        let directory = common::scratch();
+        let Some(mut command) = go_command(&directory) else {
+            println!("Go is not installed: nothing to compare with");
+            return;
+        };
+        let go = Server::start(&mut command);
+        self.pair(
+            names,
+            [&go, service],
+            [&plan(64); 2],
+            [&posts(LINE); 2],
+            |[go, service]| {
+                let rate = service.outcome.rate() / go.outcome.rate();
+                let cpu = service.cpu_each() / go.cpu_each();
+                vec![
+                    ("durable POST / Go in memory, rate", rate, Bar::AtLeast(1.2)),
+                    ("durable POST / Go in memory, CPU", cpu, Bar::AtMost(0.75)),
+                ]
+            },
+        );
     }
 
     /// Batches and single messages in turns. A line comes as its own row: it has no latency to speak of.
-    fn batches(&self, service: &Server) {
+    fn batches(&mut self, service: &Server) {
         let name = "POST batch of 100,000 × 90 B, 1 connection";
         if !self.wants(name) {
             return;
@@ -483,7 +621,9 @@ impl Bench {
             let singles = measure(service, &plan(64), &posts(LINE));
             singles_rate += singles.outcome.rate() / ROUNDS as f64;
             let before = (service.memory_bytes(), service.cpu_seconds());
-            seconds += send_batch(service.address).as_secs_f64();
+            let mut requests = posts(LINE);
+            requests.set = common::fresh_name();
+            seconds += send_batch(service.address, &requests, 0..BATCH_LINES).as_secs_f64();
             growth_bytes = service
                 .memory_bytes()
                 .saturating_sub(before.0)
@@ -496,24 +636,206 @@ impl Bench {
             "{name:<48} {rate:>10.0} {:>36.2}   {:.2} × POST of 64 connections, {:.1} MiB more memory",
             cpu_seconds * 1e6 / lines,
             rate / singles_rate,
-            growth_bytes as f64 / 1_048_576.0
+            growth_bytes as f64 / MEBIBYTE
         );
+        let f = self.f();
+        self.report
+            .add_bar("lines of a batch / F", rate / f, Bar::AtLeast(12.0));
     }
 
-    fn http2(&mut self, service: &Server, hot: &Requests) {
-        let mut plan = plan(64);
-        plan.http2 = true;
-        self.planned_row("GET hit, HTTP/2", service, &plan, hot);
-        self.planned_row("POST unique 90 B, HTTP/2", service, &plan, &posts(LINE));
+    /// Through TLS, HTTP/2, and both.
+    fn encrypted(&mut self, service: &Server, tls: &Tls, hot: &Requests) {
+        let plain = plan(64);
+        let mut encrypted = plain.clone();
+        encrypted.tls = Some(tls.clone());
+        self.pair(
+            ["GET hit beside TLS", "GET hit, TLS"],
+            [service; 2],
+            [&plain, &encrypted],
+            [hot; 2],
+            |[plain, tls]| {
+                let cpu = tls.cpu_each() / plain.cpu_each();
+                vec![("GET hit, TLS / plain, CPU", cpu, Bar::AtMost(1.6))]
+            },
+        );
+        self.row("POST unique 90 B, TLS", service, &encrypted, &posts(LINE));
+        for (name, mut plan) in [("HTTP/2", plain), ("HTTP/2 and TLS", encrypted)] {
+            plan.http2 = true;
+            self.row(&format!("GET hit, {name}"), service, &plan, hot);
+            let posts = posts(LINE);
+            self.row(&format!("POST unique 90 B, {name}"), service, &plan, &posts);
+        }
     }
 
     /// At a rate that any machine bears: what is left are the latencies.
     fn open_loop(&mut self, service: &Server, hot: &Requests) {
         let mut plan = plan(64);
         plan.rate = Some(5000.0);
-        self.planned_row("GET hit, open loop at 5,000/s", service, &plan, hot);
+        self.row("GET hit, open loop at 5,000/s", service, &plan, hot);
         let name = "POST unique 90 B, open loop at 5,000/s";
-        self.planned_row(name, service, &plan, &posts(LINE));
+        self.row(name, service, &plan, &posts(LINE));
+    }
+
+    /// Reads while nothing else happens, and while 64 writers have all they can get.
+    fn beside_writers(&mut self, service: &Server, hot: &Requests) {
+        let mut reads = plan(4);
+        reads.rate = Some(1000.0);
+        let rows = ["GET hit at 1,000/s", "GET hit at 1,000/s beside 64 writers"]
+            .map(|name| Row::named(name, reads.connections));
+        if !rows.iter().any(|row| self.wants(&row.name)) {
+            return;
+        }
+        let mut totals: [Option<Sample>; 2] = [None, None];
+        for _ in 0..ROUNDS {
+            let idle = measure(service, &reads, hot);
+            let mut writes = plan(64);
+            writes.address = service.address;
+            if let Until::Time(time) = &mut writes.until {
+                *time += 2 * WARM_UP;
+            }
+            let writing = std::thread::spawn(move || drive(&writes, &posts(LINE)));
+            let busy = measure(service, &reads, hot);
+            writing.join().unwrap();
+            for (total, sample) in totals.iter_mut().zip([idle, busy]) {
+                Sample::add_to(total, sample);
+            }
+        }
+        let samples = totals.map(Option::unwrap);
+        for (row, sample) in rows.iter().zip(&samples) {
+            self.report.add(row, sample, None, false);
+        }
+        let [idle, busy] = samples.map(|sample| sample.outcome.latency_at(0.99).as_secs_f64());
+        let name = "GET p99 beside 64 writers / idle";
+        self.report.add_bar(name, busy / idle, Bar::AtMost(3.0));
+    }
+
+    /// What a request of the largest size can cost.
+    fn hostile(&mut self, service: &Server) {
+        let message = |text: String| format!("{{\"message\": \"{text}\"}}");
+        let letters = "x".repeat(HOSTILE - 100);
+        for (name, body, status) in [
+            ("1 MiB of letters, known", message(letters), 201),
+            (
+                "1 MiB of escapes, known",
+                message("\\n".repeat(HOSTILE / 2 - 50)),
+                201,
+            ),
+            (
+                "1 MiB of long escapes, known",
+                message("\\u00e9".repeat(HOSTILE / 6 - 50)),
+                201,
+            ),
+            ("1 MiB of [", "[".repeat(HOSTILE), 400),
+            ("1 MiB of members", members(HOSTILE), 201),
+        ] {
+            let row = Row::named(&format!("POST {name}"), 8);
+            if !self.wants(&row.name) {
+                continue;
+            }
+            let body = bytes::Bytes::from(body);
+            let request = move |_| load::Request {
+                method: "POST",
+                path: "/messages".into(),
+                fields: vec![("Content-Type", "application/json".into())],
+                body: body.clone(),
+            };
+            let mut plan = plan(8);
+            plan.address = service.address;
+            let cpu = service.cpu_seconds();
+            let outcome = runtime().block_on(load::run(&plan, request)).unwrap();
+            assert_eq!(outcome.statuses.keys().collect::<Vec<_>>(), [&status]);
+            let sample = Sample {
+                cpu_seconds: service.cpu_seconds() - cpu,
+                outcome,
+            };
+            self.report.add(&row, &sample, None, false);
+        }
+    }
+
+    /// What a server does that nobody asks anything.
+    fn idle(&mut self, service: &Server) {
+        let name = "idle";
+        if self.wants(name) {
+            let before = service.activity();
+            std::thread::sleep(IDLE);
+            let after = service.activity();
+            let cpu = (after.0 - before.0) / IDLE.as_secs_f64();
+            let wakeups = (after.1 - before.1) as f64 / IDLE.as_secs_f64();
+            println!(
+                "{name:<48} {:.3} % of a core, {wakeups:.1} wake-ups/s",
+                cpu * 100.0
+            );
+            self.report
+                .add_bar("idle, % of a core", cpu * 100.0, Bar::AtMost(0.1));
+        }
+    }
+
+    /// A large set: what it takes, how it is read, how long a start takes with it.
+    fn many(&mut self, floor: &Server) {
+        if !self.wants("many") {
+            return;
+        }
+        let many =
+            env::var("DIGESTD_BENCH_MESSAGES").map_or(MANY, |number| number.parse().unwrap());
+        let mut uniform = requests(Workload::Hit, many, LONG);
+        uniform.set = "many".into();
+        let mut zipf = uniform.clone();
+        zipf.popularity = Popularity::Zipf(Zipf::new(many));
+
+        let directory = common::scratch();
+        let small = || Server::start(&mut service_command(&directory, &["--cache", "64MiB"]));
+        let service = small();
+        let start = Instant::now();
+        for first in (0..many).step_by(BATCH_LINES as usize) {
+            let lines = first..many.min(first + BATCH_LINES);
+            send_batch(service.address, &uniform, lines);
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let memory = service.memory_bytes() as f64;
+        println!(
+            "{:<48} {:>10.0}",
+            "many, stored in batches, a second",
+            many as f64 / seconds
+        );
+        self.report.add_bar(
+            "many, 64 MiB cache: resident, MB",
+            memory / 1e6,
+            Bar::AtMost(300.0),
+        );
+        self.row(
+            "POST unique 90 B, many stored",
+            &service,
+            &plan(64),
+            &posts(LINE),
+        );
+        drop(service);
+        let mut start = |name, bar| {
+            let start = Instant::now();
+            let service = small();
+            self.report
+                .add_bar(name, start.elapsed().as_secs_f64(), Bar::AtMost(bar));
+            drop(service);
+        };
+        start("many, ready after kill -9, s", 1.0);
+        fs::remove_dir_all(directory.path().join("store/index")).unwrap();
+        start("many, ready with the index redrawn, s", 45.0);
+
+        let service = Server::start(&mut service_command(&directory, &[]));
+        for (name, requests) in [
+            ("GET hit of many, uniformly", &uniform),
+            ("GET hit of many, zipf", &zipf),
+        ] {
+            let to_floor = self.reads(name, &service, floor, 64, requests);
+            self.bar(&format!("{name} / floor, CPU"), to_floor, Bar::AtMost(2.2));
+        }
+        for part in ["log", "index"] {
+            let bytes = disk_bytes(&directory.path().join("store").join(part)) as f64;
+            println!(
+                "{:<48} {:>10.0}",
+                format!("many, bytes of the {part} a message"),
+                bytes / many as f64
+            );
+        }
     }
 
     fn finish(self) {
@@ -521,7 +843,7 @@ impl Bench {
         // Cargo's own place for files of a bench is target/tmp.
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
         let directory = target.join("load");
-        self.report.write(&directory);
+        self.report.finish(&directory);
         println!(
             "written to {}/report.html and report.json",
             directory.display()
@@ -529,136 +851,28 @@ impl Bench {
     }
 }
 
-fn service_command(directory: &TempDir, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_digestd"));
-    command
-        .arg("--data-dir")
-        .arg(directory.path().join("store"))
-        .args([
-            "--listen",
-            "127.0.0.1:0",
-            "--cache",
-            "512MiB",
-            "--free-min",
-            "0B",
-            "--log-format",
-            "text",
-        ])
-        .args(arguments);
-    command
-}
-
-fn floor_command(answer_bytes: usize) -> Command {
-    let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["floor", &answer_bytes.to_string()]);
-    command
-}
-
-fn answer_bytes(server: &Server, requests: &Requests) -> usize {
-    let path = requests.request(0).path;
-    let mut stream = TcpStream::connect(server.address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-    stream.read(&mut [0; 4096]).unwrap()
-}
-
-/// A process that serves, and says where in a line with `http://`.
-struct Server {
-    process: Child,
-    address: SocketAddr,
-}
-
-impl Server {
-    fn start(command: &mut Command) -> Self {
-        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap())
-            .lines()
-            .map(Result::unwrap);
-        let line = lines.find(|line| line.contains("http://")).unwrap();
-        let address = line.rsplit("http://").next().unwrap();
-        let address = address.trim().parse().unwrap();
-        lines.find(|line| line.contains("ready")).unwrap();
-        // Whatever else it says goes nowhere, but must not block it.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { process, address }
-    }
-
-    /// Processor time of the process so far, user and system.
-    fn cpu_seconds(&self) -> f64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
-        let fields: Vec<_> = stat
-            .rsplit(')')
-            .next()
-            .unwrap()
-            .split_whitespace()
-            .collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        ticks as f64 / rustix::param::clock_ticks_per_second() as f64
-    }
-}
-
-impl Server {
-    /// The most memory the process has had so far.
-    fn memory_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kibibytes = line.unwrap().trim().strip_suffix(" kB").unwrap();
-        kibibytes.parse::<u64>().unwrap() << 10
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// The floor: whatever comes is a request, and every request has the same answer.
-fn floor(bytes: usize) {
-    let head = |length: usize| format!("HTTP/1.1 200 OK\r\ncontent-length: {length:04}\r\n\r\n");
-    let length = bytes - head(0).len();
-    let answer = head(length) + &"x".repeat(length);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    eprintln!("floor on http://{}", listener.local_addr().unwrap());
-    eprintln!("ready");
-    listener.set_nonblocking(true).unwrap();
-    let poll = epoll::create(CreateFlags::CLOEXEC).unwrap();
-    epoll::add(
-        &poll,
-        &listener,
-        EventData::new_u64(u64::MAX),
-        EventFlags::IN,
-    )
-    .unwrap();
-    let mut streams: Vec<Option<TcpStream>> = Vec::new();
-    let mut events = Vec::with_capacity(256);
-    let mut buffer = [0; 4096];
-    loop {
-        events.clear();
-        epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), None).unwrap();
-        for event in &events {
-            let Event { data, .. } = *event;
-            if data.u64() == u64::MAX {
-                let (stream, _) = listener.accept().unwrap();
-                stream.set_nonblocking(true).unwrap();
-                stream.set_nodelay(true).unwrap();
-                epoll::add(
-                    &poll,
-                    &stream,
-                    EventData::new_u64(streams.len() as u64),
-                    EventFlags::IN,
-                )
-                .unwrap();
-                streams.push(Some(stream));
-                continue;
-            }
-            let slot = &mut streams[data.u64() as usize];
-            let Some(stream) = slot else { continue };
-            match stream.read(&mut buffer) {
-                Ok(bytes) if bytes > 0 => stream.write_all(answer.as_bytes()).unwrap(),
-                // Dropping it takes it out of the poll.
-                _ => *slot = None,
-            }
+/// Measures two servers one after the other, and again, so that what else the machine does meets both.
+fn in_turns(servers: [&Server; 2], plans: [&Plan; 2], requests: [&Requests; 2]) -> [Sample; 2] {
+    let mut totals = [None, None];
+    for _ in 0..ROUNDS {
+        for (turn, total) in totals.iter_mut().enumerate() {
+            Sample::add_to(total, measure(servers[turn], plans[turn], requests[turn]));
         }
     }
+    totals.map(Option::unwrap)
+}
+
+/// An object whose message comes last of as many members as there is room for.
+fn members(bytes: usize) -> String {
+    let member = "\"\": [{}], ";
+    let members = member.repeat((bytes - 20) / member.len());
+    format!("{{{members}\"message\": \"x\"}}")
+}
+
+/// Room that a directory takes on the disk.
+fn disk_bytes(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
+    entries
+        .map(|entry| entry.metadata().unwrap().blocks() * 512)
+        .sum()
 }

@@ -1,7 +1,8 @@
 //! Look-ups in the store, without HTTP: hits and misses, by one thread and by two.
 //!
 //! `uniform` reads any of the messages, so most reads go through the index, the page cache and the
-//! digest check; `hot` reads a thousand of them again and again, from the cache of messages.
+//! digest check; `hot` reads a thousand of them again and again, from the cache of messages; `near`
+//! asks for 64 KiB of digests that differ from stored ones in their last bit only.
 //! `DIGESTD_BENCH_MESSAGES=1000000` measures a store of a million.
 
 #![allow(
@@ -21,10 +22,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use digestd::digest::Digest;
+use digestd::digest::{DIGEST_BYTES, Digest};
 use digestd::store::{EmbeddedStore, Store};
 
 const HOT: u64 = 1000;
+
+/// As many digests as 64 KiB have room for.
+const NEAR: u64 = (64 << 10) / DIGEST_BYTES as u64;
 
 fn lookup(criterion: &mut Criterion) {
     let directory = common::scratch();
@@ -36,12 +40,21 @@ fn lookup(criterion: &mut Criterion) {
             .map(|number| common::message(set, number).digest())
             .collect()
     };
+    let near = |digest: &Digest| {
+        let mut bytes = *digest.as_bytes();
+        bytes[DIGEST_BYTES - 1] ^= 1;
+        Digest::from_bytes(bytes)
+    };
     let mut group = criterion.benchmark_group(format!("get/{messages} messages"));
     group.throughput(Throughput::Elements(1));
     for (name, digests) in [
         ("hit/uniform", digests("stored", messages)),
         ("hit/hot", digests("stored", HOT)),
         ("miss", digests("absent", messages)),
+        (
+            "miss/near",
+            digests("stored", NEAR).iter().map(near).collect(),
+        ),
     ] {
         for threads in [1, 2] {
             group.bench_function(format!("{name}/{threads} threads"), |bencher| {

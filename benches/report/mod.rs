@@ -1,6 +1,6 @@
 //! The rows of the load bench as a table, as JSON, and as a page with plots.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::path::Path;
 
@@ -26,10 +26,36 @@ impl Row {
     }
 }
 
-/// All rows so far.
+/// What a figure should be.
+#[derive(Clone, Copy)]
+pub(crate) enum Bar {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Bar {
+    fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(bar) => value >= bar,
+            Self::AtMost(bar) => value <= bar,
+        }
+    }
+}
+
+impl fmt::Display for Bar {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(bar) => write!(formatter, "≥ {bar}"),
+            Self::AtMost(bar) => write!(formatter, "≤ {bar}"),
+        }
+    }
+}
+
+/// All rows so far, and what the design has targets for.
 pub(crate) struct Report {
-    f: f64,
+    pub(crate) f: f64,
     rows: Vec<Value>,
+    bars: Vec<(String, f64, Bar)>,
 }
 
 impl Report {
@@ -42,7 +68,13 @@ impl Report {
         Self {
             f,
             rows: Vec::new(),
+            bars: Vec::new(),
         }
+    }
+
+    /// Keeps a figure that has a target.
+    pub(crate) fn add_bar(&mut self, name: &str, value: f64, bar: Bar) {
+        self.bars.push((name.to_owned(), value, bar));
     }
 
     /// Prints and keeps a row. `floor_cpu` is the floor's CPU a request; durable writes are shown as
@@ -72,10 +104,16 @@ impl Report {
         }));
     }
 
-    /// Leaves `report.json` and `report.html` in `directory`.
-    pub(crate) fn write(&self, directory: &Path) {
+    /// Prints the targets; leaves `report.json` and `report.html` in `directory`.
+    pub(crate) fn finish(&self, directory: &Path) {
+        for (name, value, bar) in &self.bars {
+            let missed = if bar.holds(*value) { "" } else { "  missed" };
+            println!("{name:<48} {value:>10.2}  {bar}{missed}");
+        }
         fs::create_dir_all(directory).unwrap();
-        let report = json!({ "f": self.f, "rows": self.rows });
+        let bar = |(name, value, bar): &(String, f64, Bar)| json!({ "name": name, "value": value, "bar": bar.to_string() });
+        let bars: Vec<_> = self.bars.iter().map(bar).collect();
+        let report = json!({ "f": self.f, "rows": self.rows, "bars": bars });
         let text = serde_json::to_string_pretty(&report).unwrap();
         fs::write(directory.join("report.json"), text).unwrap();
         fs::write(directory.join("report.html"), self.page()).unwrap();
@@ -108,6 +146,10 @@ impl Report {
                     let _ = write!(page, "{value:.digits$}");
                 }
             }
+        }
+        page += "</table><h2>Targets</h2><table>";
+        for (name, value, bar) in &self.bars {
+            let _ = write!(page, "<tr><td>{name}<td>{value:.2}<td>{bar}");
         }
         page += "</table>";
         for (column, title) in [
