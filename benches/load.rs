@@ -31,12 +31,16 @@ mod report;
 mod servers;
 
 use std::env;
-use std::fs;
-use std::io::{Read, Write};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use digestd::digest::Digest;
@@ -688,14 +692,9 @@ impl Bench {
         let mut totals: [Option<Sample>; 2] = [None, None];
         for _ in 0..ROUNDS {
             let idle = measure(service, &reads, hot);
-            let mut writes = plan(64);
-            writes.address = service.address;
-            if let Until::Time(time) = &mut writes.until {
-                *time += 2 * WARM_UP;
-            }
-            let writing = std::thread::spawn(move || drive(&writes, &posts(LINE)));
+            let writers = Writers::start(service.address, 64);
             let busy = measure(service, &reads, hot);
-            writing.join().unwrap();
+            drop(writers);
             for (total, sample) in totals.iter_mut().zip([idle, busy]) {
                 Sample::add_to(total, sample);
             }
@@ -828,6 +827,8 @@ impl Bench {
             let to_floor = self.reads(name, &service, floor, 64, requests);
             self.bar(&format!("{name} / floor, CPU"), to_floor, Bar::AtMost(2.2));
         }
+        drop(service);
+        self.exported(&directory, &uniform);
         for part in ["log", "index"] {
             let bytes = disk_bytes(&directory.path().join("store").join(part)) as f64;
             println!(
@@ -836,6 +837,72 @@ impl Bench {
                 bytes / many as f64
             );
         }
+    }
+
+    /// All of a large set leaves while 16 writers go on, and comes into another store.
+    fn exported(&mut self, directory: &TempDir, uniform: &Requests) {
+        let arguments = ["--allow-export", "--cache", "64MiB"];
+        let service = Server::start(&mut service_command(directory, &arguments));
+        let mut gets = plan(4);
+        gets.rate = Some(1000.0);
+        let p99 = || {
+            let sample = measure(&service, &gets, uniform);
+            sample.outcome.latency_at(0.99).as_secs_f64()
+        };
+        let idle = p99();
+        let writers = Writers::start(service.address, 16);
+        let beside_writers = p99();
+        let file = directory.path().join("export");
+        let before = service.resident_bytes();
+        let start = Instant::now();
+        let (mut busy, mut growth) = (Vec::new(), 0);
+        let lines = std::thread::scope(|scope| {
+            let export = scope.spawn(|| receive_export(service.address, &file));
+            while !export.is_finished() {
+                busy.push(p99());
+                growth = growth.max(service.resident_bytes().saturating_sub(before));
+            }
+            export.join().unwrap()
+        });
+        let seconds = start.elapsed().as_secs_f64();
+        drop(writers);
+        println!(
+            "{:<48} {:>10.0}",
+            "export of many beside 16 writers, lines/s",
+            lines as f64 / seconds
+        );
+        busy.sort_by(f64::total_cmp);
+        let busy = busy[busy.len() / 2];
+        let mebibytes = growth as f64 / MEBIBYTE;
+        let bars = [
+            (
+                "GET p99 beside 16 writers / idle",
+                beside_writers / idle,
+                3.0,
+            ),
+            ("GET p99 beside an export too / idle", busy / idle, 3.0),
+            ("export: memory more, MiB", mebibytes, 64.0),
+        ];
+        for (name, value, bar) in bars {
+            self.report.add_bar(name, value, Bar::AtMost(bar));
+        }
+        let singles = measure(&service, &plan(64), &posts(LINE)).outcome.rate();
+        drop(service);
+        let start = Instant::now();
+        let imported = Command::new(env!("CARGO_BIN_EXE_digestd"))
+            .arg("import")
+            .arg("--data-dir")
+            .arg(directory.path().join("imported"))
+            .arg(&file)
+            .stderr(Stdio::null())
+            .status();
+        assert!(imported.unwrap().success());
+        let rate = lines as f64 / start.elapsed().as_secs_f64();
+        self.report.add_bar(
+            "import / POSTs of 64 connections",
+            rate / singles,
+            Bar::AtLeast(3.0),
+        );
     }
 
     fn finish(self) {
@@ -848,6 +915,64 @@ impl Bench {
             "written to {}/report.html and report.json",
             directory.display()
         );
+    }
+}
+
+/// Connections that store new messages until they are dropped.
+struct Writers {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writers {
+    fn start(address: SocketAddr, connections: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let mut plan = plan(connections);
+        plan.address = address;
+        plan.until = Until::Time(Duration::from_millis(500));
+        let write = move || {
+            while !stopped.load(Ordering::Relaxed) {
+                drive(&plan, &posts(LINE));
+            }
+        };
+        Self {
+            stop,
+            thread: Some(std::thread::spawn(write)),
+        }
+    }
+}
+
+impl Drop for Writers {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().unwrap().join();
+        assert!(ended.is_ok() || std::thread::panicking());
+    }
+}
+
+/// Writes an export to a file; returns its lines.
+fn receive_export(address: SocketAddr, file: &Path) -> usize {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /messages HTTP/1.0\r\n\r\n").unwrap();
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        stream.read_line(&mut line).unwrap();
+    }
+    let mut file = BufWriter::new(File::create(file).unwrap());
+    let mut lines = 0;
+    loop {
+        let bytes = stream.fill_buf().unwrap();
+        if bytes.is_empty() {
+            file.flush().unwrap();
+            return lines;
+        }
+        lines += memchr::memchr_iter(b'\n', bytes).count();
+        file.write_all(bytes).unwrap();
+        let read = bytes.len();
+        stream.consume(read);
     }
 }
 

@@ -50,8 +50,17 @@ impl Server {
 
     /// The most memory the process has had so far.
     pub(crate) fn memory_bytes(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    /// The memory it has now.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    fn status(&self, name: &str) -> u64 {
         let status = self.proc("status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kibibytes = line.unwrap().trim().strip_suffix(" kB").unwrap();
         kibibytes.parse::<u64>().unwrap() << 10
     }
