@@ -33,8 +33,8 @@ fn find(arguments: &FindPair) -> anyhow::Result<()> {
     };
     let bar = progress_bar(list.bytes());
     let gifts = match arguments.count {
-        Count::Pair => list.pair(arguments.balance, &|bytes| bar.set_position(bytes)),
-        Count::Triple => list.triple(arguments.balance, &|bytes| bar.set_position(bytes)),
+        Count::Pair => list.pair(arguments.balance, &|bytes| bar.inc(bytes)),
+        Count::Triple => list.triple(arguments.balance, &|bytes| bar.inc(bytes)),
     };
     bar.finish_and_clear();
     let gifts = gifts.with_context(|| arguments.file.display().to_string())?;
