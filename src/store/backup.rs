@@ -1,16 +1,20 @@
 //! Backup: a copy of the log that is a store of its own, taken at any moment, also while another process
 //! appends to it.
 //!
-//! It rests on two facts. A record that has a whole group behind it never changes again; so a segment
-//! that was copied once is left alone by the next backup, but for those that the last group of the copy
-//! reaches into. And a group is written in the order of the log; so whoever has seen a record in one
-//! segment sees all that was written before it in those below.
+//! It rests on three facts. A record that has a whole group behind it never changes again, but that its
+//! body becomes zeros once a deletion stands behind it; so a segment that was copied once is left alone by
+//! the next backup, but for those that the last group of the copy reaches into. What was deleted since may
+//! still be in it, and whoever serves the copy reads the deletion and erases it. A group is written in the
+//! order of the log; so whoever has seen a record in one segment sees all that was written before it in
+//! those below. And a body is erased long after its deletion was written; so a copy that has an erased
+//! body and not its deletion is one whose source has that deletion behind the end of the copy.
 //!
 //! The source is only read, and needs no lock. The copy has no index: whoever serves it draws one. It has
 //! the checkpoint, read before the log, so that what was acknowledged until then is known to be in it.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
 use super::directory::{
@@ -18,7 +22,10 @@ use super::directory::{
 };
 use super::disk;
 use super::log::{Log, Position};
-use super::recovery;
+use super::recovery::{self, Kind};
+
+/// How often what was appended meanwhile is copied as well, for the deletions in it.
+const ROUNDS_MAX: usize = 8;
 
 /// How a backup is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,35 +66,37 @@ pub fn back_up(
     let checkpoint = read_checkpoint(source, &log);
     // Again: the checkpoint may lie in a segment that was not there yet.
     let log = open_log(source, segment_bytes)?;
-    let End { end, last_group } = end(&log).map_err(OpenError::io("read the log"))?;
-
+    let read = || OpenError::io("read the log");
+    let mut until = end(&log).map_err(read())?;
     let copy = Copy::open(destination, segment_bytes)?;
-    let first = copy.first_to_take(&log, end)?;
-    for segment in first..=end.segment {
-        progress(segment - 1, end.segment);
-        if log.segment(segment).is_some() {
-            let bytes = if segment < end.segment {
-                segment_bytes
-            } else {
-                end.offset
-            };
-            // Whoever opens the copy may mend what its last group reaches into.
-            let taken = if method == Method::HardLink && segment < last_group.segment {
-                copy.link(source, segment)
-            } else {
-                copy.copy(source, segment, bytes)
-            };
-            taken.map_err(OpenError::io(format!("back up segment {segment}")))?;
+    let first_taken = copy.first_to_take(&log, until.end)?;
+    let mut first = first_taken;
+    for round in 1..=ROUNDS_MAX {
+        copy.take(source, first..=until.segment(), &until, method, progress)?;
+        let taken = Position {
+            segment: first,
+            offset: 0,
+        };
+        let log = open_log(source, segment_bytes)?;
+        if !has_erased(&log, taken..until.end).map_err(read())? {
+            break;
         }
+        if round == ROUNDS_MAX {
+            let error = io::Error::other("messages are deleted faster than they are copied");
+            return Err(OpenError::io("back up the end of the log")(error));
+        }
+        first = until.last_group.segment;
+        until = end(&log).map_err(read())?;
     }
+    let End { end, .. } = until;
     disk::sync_directory(&copy.log_directory).map_err(OpenError::io("sync the copy"))?;
     if let Some(checkpoint) = checkpoint {
         write_checkpoint(destination, checkpoint).map_err(OpenError::io("write the checkpoint"))?;
     }
     progress(end.segment, end.segment);
     Ok(BackedUp {
-        taken: (end.segment + 1).saturating_sub(first),
-        kept: first - 1,
+        taken: (end.segment + 1).saturating_sub(first_taken),
+        kept: first_taken - 1,
         end,
     })
 }
@@ -111,13 +120,34 @@ struct End {
     last_group: Position,
 }
 
+impl End {
+    fn segment(&self) -> u32 {
+        self.end.segment
+    }
+}
+
+/// Whether deletions behind `taken` erase what is in it.
+fn has_erased(log: &Log, taken: Range<Position>) -> io::Result<bool> {
+    let mut erased = false;
+    recovery::survey(log, taken.end, taken.end, |record| {
+        if record.kind == Kind::Deletion {
+            erased |= log
+                .erased_by(record.place)?
+                .iter()
+                .any(|at| taken.contains(at));
+        }
+        Ok::<_, io::Error>(())
+    })?;
+    Ok(erased)
+}
+
 /// Reads the last segment that has records, and those behind it.
 fn end(log: &Log) -> io::Result<End> {
     let mut from = Position::START;
     for segment in (1..=log.last_segment()).rev() {
         from = Position { segment, offset: 0 };
         let mut records = 0;
-        let survey = recovery::survey(log, from, from, |_, _| {
+        let survey = recovery::survey(log, from, from, |_| {
             records += 1;
             Ok::<_, io::Error>(())
         })?;
@@ -198,6 +228,37 @@ impl Copy {
             }
         }
         Ok(first)
+    }
+
+    /// Takes `segments` of a log that ends at `until`.
+    fn take(
+        &self,
+        source: &Path,
+        segments: RangeInclusive<u32>,
+        until: &End,
+        method: Method,
+        progress: &dyn Fn(u32, u32),
+    ) -> Result<(), OpenError> {
+        let log = open_log(source, self.segment_bytes)?;
+        for segment in segments {
+            progress(segment - 1, until.segment());
+            if log.segment(segment).is_none() {
+                continue;
+            }
+            let bytes = if segment < until.segment() {
+                self.segment_bytes
+            } else {
+                until.end.offset
+            };
+            // Whoever opens the copy may mend what its last group reaches into.
+            let taken = if method == Method::HardLink && segment < until.last_group.segment {
+                self.link(source, segment)
+            } else {
+                self.copy(source, segment, bytes)
+            };
+            taken.map_err(OpenError::io(format!("back up segment {segment}")))?;
+        }
+        Ok(())
     }
 
     fn link(&self, source: &Path, segment: u32) -> io::Result<()> {

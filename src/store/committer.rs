@@ -1,9 +1,11 @@
-//! The committer: the one thread that writes messages.
+//! The committer: the one thread that writes.
 //!
-//! It takes groups from the queue, appends and syncs them, enters them into the index and answers, in
-//! this order, which is the durability argument of `store/mod.rs` in code.
+//! It takes groups of puts and deletions from the queue, appends and syncs them, carries them out in the
+//! index and answers, in this order, which is the durability argument of `store/mod.rs` in code. Within a
+//! group all goes in the order of the queue, in the log as in the index. What was deleted is erased by
+//! the keeper.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError};
@@ -13,35 +15,168 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::disk::{self, Lack};
-use super::embedded::{Options, Shared};
-use super::log::{Appender, Place, Position};
-use super::{Commit, Durability, Receipt, StoreError};
+use super::embedded::{Erasure, Options, Shared};
+use super::index::{Index, IndexError};
+use super::log::{Appender, Draft, Group, Place, Position};
+use super::{Commit, Deleted, Durability, Receipt, StoreError};
+use crate::digest::Digest;
 use crate::message::Message;
 
 /// Log bytes between checkpoints, for the same reason when messages are large.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
 
-/// A put that waits for the committer.
+/// What waits for the committer.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) message: Message,
-    /// A place that the index has for it, but which does not hold it any more.
-    pub(super) damaged: Option<Place>,
-    pub(super) reply: oneshot::Sender<Result<Receipt, StoreError>>,
+    pub(super) job: Job,
     /// Where the caller runs, if that is an async runtime.
     pub(super) runtime: Option<Handle>,
 }
 
+/// What is to be done.
+#[derive(Debug)]
+pub(super) enum Job {
+    Put {
+        message: Message,
+        /// A place that the index has for it, but which does not hold it any more.
+        damaged: Option<Place>,
+        reply: oneshot::Sender<Result<Receipt, StoreError>>,
+    },
+    Delete {
+        digest: Digest,
+        reply: oneshot::Sender<Result<Option<Deleted>, StoreError>>,
+    },
+}
+
+/// A group as it is written, and then carried out in the index.
+#[derive(Debug, Default)]
+struct Plan {
+    steps: Vec<Step>,
+    /// Numbers of those of its entries that are deletions of nothing, in ascending order.
+    vain: Vec<usize>,
+    /// Bytes of text.
+    bytes: u64,
+}
+
+#[derive(Debug)]
+enum Step {
+    Put {
+        digest: Digest,
+        damaged: Option<Place>,
+        place: Place,
+    },
+    Delete {
+        digest: Digest,
+        at: Position,
+        /// Every record of the message that is known.
+        erased: Vec<Place>,
+    },
+}
+
+/// What the entries of a group so far make of a message.
+#[derive(Debug, Default)]
+struct State {
+    /// Where it will be, if they put it.
+    place: Option<Place>,
+    /// Whatever the index has of it is gone.
+    is_deleted: bool,
+}
+
+/// Why a group cannot be laid out.
+enum LayOutError {
+    Index(IndexError),
+    Log(io::Error),
+}
+
+impl From<IndexError> for LayOutError {
+    fn from(error: IndexError) -> Self {
+        Self::Index(error)
+    }
+}
+
+impl From<io::Error> for LayOutError {
+    fn from(error: io::Error) -> Self {
+        Self::Log(error)
+    }
+}
+
+impl Plan {
+    /// Lays out what `entries` make of the messages in `index`. There is no group if nothing changes.
+    fn lay_out(
+        index: &Index,
+        mut draft: Draft<'_>,
+        entries: &[Entry],
+    ) -> Result<(Self, Option<Group>), LayOutError> {
+        let mut plan = Self {
+            steps: Vec::with_capacity(entries.len()),
+            ..Self::default()
+        };
+        let mut states: HashMap<Digest, State> = HashMap::with_capacity(entries.len());
+        for (number, entry) in entries.iter().enumerate() {
+            match &entry.job {
+                Job::Put {
+                    message, damaged, ..
+                } => {
+                    let digest = message.digest();
+                    let state = states.entry(digest).or_default();
+                    // One record is enough for all who put it.
+                    if state.place.is_none() {
+                        let place = draft.put(message)?;
+                        state.place = Some(place);
+                        plan.bytes += message.as_bytes().len() as u64;
+                        plan.steps.push(Step::Put {
+                            digest,
+                            damaged: *damaged,
+                            place,
+                        });
+                    }
+                }
+                Job::Delete { digest, .. } => {
+                    let state = states.entry(*digest).or_default();
+                    let indexed = if state.is_deleted {
+                        None
+                    } else {
+                        index.get(digest)?
+                    };
+                    let erased: Vec<_> = indexed.into_iter().chain(state.place.take()).collect();
+                    if erased.is_empty() {
+                        plan.vain.push(number);
+                        continue;
+                    }
+                    state.is_deleted = true;
+                    plan.steps.push(Step::Delete {
+                        digest: *digest,
+                        at: draft.delete(*digest, &erased)?.at,
+                        erased,
+                    });
+                }
+            }
+        }
+        let group = if draft.is_empty() {
+            None
+        } else {
+            Some(draft.finish()?)
+        };
+        Ok((plan, group))
+    }
+}
+
 /// A group that is as durable as it says.
-#[derive(Clone, Copy)]
 struct Committed {
     durability: Durability,
     synced_in: Duration,
+    /// See [`Plan::vain`].
+    vain: Vec<usize>,
 }
 
 impl Committed {
-    fn receipt(self, message: &Message) -> Receipt {
+    fn receipt(&self, message: &Message) -> Receipt {
         Receipt::new(message.digest(), self.durability, self.synced_in)
+    }
+
+    fn deleted(&self, number: usize) -> Option<Deleted> {
+        let is_vain = self.vain.binary_search(&number).is_ok();
+        (!is_vain).then(|| Deleted::new(self.durability, self.synced_in))
     }
 }
 
@@ -83,59 +218,84 @@ impl Committer {
         if self.shared.has_failed() {
             return Err(StoreError::Failed);
         }
-        let mut seen = HashSet::with_capacity(entries.len());
-        let entries: Vec<_> = entries
-            .iter()
-            .filter(|entry| seen.insert(entry.message.digest()))
-            .collect();
-        let group = self
-            .appender
-            .prepare(entries.iter().map(|entry| &entry.message))
-            .map_err(|error| self.refuse(&error))?;
         let durability = self.shared.options.durability;
-        let begun = Instant::now();
-        self.appender
-            .write(&group, durability == Durability::Disk)
-            .map_err(|error| self.shared.fail(&format!("cannot write the log: {error}")))?;
-        let synced_in = begun.elapsed();
-        self.report(&entries, synced_in);
-        let mut added = 0;
-        for (entry, place) in entries.iter().zip(group.places()) {
-            let new = self
-                .shared
-                .index
-                .put(&entry.message.digest(), entry.damaged, *place)
+        let laid_out = Plan::lay_out(&self.shared.index, self.appender.draft(), entries);
+        let (plan, group) = laid_out.map_err(|error| match error {
+            LayOutError::Index(error) => self.shared.fail(&error.to_string()),
+            LayOutError::Log(error) => self.refuse(&error),
+        })?;
+        let mut synced_in = Duration::ZERO;
+        if let Some(group) = group {
+            let begun = Instant::now();
+            self.appender
+                .write(&group, durability == Durability::Disk)
+                .map_err(|error| self.shared.fail(&format!("cannot write the log: {error}")))?;
+            synced_in = begun.elapsed();
+            self.report(&plan, synced_in);
+            self.carry_out(plan.steps, group.end())
                 .map_err(|error| self.shared.fail(&error.to_string()))?;
-            // One that an earlier group brought in is known by now: its second record is harmless.
-            added += u64::from(new && entry.damaged.is_none());
+        }
+        Ok(Committed {
+            durability,
+            synced_in,
+            vain: plan.vain,
+        })
+    }
+
+    /// Makes a group that ends at `end` visible.
+    fn carry_out(&self, steps: Vec<Step>, end: Position) -> Result<(), IndexError> {
+        let Shared { index, hot, .. } = &*self.shared;
+        let (mut added, mut removed) = (0, 0);
+        let mut erasures = Vec::new();
+        for step in steps {
+            match step {
+                Step::Put {
+                    digest,
+                    damaged,
+                    place,
+                } => {
+                    let heals = damaged.is_some() && index.put(&digest, damaged, place)?;
+                    // One that an earlier group brought in is known by now: its second record is
+                    // harmless. One that was damaged may have been deleted since.
+                    added += u64::from(!heals && index.put(&digest, None, place)?);
+                }
+                Step::Delete { digest, at, erased } => {
+                    for place in erased {
+                        removed += u64::from(index.remove(&digest, place)?);
+                        erasures.push(Erasure {
+                            digest,
+                            place,
+                            deleted_at: at,
+                        });
+                    }
+                    hot.forget(&digest);
+                }
+            }
+        }
+        if !erasures.is_empty() {
+            self.shared.erasures().extend(erasures);
         }
         let mut indexed = self
             .shared
             .indexed
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        indexed.position = group.end();
-        indexed.messages += added;
-        Ok(Committed {
-            durability,
-            synced_in,
-        })
+        indexed.position = end;
+        indexed.messages = (indexed.messages + added).saturating_sub(removed);
+        Ok(())
     }
 
     /// Tells the observer of a group that took `sync` to write and to sync.
-    fn report(&self, entries: &[&Entry], sync: Duration) {
+    fn report(&self, plan: &Plan, sync: Duration) {
         let Options {
             observer,
             durability,
             ..
         } = &self.shared.options;
         let Some(observer) = observer else { return };
-        let sizes = entries
-            .iter()
-            .map(|entry| entry.message.as_bytes().len() as u64);
         observer.committed(Commit {
-            entries: entries.len(),
-            bytes: sizes.sum(),
+            entries: plan.steps.len(),
+            bytes: plan.bytes,
             sync: match durability {
                 Durability::Disk => sync,
                 Durability::Os => Duration::ZERO,
@@ -175,9 +335,18 @@ impl Committer {
 fn answer(entries: Vec<Entry>, result: Result<Committed, StoreError>) {
     let runtime = entries.first().and_then(|entry| entry.runtime.clone());
     let answer_all = move || {
-        for Entry { message, reply, .. } in entries {
+        for (number, Entry { job, .. }) in entries.into_iter().enumerate() {
             // A client that went away does not want the answer.
-            let _ = reply.send(result.map(|committed| committed.receipt(&message)));
+            match (job, &result) {
+                (Job::Put { message, reply, .. }, Ok(committed)) => {
+                    let _ = reply.send(Ok(committed.receipt(&message)));
+                }
+                (Job::Delete { reply, .. }, Ok(committed)) => {
+                    let _ = reply.send(Ok(committed.deleted(number)));
+                }
+                (Job::Put { reply, .. }, Err(error)) => drop(reply.send(Err(*error))),
+                (Job::Delete { reply, .. }, Err(error)) => drop(reply.send(Err(*error))),
+            }
         }
     };
     match runtime {

@@ -1,5 +1,5 @@
-//! Compaction: a log written anew without what nobody can ask for any more – damaged records whose
-//! messages were posted again, and doubles.
+//! Compaction: a log written anew without what nobody can ask for any more – deleted messages and their
+//! deletions, damaged records whose messages were posted again, and doubles.
 //!
 //! The new log is written aside and synced, then takes the place of the old one in one step. Each way a
 //! crash can fall leaves a whole log in place:
@@ -26,7 +26,7 @@ use super::index::{self, Checkpoint, Index, IndexError};
 use super::log::{Appender, Log, Position};
 use super::opening::{self, Opened};
 use super::queue::{GROUP_BYTES_MAX, GROUP_ENTRIES_MAX};
-use super::recovery;
+use super::recovery::{self, Kind, Record};
 use super::verify::{self, Extent, Finding, Interrupted};
 use crate::message::Message;
 
@@ -86,6 +86,8 @@ pub fn compact(
         index,
         messages,
         end,
+        // They are left out.
+        erasures: _,
         // It looks for damage itself.
         findings: _,
     } = opening::open_index(path, cache_bytes, &log, &|_| ())?;
@@ -160,7 +162,7 @@ fn is_needed(
         return Err(CompactError::Damaged(known));
     }
     let doubles = Some(examined.records) != examined.indexed;
-    Ok(unknown > 0 || examined.healed > 0 || doubles)
+    Ok(unknown > 0 || examined.healed > 0 || examined.deletions > 0 || doubles)
 }
 
 /// Writes every message once, from where the index has it; returns where the new log ends.
@@ -178,8 +180,9 @@ fn write_aside(
         bytes: 0,
         written: 0,
     };
-    recovery::survey(log, Position::START, end, |digest, place| {
-        if index.get(&digest)? != Some(place) {
+    recovery::survey(log, Position::START, end, |record| {
+        let Record { digest, place, .. } = record;
+        if record.kind == Kind::Deletion || index.get(&digest)? != Some(place) {
             return Ok(());
         }
         let body = Bytes::from(log.read(place)?);

@@ -6,7 +6,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -76,6 +76,39 @@ pub(super) fn reserve(file: &File, bytes: u64) -> io::Result<()> {
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => write_zeros(file, bytes),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Turns `bytes` bytes of `file` from `offset` on into zeros, and gives their blocks back. Where the file
+/// system cannot do that, zeros are written over them. Durable once the file is synced.
+pub(super) fn erase(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    #[cfg(target_os = "linux")]
+    match fallocate(
+        file,
+        FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+        offset,
+        bytes,
+    ) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
+        punched => return Ok(punched?),
+    }
+    overwrite(file, offset, bytes)
+}
+
+/// Writes zeros over what is there.
+fn overwrite(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let end = offset.saturating_add(bytes);
+    let mut at = offset;
+    while at < end {
+        let length = (end - at).min(ZEROS.len() as u64);
+        let zeros = ZEROS.get(..usize::try_from(length).unwrap_or(ZEROS.len()));
+        file.write_all_at(zeros.unwrap_or(&ZEROS), at)?;
+        at += length;
+    }
+    Ok(())
 }
 
 fn write_zeros(mut file: &File, bytes: u64) -> io::Result<()> {
@@ -236,6 +269,22 @@ mod tests {
         let content = fs::read_to_string(directory.path().join("name")).unwrap();
         assert_eq!(content, "new");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn punched_and_overwritten_bytes_read_as_zeros_and_nothing_beside_them() {
+        let directory = tempfile::tempdir().unwrap();
+        for erase in [erase, overwrite] {
+            let path = directory.path().join("file");
+            for (offset, bytes) in [(0, 0), (56, 1), (8, 9000), (4096, 7000), (11_999, 1)] {
+                fs::write(&path, [0xee; 12_000]).unwrap();
+                let file = OpenOptions::new().write(true).open(&path).unwrap();
+                erase(&file, offset as u64, bytes as u64).unwrap();
+                let mut expected = vec![0xee; 12_000];
+                expected[offset..offset + bytes].fill(0);
+                assert!(fs::read(&path).unwrap() == expected, "{offset} {bytes}");
+            }
+        }
     }
 
     #[test]

@@ -7,26 +7,28 @@
 //!
 //! **Invariants:** the index never holds a place whose record is not as durable as the store
 //! promises. `failed` is set once and never taken back. A [`Receipt`] is made in two places only:
-//! after a commit, and for a known message that was compared with what the log holds.
+//! after a commit, and for a known message that was compared with what the log holds. A look-up that
+//! finds no good record where the index has it asks the index again: a body is erased only after the
+//! index has forgotten it. A checkpoint never passes a deletion whose bodies are not erased.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
 use tokio::runtime::Handle;
 use tokio::sync::{SetOnce, oneshot};
 use tracing::{error, info, warn};
 
-use super::committer::{Committer, Entry};
+use super::committer::{Committer, Entry, Job};
 use super::directory::{self, DataDirectory, OpenError};
 use super::disk::{self, Lack, Lock};
 use super::findings::Findings;
+use super::hot::Hot;
 use super::index::{Checkpoint, Index, IndexError};
 use super::keeper::Keeper;
 use super::log::{Log, Place, Position, record_bytes};
@@ -35,16 +37,19 @@ use super::queue::{Queue, Refused};
 use super::reserve::{self, RESERVE_BYTES};
 use super::watchdog::{Patrol, Watchdog};
 use super::{
-    Durability, Health, Observer, PAGE_BYTES_MAX, Page, Put, Receipt, Stats, Store, StoreError,
+    Delete, Durability, Health, Observer, PAGE_BYTES_MAX, Page, Pending, Put, Receipt, Stats,
+    Store, StoreError,
 };
 use crate::digest::Digest;
 use crate::message::Message;
 
-/// What a cached message costs beside its text: key, links, reference counts.
-const CACHE_ENTRY_BYTES: u64 = 200;
+/// What must be free on a disk that takes no more messages, in bytes, so that they can still be deleted:
+/// the index takes some room before the erased bodies give theirs back. Less than the reserve, which a
+/// start on a full disk gives up.
+const DELETION_FREE_BYTES_MIN: u64 = 4 << 20;
 
-/// Average size of a cached message, for sizing the cache's tables.
-const CACHE_MESSAGE_BYTES: u64 = 512;
+/// What a deletion counts in the queue, in bytes: its record.
+const DELETION_BYTES: usize = 64;
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -80,10 +85,13 @@ pub(super) struct Shared {
     pub(super) options: Options,
     pub(super) log: Arc<Log>,
     pub(super) index: Index,
-    cache: Cache<Digest, Message, TextWeight>,
+    pub(super) hot: Hot,
     pub(super) queue: Queue<Entry>,
     /// What the log and the index both have.
     pub(super) indexed: Mutex<Checkpoint>,
+    /// Bodies of deleted messages that are still in the log. Those of a deletion are here before
+    /// `indexed` is behind it.
+    pub(super) erasures: Mutex<Vec<Erasure>>,
     full: AtomicBool,
     failed: SetOnce<String>,
     pub(super) watchdog: Arc<Watchdog>,
@@ -133,16 +141,18 @@ impl EmbeddedStore {
             index,
             messages,
             end,
+            erasures,
             findings,
         } = opened;
 
         let shared = Arc::new(Shared {
-            cache: message_cache(options.message_cache_bytes),
+            hot: Hot::new(options.message_cache_bytes),
             queue: Queue::new(),
             indexed: Mutex::new(Checkpoint {
                 position: end,
                 messages,
             }),
+            erasures: Mutex::new(erasures),
             full: AtomicBool::new(full),
             failed: SetOnce::new(),
             watchdog: Arc::new(Watchdog::new()),
@@ -156,10 +166,13 @@ impl EmbeddedStore {
             index,
         });
         // Before anything is appended: an old checkpoint may be ahead of a log that lost its tail.
-        shared.write_checkpoint().map_err(|error| match error {
-            CheckpointError::Index(error) => OpenError::Index(error.to_string()),
-            CheckpointError::File(reason) => OpenError::io("write the checkpoint")(reason),
-        })?;
+        let checkpoint = shared.indexed();
+        shared
+            .write_checkpoint(checkpoint)
+            .map_err(|error| match error {
+                CheckpointError::Index(error) => OpenError::Index(error.to_string()),
+                CheckpointError::File(reason) => OpenError::io("write the checkpoint")(reason),
+            })?;
         shared.watch_space();
         shared.prepare_segment();
         let patrol = Patrol::start(Arc::clone(&shared.watchdog));
@@ -193,6 +206,10 @@ impl EmbeddedStore {
 impl Store for EmbeddedStore {
     fn put(&self, message: Message) -> Put {
         self.shared.put(message)
+    }
+
+    fn delete(&self, digest: &Digest) -> Delete {
+        self.shared.delete(digest)
     }
 
     fn get(&self, digest: &Digest) -> Result<Option<Message>, StoreError> {
@@ -254,14 +271,25 @@ impl Shared {
                 message.digest(),
                 self.options.durability,
             ))),
-            Ok(Known::Damaged(place)) => self.enqueue(message, Some(place)),
-            Ok(Known::No) => self.enqueue(message, None),
+            Ok(Known::Damaged(place)) => self.enqueue_put(message, Some(place)),
+            Ok(Known::No) => self.enqueue_put(message, None),
             Err(error) => Put::done(Err(error)),
         }
     }
 
+    /// Whether there is such a message is asked by the committer: puts that wait come first.
+    fn delete(&self, digest: &Digest) -> Delete {
+        let free_bytes = self.free_bytes.load(Ordering::Relaxed);
+        if self.full.load(Ordering::Relaxed) && free_bytes < DELETION_FREE_BYTES_MIN {
+            return Delete::done(Err(StoreError::Full));
+        }
+        let (reply, answer) = oneshot::channel();
+        let digest = *digest;
+        self.enqueue(Job::Delete { digest, reply }, DELETION_BYTES, answer)
+    }
+
     fn holds(&self, digest: &Digest) -> Result<bool, StoreError> {
-        if self.cache.contains_key(digest) {
+        if self.hot.get(digest).is_some() {
             return Ok(true);
         }
         let _call = self.watchdog.watch();
@@ -272,72 +300,102 @@ impl Shared {
     /// the log holds, so that no 201 covers a damaged record.
     fn known(&self, message: &Message) -> Result<Known, StoreError> {
         let _call = self.watchdog.watch();
-        let Some(place) = self.place(&message.digest())? else {
-            return Ok(Known::No);
-        };
-        if self.log.holds(place, message).unwrap_or(false) {
-            return Ok(Known::Stored);
+        let digest = message.digest();
+        let mut found = self.place(&digest)?;
+        while let Some(place) = found {
+            if self.log.holds(place, message).unwrap_or(false) {
+                return Ok(Known::Stored);
+            }
+            found = self.place(&digest)?;
+            if found == Some(place) {
+                self.note_integrity_failure();
+                return Ok(Known::Damaged(place));
+            }
         }
-        self.note_integrity_failure();
-        Ok(Known::Damaged(place))
+        Ok(Known::No)
     }
 
-    fn enqueue(&self, message: Message, damaged: Option<Place>) -> Put {
-        if self.has_failed() {
-            return Put::done(Err(StoreError::Failed));
-        }
-        if self.full.load(Ordering::Relaxed) {
+    fn enqueue_put(&self, message: Message, damaged: Option<Place>) -> Put {
+        // That it failed is worse, and said first.
+        if self.full.load(Ordering::Relaxed) && !self.has_failed() {
             return Put::done(Err(StoreError::Full));
         }
-        let (reply, answer) = oneshot::channel();
         let bytes = message.as_bytes().len();
-        match self.queue.push(
-            Entry {
-                message,
-                damaged,
-                reply,
-                runtime: Handle::try_current().ok(),
-            },
-            bytes,
-        ) {
-            Ok(()) => Put::waiting(answer),
-            Err(Refused::Full) => Put::done(Err(StoreError::Busy)),
-            Err(Refused::Closed) => Put::done(Err(StoreError::Closed)),
+        let (reply, answer) = oneshot::channel();
+        let job = Job::Put {
+            message,
+            damaged,
+            reply,
+        };
+        self.enqueue(job, bytes, answer)
+    }
+
+    fn enqueue<T>(
+        &self,
+        job: Job,
+        bytes: usize,
+        answer: oneshot::Receiver<Result<T, StoreError>>,
+    ) -> Pending<T> {
+        if self.has_failed() {
+            return Pending::done(Err(StoreError::Failed));
+        }
+        let runtime = Handle::try_current().ok();
+        match self.queue.push(Entry { job, runtime }, bytes) {
+            Ok(()) => Pending::waiting(answer),
+            Err(Refused::Full) => Pending::done(Err(StoreError::Busy)),
+            Err(Refused::Closed) => Pending::done(Err(StoreError::Closed)),
         }
     }
 
     fn get(&self, digest: &Digest) -> Result<Option<Message>, StoreError> {
-        if let Some(message) = self.cache.get(digest) {
+        if let Some(message) = self.hot.get(digest) {
             return Ok(Some(message));
         }
         let _call = self.watchdog.watch();
+        let era = self.hot.era(digest);
         let Some(place) = self.place(digest)? else {
             return Ok(None);
         };
         let message = self.read(digest, place)?;
-        self.cache.insert(*digest, message.clone());
-        Ok(Some(message))
+        if let Some(message) = &message {
+            self.hot.keep(message.clone(), era);
+        }
+        Ok(message)
     }
 
-    /// Reads a message from the log and checks it.
-    fn read(&self, digest: &Digest, place: Place) -> Result<Message, StoreError> {
-        let message = match self.log.read(place) {
-            Ok(body) => Message::verified(Bytes::from(body), *digest),
-            Err(source) => {
-                self.note_integrity_failure();
-                error!(?digest, ?place, %source, "a stored message cannot be read");
-                return Err(StoreError::Damaged);
+    /// Reads a message that the index has at `place` from the log, and checks it; `None` if it was
+    /// deleted meanwhile.
+    fn read(&self, digest: &Digest, mut place: Place) -> Result<Option<Message>, StoreError> {
+        loop {
+            let failure = match self.log.read(place) {
+                Ok(body) => match Message::verified(Bytes::from(body), *digest) {
+                    Some(message) => return Ok(Some(message)),
+                    None => None,
+                },
+                Err(error) => Some(error),
+            };
+            match self.place(digest)? {
+                Some(now) if now == place => return Err(self.damaged(digest, place, failure)),
+                // Deleted and put again.
+                Some(now) => place = now,
+                None => return Ok(None),
             }
-        };
-        message.ok_or_else(|| {
-            self.note_integrity_failure();
+        }
+    }
+
+    /// Says that a stored message cannot be read, or is another one.
+    fn damaged(&self, digest: &Digest, place: Place, failure: Option<io::Error>) -> StoreError {
+        self.note_integrity_failure();
+        if let Some(source) = failure {
+            error!(?digest, ?place, %source, "a stored message cannot be read");
+        } else {
             error!(
                 ?digest,
                 ?place,
                 "a stored message does not have its digest any more"
             );
-            StoreError::Damaged
-        })
+        }
+        StoreError::Damaged
     }
 
     fn page(&self, after: Option<&Digest>, messages_max: usize) -> Result<Page, StoreError> {
@@ -348,7 +406,9 @@ impl Shared {
         let mut page = Page::new();
         let mut bytes = 0;
         for (digest, place) in entries {
-            let message = self.read(&digest, place);
+            let Some(message) = self.read(&digest, place).transpose() else {
+                continue;
+            };
             bytes += message.as_ref().map_or(0, |text| text.as_bytes().len());
             page.push((digest, message));
             if bytes > PAGE_BYTES_MAX {
@@ -430,13 +490,54 @@ impl Shared {
         *self.indexed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the state of now the one that the next start replays from.
-    pub(super) fn write_checkpoint(&self) -> Result<Checkpoint, CheckpointError> {
+    /// Makes a state of [`Shared::indexed`] the one that the next start replays from, once what was
+    /// deleted before it is erased. The log must be synced up to there.
+    pub(super) fn write_checkpoint(&self, checkpoint: Checkpoint) -> Result<(), CheckpointError> {
         let _call = self.watchdog.watch();
-        let checkpoint = self.indexed();
+        self.erase_deleted_before(checkpoint.position)?;
         self.index.checkpoint(checkpoint)?;
         directory::write_checkpoint(&self.path, checkpoint)?;
-        Ok(checkpoint)
+        Ok(())
+    }
+
+    /// Erases the bodies of messages whose deletion stands before `end`, which must be durable up to
+    /// there. What could not be erased stays due.
+    fn erase_deleted_before(&self, end: Position) -> io::Result<()> {
+        let mut due = std::mem::take(&mut *self.erasures());
+        let later = due.extract_if(.., |erasure| erasure.deleted_at >= end);
+        let later: Vec<_> = later.collect();
+        self.erasures().extend(later);
+        if due.is_empty() {
+            return Ok(());
+        }
+        let erased = self.erase(&due);
+        if erased.is_err() {
+            self.erasures().extend(due);
+        }
+        erased
+    }
+
+    fn erase(&self, due: &[Erasure]) -> io::Result<()> {
+        let mut segments = BTreeMap::<_, Vec<_>>::new();
+        for Erasure { digest, place, .. } in due {
+            let bodies = segments.entry(place.at.segment).or_default();
+            bodies.push((*digest, *place));
+        }
+        let mut left_alone = 0;
+        for (segment, bodies) in segments {
+            left_alone += self.log.erase(segment, &bodies)?;
+        }
+        if left_alone > 0 {
+            warn!(
+                left_alone,
+                "deleted messages stay in the log until it is compacted: their records are damaged, or in segments that a backup links to"
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn erasures(&self) -> MutexGuard<'_, Vec<Erasure>> {
+        self.erasures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Compares the room on the disk with the floor. Before writes go on, a quarter more than the
@@ -528,6 +629,16 @@ pub(super) enum CheckpointError {
     File(#[from] io::Error),
 }
 
+/// The body of a deleted message that is due to be erased.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Erasure {
+    pub(super) digest: Digest,
+    /// Its record.
+    pub(super) place: Place,
+    /// The deletion, which must be durable before.
+    pub(super) deleted_at: Position,
+}
+
 /// What the store has of a message that is put.
 enum Known {
     No,
@@ -561,17 +672,45 @@ fn spawn(
     })
 }
 
-fn message_cache(bytes: u64) -> Cache<Digest, Message, TextWeight> {
-    let messages = usize::try_from(bytes / CACHE_MESSAGE_BYTES).unwrap_or(usize::MAX);
-    Cache::with_weighter(messages, bytes, TextWeight)
-}
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
 
-/// Weighs cached messages in bytes.
-#[derive(Clone, Debug)]
-struct TextWeight;
+    use super::*;
 
-impl Weighter<Digest, Message> for TextWeight {
-    fn weight(&self, _: &Digest, message: &Message) -> u64 {
-        CACHE_ENTRY_BYTES + message.as_bytes().len() as u64
+    fn wait<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(future)
+    }
+
+    /// A look-up that was overtaken between the index and the log.
+    #[test]
+    fn a_body_that_was_erased_before_it_is_read_is_looked_up_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options {
+            durability: Durability::Disk,
+            index_cache_bytes: 1 << 20,
+            message_cache_bytes: 1 << 20,
+            message_bytes_max: 1024,
+            free_bytes_min: Some(0),
+            observer: None,
+        };
+        let claimed = DataDirectory::claim(directory.path(), 64 << 10).unwrap();
+        let store = EmbeddedStore::open(claimed, options, &|_| ()).unwrap();
+        let shared = &store.shared;
+        let digest = Digest::of(b"foo");
+        wait(store.put(Message::new("foo"))).unwrap();
+        let place = shared.place(&digest).unwrap().unwrap();
+        wait(store.delete(&digest)).unwrap().unwrap();
+        let started = Instant::now();
+        while *shared.log.read(place).unwrap() != [0; 3] {
+            assert!(started.elapsed().as_secs() < 60, "it is not erased");
+            thread::yield_now();
+        }
+        assert_eq!(shared.read(&digest, place), Ok(None));
+        wait(store.put(Message::new("foo"))).unwrap();
+        let found = shared.read(&digest, place).unwrap();
+        assert_eq!(found.unwrap().text(), "foo");
+        assert_eq!(store.stats().integrity_failures, 0);
     }
 }

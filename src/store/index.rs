@@ -74,13 +74,6 @@ impl Held {
     }
 }
 
-impl Checkpoint {
-    /// Whether an index that holds this one can be completed from `other` on.
-    pub(super) fn covers(self, other: Self) -> bool {
-        self.position >= other.position && self.messages >= other.messages
-    }
-}
-
 /// The engine failed or found damage; nothing more is asked of it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the index failed: {0}")]
@@ -246,6 +239,20 @@ impl Index {
         })
     }
 
+    /// Forgets a message, if the index still holds `known` for it. Returns whether it did.
+    ///
+    /// # Errors
+    /// The first failure of the engine, then and ever after.
+    pub fn remove(&self, digest: &Digest, known: Place) -> Result<bool, IndexError> {
+        self.guard(|| {
+            let known = encode(known);
+            let swapped =
+                self.tree
+                    .compare_and_swap(digest.as_bytes(), Some(&known), None::<&[u8]>)?;
+            Ok(swapped.is_ok())
+        })
+    }
+
     /// Makes durable that the index is complete up to `checkpoint`. Takes milliseconds; look-ups and
     /// puts go on meanwhile.
     ///
@@ -398,6 +405,19 @@ mod tests {
         assert!(index.put(&digest, Some(PLACE), LATER).unwrap());
         assert_eq!(index.get(&digest).unwrap(), Some(LATER));
         assert_eq!(index.get(&Digest::of(b"bar")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_message_is_forgotten_only_at_the_place_that_was_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let index = Index::open(directory.path(), CACHE).unwrap();
+        let digest = Digest::of(b"foo");
+        index.put(&digest, None, LATER).unwrap();
+        assert!(!index.remove(&digest, PLACE).unwrap());
+        assert_eq!(index.get(&digest).unwrap(), Some(LATER));
+        assert!(index.remove(&digest, LATER).unwrap());
+        assert!(!index.remove(&digest, LATER).unwrap());
+        assert_eq!(index.get(&digest).unwrap(), None);
     }
 
     #[test]

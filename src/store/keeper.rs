@@ -1,5 +1,5 @@
-//! The keeper: what is due now and then, beside the running groups. Checkpoints, the next segment, the
-//! room on the disk.
+//! The keeper: what is due now and then, beside the running groups. Checkpoints, before them the bodies of
+//! deleted messages, the next segment, the room on the disk.
 
 use std::io;
 use std::sync::Arc;
@@ -79,17 +79,18 @@ impl Keeper {
             return;
         }
         self.shared.prepare_segment();
-        if let Err(error) = self.sync_log() {
+        let checkpoint = self.shared.indexed();
+        if let Err(error) = self.sync_log(checkpoint.position) {
             self.shared.fail(&format!("cannot sync the log: {error}"));
-        } else if checkpoint_due && self.shared.indexed() != self.checkpoint {
-            self.write_checkpoint();
+        } else if checkpoint_due && checkpoint != self.checkpoint {
+            self.write_checkpoint(checkpoint);
         }
     }
 
-    fn write_checkpoint(&mut self) {
+    fn write_checkpoint(&mut self, checkpoint: Checkpoint) {
         self.checkpoint_at = Instant::now();
-        match self.shared.write_checkpoint() {
-            Ok(checkpoint) => {
+        match self.shared.write_checkpoint(checkpoint) {
+            Ok(()) => {
                 self.checkpoint = checkpoint;
                 if std::mem::take(&mut self.behind) {
                     info!("checkpoints are written again");
@@ -109,8 +110,7 @@ impl Keeper {
     }
 
     /// A checkpoint must not be ahead of the log, so with [`Durability::Os`] the log goes first.
-    fn sync_log(&mut self) -> io::Result<()> {
-        let end = self.shared.indexed().position;
+    fn sync_log(&mut self, end: Position) -> io::Result<()> {
         if self.shared.options.durability == Durability::Os && end != self.synced {
             let _call = self.shared.watchdog.watch();
             self.shared.log.sync(self.synced.segment..end.segment + 1)?;

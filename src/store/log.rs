@@ -1,9 +1,10 @@
 //! The message log: the truth of the store.
 //!
-//! Messages are appended in groups to numbered segment files and synced once a group. Nothing is
-//! ever changed or moved, so a [`Place`] stays valid for the life of the store. This room knows
-//! bytes, digests and files; it does not know who waits for a group, nor the index. What a log
-//! means after a crash is `recovery`'s business.
+//! Messages and their deletions are appended in groups to numbered segment files and synced once a
+//! group. Nothing is ever moved, and nothing changed but the body of a deleted message, which becomes
+//! zeros; so a [`Place`] stays valid for the life of the store. This room knows bytes, digests and
+//! files; it does not know who waits for a group, nor the index. What a log means after a crash is
+//! `recovery`'s business.
 //!
 //! # Format
 //!
@@ -15,13 +16,13 @@
 //! | offset | bytes | field | |
 //! |---:|---:|---|---|
 //! | 0 | 4 | magic | `ff 64 67 31`; the first byte never occurs in UTF-8, so no text holds a header |
-//! | 4 | 1 | kind | 1 message · 3 filler (2 is kept for deletions) |
+//! | 4 | 1 | kind | 1 message · 2 deletion · 3 filler |
 //! | 5 | 3 | – | zero |
 //! | 8 | 8 | group | position at which this record's group starts, never behind the record |
-//! | 16 | 32 | digest | SHA-256 of the body; zero in a filler |
+//! | 16 | 32 | digest | SHA-256 of the body; of a deletion, the message's; zero in a filler |
 //! | 48 | 4 | length | of the body, in bytes |
 //! | 52 | 4 | checksum | CRC-32C (Castagnoli) of the bytes 0 to 51 |
-//! | 56 | length | body | the text of a message, UTF-8; a filler's body means nothing |
+//! | 56 | length | body | the text of a message, UTF-8; of a deletion, positions, 8 bytes each; a filler's means nothing |
 //! | … | 0–7 | padding | zeros up to the next offset divisible by 8 |
 //!
 //! A *position* is `segment number << 32 | offset in the segment`; positions grow along the log. A
@@ -33,13 +34,19 @@
 //! `56 + length` rounded up to 8. Where magic, checksum or kind is wrong, or the record would leave its
 //! segment, look for the next good header at the offsets divisible by 8; without one the segment is
 //! over, and the next one follows. A body that does not hash to its digest is damaged or was never
-//! acknowledged. A digest may occur more than once; any record whose body hashes to it counts.
+//! acknowledged. A digest may occur more than once; any record whose body hashes to it counts, unless
+//! a deletion of that digest stands behind it. A message that one stands behind is gone: its body is
+//! zeros, or will be, and is not damage.
+//!
+//! The positions in a deletion are those of the records whose bodies it turns into zeros. The checksum
+//! does not cover them: whoever follows one makes sure that the record there has that digest and comes
+//! before the deletion.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::{Range, RangeInclusive};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -58,6 +65,7 @@ pub(super) const RECORD_ALIGNMENT: u32 = 8;
 
 pub(super) const MAGIC: [u8; 4] = [0xff, b'd', b'g', b'1'];
 const KIND_MESSAGE: u8 = 1;
+const KIND_DELETION: u8 = 2;
 const KIND_FILLER: u8 = 3;
 
 /// Sizes a segment may have, in bytes: offsets in it have 32 bits, and a start looks at up to two
@@ -149,6 +157,8 @@ pub(super) struct Header {
 pub(super) enum Content {
     /// The text with this digest.
     Message(Digest),
+    /// Where messages with this digest stand, which are gone.
+    Deletion(Digest),
     /// Nothing.
     Filler,
 }
@@ -157,6 +167,7 @@ impl Header {
     pub(super) fn encode(&self) -> [u8; HEADER_BYTES as usize] {
         let (kind, digest) = match self.content {
             Content::Message(digest) => (KIND_MESSAGE, *digest.as_bytes()),
+            Content::Deletion(digest) => (KIND_DELETION, *digest.as_bytes()),
             Content::Filler => (KIND_FILLER, [0; DIGEST_BYTES]),
         };
         let mut bytes = [0; HEADER_BYTES as usize];
@@ -191,6 +202,7 @@ impl Header {
         let (&length, _) = rest.split_first_chunk::<4>()?;
         let content = match kind {
             KIND_MESSAGE => Content::Message(Digest::from_bytes(digest)),
+            KIND_DELETION => Content::Deletion(Digest::from_bytes(digest)),
             KIND_FILLER => Content::Filler,
             _ => return None,
         };
@@ -334,6 +346,52 @@ impl Log {
         }))
     }
 
+    /// The place of the message with this digest whose record is at `at`; `None` if there is another one,
+    /// or none. One system call.
+    pub(super) fn message_at(&self, at: Position, digest: &Digest) -> Option<Place> {
+        let header = self.read_part(Place { at, length: 0 }, 0, HEADER_BYTES);
+        let header = Header::decode(&header.ok()?)?;
+        let length = header.length;
+        let is_it = header.content == Content::Message(*digest);
+        is_it.then_some(Place { at, length })
+    }
+
+    /// The positions that the deletion at `place` says it erases; of one that is damaged, anything.
+    pub(super) fn erased_by(&self, place: Place) -> io::Result<Vec<Position>> {
+        let body = self.read(place)?;
+        let (positions, _) = body.as_chunks();
+        let positions = positions.iter().map(|bytes| u64::from_le_bytes(*bytes));
+        Ok(positions.map(Position::from_u64).collect())
+    }
+
+    /// Turns the bodies of these messages, all in `segment`, into zeros, durable on return; returns how
+    /// many were left alone. So is one whose record is not that of the message, and a segment that has
+    /// other names too: it is part of another store, a backup with links.
+    ///
+    /// On a descriptor of its own: a failed sync is told to each once, and must not be taken from the
+    /// one who appends.
+    pub(super) fn erase(&self, segment: u32, bodies: &[(Digest, Place)]) -> io::Result<usize> {
+        let path = self.directory.join(segment_name(segment));
+        let file = match OpenOptions::new().write(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(bodies.len()),
+            opened => opened?,
+        };
+        if file.metadata()?.nlink() > 1 {
+            return Ok(bodies.len());
+        }
+        let mut left_alone = 0;
+        for (digest, place) in bodies {
+            if self.message_at(place.at, digest) == Some(*place) {
+                let body = u64::from(place.at.offset + HEADER_BYTES);
+                disk::erase(&file, body, u64::from(place.length))?;
+            } else {
+                left_alone += 1;
+            }
+        }
+        file.sync_data()?;
+        Ok(left_alone)
+    }
+
     /// The header of the first record of a segment, if it is good.
     pub(super) fn first_header(&self, segment: u32) -> Option<Header> {
         let place = Place {
@@ -464,68 +522,25 @@ impl Appender {
         &mut self,
         messages: impl IntoIterator<Item = &'a Message>,
     ) -> io::Result<Group> {
-        let start = self.end;
-        let mut end = start;
-        let mut places = Vec::new();
+        let mut draft = self.draft();
+        for message in messages {
+            draft.put(message)?;
+        }
+        draft.finish()
+    }
+
+    /// Begins to lay out a group. Nothing is written yet.
+    pub(super) fn draft(&mut self) -> Draft<'_> {
         self.buffer.clear();
         self.buffer.shrink_to(BUFFER_KEPT_BYTES);
         self.writes.clear();
-        let mut part = (end, 0);
-        for message in messages {
-            let (length, bytes) = self.size(message)?;
-            let room = self.log.segment_bytes - end.offset;
-            if bytes > room {
-                if room >= HEADER_BYTES {
-                    let length = room - HEADER_BYTES;
-                    let filler = Header {
-                        content: Content::Filler,
-                        group: start,
-                        length,
-                    };
-                    self.buffer.extend_from_slice(&filler.encode());
-                }
-                self.writes.push((part.0, part.1..self.buffer.len()));
-                end = Position {
-                    segment: end.segment + 1,
-                    offset: 0,
-                };
-                part = (end, self.buffer.len());
-            }
-            places.push(Place { at: end, length });
-            let content = Content::Message(message.digest());
-            let header = Header {
-                content,
-                group: start,
-                length,
-            };
-            self.buffer.extend_from_slice(&header.encode());
-            self.buffer.extend_from_slice(message.as_bytes());
-            let padded = self.buffer.len() + (bytes - HEADER_BYTES - length) as usize;
-            self.buffer.resize(padded, 0);
-            end.offset += bytes;
+        Draft {
+            start: self.end,
+            end: self.end,
+            part: (self.end, 0),
+            places: Vec::new(),
+            appender: self,
         }
-        self.writes.push((part.0, part.1..self.buffer.len()));
-        for segment in start.segment..=end.segment {
-            self.log.prepare(segment)?;
-        }
-        Ok(Group { start, end, places })
-    }
-
-    /// Length of the body and of the whole record of `message`.
-    fn size(&self, message: &Message) -> io::Result<(u32, u32)> {
-        let fits = |length: u32| {
-            let bytes = u32::try_from(record_bytes(length)).ok()?;
-            (bytes <= self.log.segment_bytes).then_some((length, bytes))
-        };
-        u32::try_from(message.as_bytes().len())
-            .ok()
-            .and_then(fits)
-            .ok_or_else(|| {
-                io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    "the message is larger than a segment",
-                )
-            })
     }
 
     /// Writes the group that was prepared last; with `sync`, it is durable on return.
@@ -550,6 +565,122 @@ impl Appender {
     }
 }
 
+/// A group that is being laid out.
+#[derive(Debug)]
+pub(super) struct Draft<'a> {
+    appender: &'a mut Appender,
+    start: Position,
+    end: Position,
+    /// Where the part of the buffer that is not in `writes` yet goes, and where in it it starts.
+    part: (Position, usize),
+    places: Vec<Place>,
+}
+
+impl Draft<'_> {
+    /// Adds a message; returns where it will be.
+    pub(super) fn put(&mut self, message: &Message) -> io::Result<Place> {
+        self.add(Content::Message(message.digest()), message.as_bytes())
+    }
+
+    /// Adds a deletion that erases the messages at `erased`; returns where it will be.
+    pub(super) fn delete(&mut self, digest: Digest, erased: &[Place]) -> io::Result<Place> {
+        let positions = erased.iter().map(|place| place.at.to_u64().to_le_bytes());
+        let body: Vec<_> = positions.flatten().collect();
+        self.add(Content::Deletion(digest), &body)
+    }
+
+    /// Whether there is nothing in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    fn add(&mut self, content: Content, body: &[u8]) -> io::Result<Place> {
+        let (length, bytes) = self.size(body)?;
+        let Self {
+            appender:
+                Appender {
+                    log,
+                    buffer,
+                    writes,
+                    ..
+                },
+            start,
+            end,
+            part,
+            ..
+        } = self;
+        let room = log.segment_bytes - end.offset;
+        if bytes > room {
+            if room >= HEADER_BYTES {
+                let length = room - HEADER_BYTES;
+                let filler = Header {
+                    content: Content::Filler,
+                    group: *start,
+                    length,
+                };
+                buffer.extend_from_slice(&filler.encode());
+            }
+            writes.push((part.0, part.1..buffer.len()));
+            *end = Position {
+                segment: end.segment + 1,
+                offset: 0,
+            };
+            *part = (*end, buffer.len());
+        }
+        let place = Place { at: *end, length };
+        let header = Header {
+            content,
+            group: *start,
+            length,
+        };
+        buffer.extend_from_slice(&header.encode());
+        buffer.extend_from_slice(body);
+        let padded = buffer.len() + (bytes - HEADER_BYTES - length) as usize;
+        buffer.resize(padded, 0);
+        end.offset += bytes;
+        self.places.push(place);
+        Ok(place)
+    }
+
+    /// Length of the body and of the whole record.
+    fn size(&self, body: &[u8]) -> io::Result<(u32, u32)> {
+        let fits = |length: u32| {
+            let bytes = u32::try_from(record_bytes(length)).ok()?;
+            (bytes <= self.appender.log.segment_bytes).then_some((length, bytes))
+        };
+        let length = u32::try_from(body.len());
+        length.ok().and_then(fits).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the message is larger than a segment",
+            )
+        })
+    }
+
+    /// Makes sure that the segments of the group exist.
+    ///
+    /// # Errors
+    /// If one cannot be made, on a full disk above all. The log is as it was, and the group can be
+    /// dropped.
+    pub(super) fn finish(self) -> io::Result<Group> {
+        let Appender {
+            log,
+            buffer,
+            writes,
+            ..
+        } = self.appender;
+        writes.push((self.part.0, self.part.1..buffer.len()));
+        for segment in self.start.segment..=self.end.segment {
+            log.prepare(segment)?;
+        }
+        Ok(Group {
+            start: self.start,
+            end: self.end,
+            places: self.places,
+        })
+    }
+}
+
 /// A group laid out for writing.
 #[derive(Debug)]
 pub struct Group {
@@ -565,7 +696,7 @@ impl Group {
         self.end
     }
 
-    /// The place of each message, in the order they were given.
+    /// The place of each record, in the order they were given.
     #[must_use]
     pub fn places(&self) -> &[Place] {
         &self.places

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Durability, Health, Page, Put, Receipt, Stats, Store, StoreError};
+use super::{Delete, Deleted, Durability, Health, Page, Put, Receipt, Stats, Store, StoreError};
 use crate::digest::Digest;
 use crate::message::Message;
 
 /// What a [`MemoryStore`] does instead of its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Puts of new messages fail with this error.
+    /// Puts of new messages and deletions of known ones fail with this error.
     Puts(StoreError),
     /// Look-ups fail with this error.
     Gets(StoreError),
@@ -81,6 +81,20 @@ impl Store for MemoryStore {
         inner.messages.insert(digest, message);
         inner.writes += 1;
         Put::done(Ok(Receipt::new(digest, self.durability(), Duration::ZERO)))
+    }
+
+    fn delete(&self, digest: &Digest) -> Delete {
+        let mut inner = self.lock();
+        let answer = match inner.fault {
+            Some(Fault::Gets(error)) => Err(error),
+            _ if !inner.messages.contains_key(digest) => Ok(None),
+            Some(Fault::Puts(error)) => Err(error),
+            Some(Fault::Stall) | None => {
+                inner.messages.remove(digest);
+                Ok(Some(Deleted::new(self.durability(), Duration::ZERO)))
+            }
+        };
+        Delete::done(answer)
     }
 
     fn get(&self, digest: &Digest) -> Result<Option<Message>, StoreError> {

@@ -16,6 +16,32 @@
 //! needs, and a full disk shows before a group is written, not in the middle of one.
 //! (`no_answer_leaves_before_its_group_is_synced`)
 //!
+//! *A deletion is a record too.* It goes through the same queue, and is done when its record is durable
+//! and the index has forgotten the message; only then is it answered. The log says what is so: a message
+//! is there if a record of it stands behind its last deletion. So a replay, which goes in the order of the
+//! log and takes out of the index only what stands before the deletion, gives the same however often it
+//! runs and however far the index was: what was put since stays, what was put before does not come back.
+//! (`replaying_a_deletion_again_and_again_spares_what_was_put_since`, `a_store_is_a_map_that_survives`)
+//!
+//! Put, deletion and look-up of one message race without a lock. What each of them answers was so at one
+//! moment between its beginning and its end, which is where it stands in the order of all: the moment at
+//! which the committer changed the index, of a put that wrote and of a deletion; the moment of its look-up,
+//! of a get and of a put that found its message. Such a put may be answered after a deletion that came
+//! between, and was before it all the same. What was read and turns out not to be a message is looked up
+//! again: only if the index still has it at the same place is it damage, since a place is used once and a
+//! body is erased after the index forgot it (`a_body_that_was_erased_before_it_is_read_is_looked_up_again`).
+//! What `hot` keeps from before a deletion, it does not give out.
+//! (`puts_deletions_and_look_ups_that_race_could_have_come_one_after_the_other`)
+//!
+//! *Then the body is erased*, beside the running groups, after the deletion is durable and before a
+//! checkpoint passes it. So a crash in between leaves a deletion that is replayed, and says itself where the
+//! bodies are, even if the index has carried it out and does not know any more.
+//! (`a_start_erases_what_a_kill_left`, `a_start_after_a_kill_leaves_no_deleted_body`,
+//! `every_acked_deletion_survives_a_power_cut`)
+//! A record with a deletion behind it is damage for nobody, whatever its body is. What the index does not
+//! point at is not erased: a record that was damaged and put again, the second record of two puts that
+//! raced, and segments that a backup shares; `compact` leaves them out.
+//!
 //! Each way a crash can fall:
 //!
 //! * *before the write, or within it*: the group was not answered. What is left of it is a torn tail
@@ -53,7 +79,10 @@
 //! Not covered: a file system or disk that lies about `fdatasync`, and loss of the disk. A group that
 //! was answered within the last second before the process died, and is then damaged on the disk before
 //! the next start, cannot be told from a torn one: only a later group or a checkpoint proves that it
-//! was whole.
+//! was whole. A deletion that is damaged on the disk is found when the log is read from end to end, but what
+//! it deleted is not known: where the index is redrawn after that, the message answers as damaged, since its
+//! body is gone, and can be deleted again; if its body was not erased, it is there again.
+//! (`a_damaged_deletion_is_named_and_hides_no_more_than_it_has_to`)
 //!
 //! With [`Durability::Os`] the answer leaves after the write: it survives the death of the process,
 //! not that of the machine.
@@ -69,6 +98,7 @@ mod directory;
 mod disk;
 mod embedded;
 mod findings;
+mod hot;
 mod keeper;
 mod memory;
 mod opening;
@@ -103,6 +133,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Stores a message. The receipt comes once it is durable; a message that is already there costs
     /// a look-up and writes nothing. Dropping the future does not take the message back.
     fn put(&self, message: Message) -> Put;
+
+    /// Deletes the message with this digest: from the answer on it is not found, and never again unless it
+    /// is put again. What it was is erased from the disk soon afterwards. Dropping the future does not
+    /// take the deletion back.
+    fn delete(&self, digest: &Digest) -> Delete;
 
     /// The message with this digest, its text checked against it. Blocks for a few microseconds, or
     /// for as long as a page takes to come from the disk.
@@ -153,12 +188,12 @@ pub trait Observer: fmt::Debug + Send + Sync {
     fn committed(&self, commit: Commit);
 }
 
-/// A group of messages that was written together.
+/// A group of messages and deletions that was written together.
 #[derive(Clone, Copy, Debug)]
 pub struct Commit {
-    /// Messages in it.
+    /// Messages and deletions in it.
     pub entries: usize,
-    /// Their texts, in bytes.
+    /// The texts of its messages, in bytes.
     pub bytes: u64,
     /// How long the write and its sync took; zero if there was no sync.
     pub sync: Duration,
@@ -244,6 +279,34 @@ impl Receipt {
     }
 }
 
+/// Proof that a message was deleted as durably as it says. Only a store can make one.
+#[derive(Clone, Copy, Debug)]
+pub struct Deleted {
+    durability: Durability,
+    synced_in: Duration,
+}
+
+impl Deleted {
+    fn new(durability: Durability, synced_in: Duration) -> Self {
+        Self {
+            durability,
+            synced_in,
+        }
+    }
+
+    /// How long it took to write and sync the group that the deletion was in.
+    #[must_use]
+    pub fn synced_in(&self) -> Duration {
+        self.synced_in
+    }
+
+    /// What the deletion survives from now on.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.durability
+    }
+}
+
 /// Why a store did not do what it was asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -291,28 +354,34 @@ pub struct Stats {
 }
 
 /// A put on its way to the disk.
+pub type Put = Pending<Receipt>;
+
+/// A deletion on its way to the disk; `None` if there was no such message.
+pub type Delete = Pending<Option<Deleted>>;
+
+/// A write on its way to the disk.
 #[derive(Debug)]
-#[must_use = "only the receipt says that the message is stored"]
-pub struct Put(Progress);
+#[must_use = "only the answer says that it is done"]
+pub struct Pending<T>(Progress<T>);
 
 #[derive(Debug)]
-enum Progress {
-    Done(Result<Receipt, StoreError>),
-    Waiting(oneshot::Receiver<Result<Receipt, StoreError>>),
+enum Progress<T> {
+    Done(Result<T, StoreError>),
+    Waiting(oneshot::Receiver<Result<T, StoreError>>),
 }
 
-impl Put {
-    fn done(result: Result<Receipt, StoreError>) -> Self {
+impl<T> Pending<T> {
+    fn done(result: Result<T, StoreError>) -> Self {
         Self(Progress::Done(result))
     }
 
-    fn waiting(reply: oneshot::Receiver<Result<Receipt, StoreError>>) -> Self {
+    fn waiting(reply: oneshot::Receiver<Result<T, StoreError>>) -> Self {
         Self(Progress::Waiting(reply))
     }
 }
 
-impl Future for Put {
-    type Output = Result<Receipt, StoreError>;
+impl<T: Copy + Unpin> Future for Pending<T> {
+    type Output = Result<T, StoreError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {

@@ -1,16 +1,19 @@
 //! Opening: either the index that is there, completed from the checkpoint on, or one drawn from the
 //! whole log.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
 use tracing::info;
 
 use super::directory::{OpenError, read_checkpoint};
+use super::embedded::Erasure;
 use super::findings::{Finding, Findings};
 use super::index::{self, Checkpoint, Held, Index, IndexError};
-use super::log::{Log, Position};
-use super::recovery;
+use super::log::{Log, Place, Position};
+use super::recovery::{self, Kind, Record};
+use crate::digest::Digest;
 
 /// Messages between two lines about progress: about a second.
 const PROGRESS_MESSAGES: u64 = 50_000;
@@ -23,6 +26,8 @@ pub(super) struct Opened {
     pub(super) messages: u64,
     /// Where the log ends.
     pub(super) end: Position,
+    /// Bodies of deleted messages that are still in the log.
+    pub(super) erasures: Vec<Erasure>,
     /// What should not have been.
     pub(super) findings: Findings,
 }
@@ -33,6 +38,7 @@ impl Opened {
         let Entered {
             messages,
             end,
+            erasures,
             findings: more,
         } = entered;
         for finding in more {
@@ -42,6 +48,7 @@ impl Opened {
             index,
             messages,
             end,
+            erasures,
             findings,
         }
     }
@@ -59,7 +66,7 @@ pub(super) fn open_index(
     let mut findings = Findings::default();
     if let Some(checkpoint) = checkpoint {
         progress("checking the index".into());
-        let opened = open_checked(&directory, cache_bytes, checkpoint)
+        let opened = open_checked(&directory, cache_bytes, checkpoint, log)
             .and_then(|(index, held)| replay(index, held, log, checkpoint, progress));
         match opened {
             Ok((index, entered)) => return Ok(Opened::new(index, entered, findings)),
@@ -86,18 +93,44 @@ fn open_checked(
     directory: &Path,
     cache_bytes: u64,
     expected: Checkpoint,
+    log: &Log,
 ) -> Result<(Index, Held), ReplayError> {
     if !directory.join("db").exists() {
         return Err(IndexError::new("it is missing").into());
     }
     let index = Index::open(directory, cache_bytes)?;
-    let checked = index.check().and_then(|held| {
-        if !held.checkpoint.covers(expected) {
-            return Err(IndexError::new("it is behind the checkpoint"));
-        }
+    let checked = check(&index, expected, log);
+    close_on_error(index, checked)
+}
+
+/// Reads the whole index, and makes sure that it can be completed from `expected` on. Returns what it
+/// holds.
+pub(super) fn check(index: &Index, expected: Checkpoint, log: &Log) -> Result<Held, ReplayError> {
+    let held = index.check()?;
+    let Checkpoint { position, messages } = held.checkpoint;
+    let is_complete = position >= expected.position
+        && (messages >= expected.messages
+            || messages + gone(index, expected.position, log)? >= expected.messages);
+    if is_complete {
         Ok(held)
-    });
-    close_on_error(index, checked.map_err(ReplayError::from))
+    } else {
+        Err(IndexError::new("it is behind the checkpoint").into())
+    }
+}
+
+/// How many of the messages that an index had at `from` it does not have any more because it is ahead,
+/// and has carried out deletions that stand behind.
+fn gone(index: &Index, from: Position, log: &Log) -> Result<u64, ReplayError> {
+    let (mut seen, mut gone) = (HashSet::new(), 0);
+    recovery::survey(log, from, from, |record| {
+        let Record { kind, digest, .. } = record;
+        // Only what is there is deleted: if nothing behind `from` put it, it was there before.
+        if seen.insert(digest) && kind == Kind::Deletion {
+            gone += u64::from(index.get(&digest)?.is_none());
+        }
+        Ok::<_, ReplayError>(())
+    })?;
+    Ok(gone)
 }
 
 /// Completes an index that has everything before `checkpoint`.
@@ -152,6 +185,7 @@ fn close_on_error<T>(
 struct Entered {
     messages: u64,
     end: Position,
+    erasures: Vec<Erasure>,
     findings: Vec<Finding>,
 }
 
@@ -165,10 +199,25 @@ fn enter(
     progress: &(dyn Fn(String) + Sync),
 ) -> Result<Entered, ReplayError> {
     let mut entered = 0_u64;
-    let recovered = recovery::recover(log, from, acked, |digest, place| {
+    let mut erasures = Vec::new();
+    let recovered = recovery::recover(log, from, acked, |record| {
         entered += 1;
         if entered.is_multiple_of(PROGRESS_MESSAGES) {
             progress(format!("entering messages into the index: {entered}"));
+        }
+        let Record { digest, place, .. } = record;
+        if record.kind == Kind::Deletion {
+            let before = index.get(&digest)?.filter(|before| before.at < place.at);
+            if let Some(before) = before {
+                messages -= u64::from(index.remove(&digest, before)?);
+            }
+            let erased = erased_by(log, &digest, place, before)?;
+            erasures.extend(erased.into_iter().map(|erased| Erasure {
+                digest,
+                place: erased,
+                deleted_at: place.at,
+            }));
+            return Ok(());
         }
         if index.put(&digest, None, place)? {
             messages += 1;
@@ -199,13 +248,34 @@ fn enter(
     Ok(Entered {
         messages,
         end: recovered.end,
+        erasures,
         findings: damage.chain(ahead).collect(),
     })
 }
 
-/// What can end a replay.
+/// The records that the deletion at `deletion` erases, as it says or the index did, without those that are
+/// erased.
+fn erased_by(
+    log: &Log,
+    digest: &Digest,
+    deletion: Place,
+    indexed: Option<Place>,
+) -> io::Result<Vec<Place>> {
+    let mut places: Vec<_> = indexed.into_iter().collect();
+    for at in log.erased_by(deletion)? {
+        let before = Some(at).filter(|at| *at < deletion.at);
+        let place = before.and_then(|at| log.message_at(at, digest));
+        places.extend(place.filter(|&place| indexed != Some(place)));
+    }
+    // Whose body cannot be read is left to the erasure, which says so.
+    let is_erased = |body: Vec<u8>| body.iter().all(|&byte| byte == 0);
+    places.retain(|&place| !log.read(place).is_ok_and(is_erased));
+    Ok(places)
+}
+
+/// What can end a replay, or an index from being completed.
 #[derive(Debug)]
-enum ReplayError {
+pub(super) enum ReplayError {
     Log(io::Error),
     Index(IndexError),
 }

@@ -14,11 +14,13 @@
 //!
 //! A record with a good header and a body that does not hash to its digest is broken too, but names
 //! the message that is lost; if it is damage, it is kept in the index so that a look-up answers with
-//! an error instead of "not found".
+//! an error instead of "not found". Unless a deletion of that message stands behind it: then its body
+//! was erased, or whatever else happened to it is nobody's loss.
 //!
 //! **Invariant:** after [`recover`], the log from the checkpoint to its end is durable, and a second
 //! recovery finds the same messages and nothing torn.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -37,6 +39,28 @@ const WINDOW_BYTES: u32 = 1 << 20;
 /// Zeros are stepped over in steps of this: the unwritten rest of a segment is most of what a start
 /// looks at.
 const BLANK_STEP_BYTES: u32 = 4096;
+
+/// Deletions that are kept in mind before the broken stretches are gone through for what they explain:
+/// some 5 MB. Erased records are kept in mind until then, 80 bytes each.
+const DELETIONS_AT_ONCE: usize = 1 << 16;
+
+/// A good record that says something about a message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Record {
+    pub(super) kind: Kind,
+    /// The message.
+    pub(super) digest: Digest,
+    /// Where the record itself is.
+    pub(super) place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The message, compared with its digest.
+    Message,
+    /// What stands before is gone.
+    Deletion,
+}
 
 /// A stretch of the log that was acknowledged and cannot be read any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,18 +106,18 @@ pub(super) struct Survey {
 }
 
 /// Reads the log from `from`, the start of a group, to its end, and makes it one that can be appended
-/// to. Each good message goes to `message`, in log order. What was in the log before `acked` is known
+/// to. Each good record goes to `record`, in log order. What was in the log before `acked` is known
 /// to have been durable once.
 ///
 /// # Errors
-/// Those of `message` and of reading and writing the segments, after which the log must not be used.
+/// Those of `record` and of reading and writing the segments, after which the log must not be used.
 pub(super) fn recover<E: From<io::Error>>(
     log: &Log,
     from: Position,
     acked: Position,
-    message: impl FnMut(Digest, Place) -> Result<(), E>,
+    record: impl FnMut(Record) -> Result<(), E>,
 ) -> Result<Recovered, E> {
-    let survey = survey(log, from, acked, message)?;
+    let survey = survey(log, from, acked, record)?;
     for hole in &survey.holes {
         fill(log, hole, survey.last_group)?;
     }
@@ -117,14 +141,15 @@ pub(super) fn recover<E: From<io::Error>>(
 /// The same, with nothing written.
 ///
 /// # Errors
-/// Those of `message` and of reading the segments.
+/// Those of `record` and of reading the segments.
 pub(super) fn survey<E: From<io::Error>>(
     log: &Log,
     from: Position,
     acked: Position,
-    mut message: impl FnMut(Digest, Place) -> Result<(), E>,
+    mut record: impl FnMut(Record) -> Result<(), E>,
 ) -> Result<Survey, E> {
     let mut broken = Vec::new();
+    let mut deleted = HashMap::new();
     let mut last_end = from;
     let mut last_group = Position::START;
     for segment in from.segment..=log.last_segment() {
@@ -148,7 +173,13 @@ pub(super) fn survey<E: From<io::Error>>(
                         length: header.length,
                     };
                     match header.content {
-                        Content::Message(digest) if good => message(digest, place)?,
+                        Content::Message(digest) if good => {
+                            record(Record {
+                                kind: Kind::Message,
+                                digest,
+                                place,
+                            })?;
+                        }
                         Content::Message(digest) => {
                             let message = Some((digest, place));
                             broken.push(Broken {
@@ -161,6 +192,17 @@ pub(super) fn survey<E: From<io::Error>>(
                             });
                             continue;
                         }
+                        Content::Deletion(digest) => {
+                            record(Record {
+                                kind: Kind::Deletion,
+                                digest,
+                                place,
+                            })?;
+                            deleted.insert(digest, at);
+                            if deleted.len() == DELETIONS_AT_ONCE {
+                                forget_deleted(&mut broken, &mut deleted);
+                            }
+                        }
                         Content::Filler => {}
                     }
                     last_end = last_end.max(to);
@@ -170,6 +212,7 @@ pub(super) fn survey<E: From<io::Error>>(
         }
     }
 
+    forget_deleted(&mut broken, &mut deleted);
     // Acknowledged, though broken: the log goes on behind it, also where nothing good follows.
     let mut end = last_end.max(acked);
     let is_damage =
@@ -204,6 +247,17 @@ pub(super) fn survey<E: From<io::Error>>(
         }
     }
     Ok(survey)
+}
+
+/// Takes those out of `broken` that a deletion explains. What is broken behind it came later: so none of
+/// the deletions is needed any more.
+fn forget_deleted(broken: &mut Vec<Broken>, deleted: &mut HashMap<Digest, Position>) {
+    let is_deleted = |stretch: &Broken| {
+        let message = stretch.damage.message;
+        message.is_some_and(|(digest, place)| deleted.get(&digest) > Some(&place.at))
+    };
+    broken.retain(|stretch| !is_deleted(stretch));
+    deleted.clear();
 }
 
 /// The position behind a record.
@@ -357,7 +411,8 @@ impl<'a> Scan<'a> {
                     .at(self.offset + HEADER_BYTES, header.length as usize)?;
                 Digest::of(body) == digest
             }
-            Content::Filler => true,
+            // Deletions stand without their bodies, and fillers have none.
+            Content::Deletion(_) | Content::Filler => true,
         };
         self.offset = after(at, header.length).offset;
         Ok(Some(Stretch::Record { at, header, good }))

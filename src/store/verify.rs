@@ -5,10 +5,11 @@
 //! start could not redraw is ever changed. This room finds and names, and mends nothing.
 //!
 //! What the next start puts right without a loss is no finding: a group that was never acknowledged, an
-//! index that is not there, messages behind the checkpoint that are not in the index yet. Neither is a
-//! damaged record whose message was posted again since; it is counted.
+//! index that is not there, messages behind the checkpoint that are not in the index yet, deletions there
+//! that it has not carried out. Neither is a damaged record whose message was posted again since; it is
+//! counted. Nor is whatever became of a message that was deleted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
@@ -16,8 +17,9 @@ use std::path::Path;
 
 use super::directory::{DataDirectory, OpenError, has_checkpoint, read_checkpoint};
 use super::index::{Checkpoint, Index, IndexError};
-use super::log::{Log, Place, Position};
-use super::recovery::{self, Damage, Survey};
+use super::log::{Log, Position};
+use super::opening::{self, ReplayError};
+use super::recovery::{self, Damage, Kind, Record, Survey};
 use crate::digest::Digest;
 
 /// Index entries that are held against the log at once.
@@ -37,6 +39,13 @@ pub enum Finding {
     },
     /// The index does not know a message of the log: it is not found, though it is there.
     NotInIndex {
+        /// The message.
+        digest: Digest,
+        /// Its record.
+        at: Position,
+    },
+    /// The index has a message that was deleted.
+    NotDeleted {
         /// The message.
         digest: Digest,
         /// Its record.
@@ -62,6 +71,7 @@ impl Finding {
         match self {
             Self::Damaged { .. } => "damaged",
             Self::NotInIndex { .. } => "not-in-index",
+            Self::NotDeleted { .. } => "not-deleted",
             Self::NotInLog { .. } => "not-in-log",
             Self::Index(_) => "index",
             Self::Checkpoint => "checkpoint",
@@ -74,6 +84,7 @@ impl Finding {
         match self {
             Self::Damaged { from: at, .. }
             | Self::NotInIndex { at, .. }
+            | Self::NotDeleted { at, .. }
             | Self::NotInLog { at, .. } => Some(*at),
             Self::Index(_) | Self::Checkpoint => None,
         }
@@ -84,7 +95,9 @@ impl Finding {
     pub fn digest(&self) -> Option<Digest> {
         match self {
             Self::Damaged { digest, .. } => *digest,
-            Self::NotInIndex { digest, .. } | Self::NotInLog { digest, .. } => Some(*digest),
+            Self::NotInIndex { digest, .. }
+            | Self::NotDeleted { digest, .. }
+            | Self::NotInLog { digest, .. } => Some(*digest),
             Self::Index(_) | Self::Checkpoint => None,
         }
     }
@@ -114,6 +127,12 @@ impl fmt::Display for Finding {
             Self::NotInIndex { digest, .. } => {
                 write!(formatter, "message {digest} is not in the index")
             }
+            Self::NotDeleted { digest, .. } => {
+                write!(
+                    formatter,
+                    "message {digest} was deleted and is in the index"
+                )
+            }
             Self::NotInLog { digest, .. } => write!(
                 formatter,
                 "the index has message {digest} here, and the log has not"
@@ -134,6 +153,8 @@ impl fmt::Display for Finding {
 pub struct Verified {
     /// Good records of messages.
     pub records: u64,
+    /// Deletions.
+    pub deletions: u64,
     /// Messages in the index; `None` if there is no index, or it cannot be read.
     pub indexed: Option<u64>,
     /// Damaged records whose message has a good one too.
@@ -186,7 +207,7 @@ pub fn verify(
     if checkpoint.is_none() && has_checkpoint(path) {
         tell(&Finding::Checkpoint);
     }
-    let index = open_index(path, cache_bytes, checkpoint, &mut tell);
+    let index = open_index(path, cache_bytes, checkpoint, &log, &mut tell);
     let extent = Extent {
         acked: checkpoint.map_or(Position::START, |checkpoint| checkpoint.position),
         is_growing: false,
@@ -227,21 +248,43 @@ pub(super) fn examine(
     tell: &mut dyn FnMut(&Finding),
 ) -> Result<Verified, Interrupted> {
     let acked = extent.acked;
-    let mut records = 0;
-    let mut survey = read_log(log, acked, pace, |digest, place| {
-        records += 1;
-        match index
-            .filter(|_| place.at < acked)
-            .map(|index| index.get(&digest))
-        {
-            None | Some(Ok(Some(_))) => {}
-            Some(Ok(None)) => tell(&Finding::NotInIndex {
-                digest,
-                at: place.at,
-            }),
-            Some(Err(error)) => give_up(&mut index, &error, tell),
+    let (mut records, mut deletions) = (0, 0);
+    // Messages that the index does not have, unless a deletion comes.
+    let mut missing = BTreeMap::new();
+    let mut survey = read_log(log, acked, pace, |record| {
+        let Record { kind, digest, .. } = record;
+        let at = record.place.at;
+        match kind {
+            Kind::Message => records += 1,
+            Kind::Deletion => {
+                deletions += 1;
+                missing.remove(&digest);
+            }
+        }
+        let indexed = index.filter(|_| at < acked).map(|index| index.get(&digest));
+        match (kind, indexed) {
+            (Kind::Message, Some(Ok(None))) => {
+                missing.insert(digest, at);
+            }
+            (Kind::Deletion, Some(Ok(Some(now)))) if now.at < at => {
+                tell(&Finding::NotDeleted { digest, at: now.at });
+            }
+            (_, Some(Err(error))) => give_up(&mut index, &error, tell),
+            _ => {}
         }
     })?;
+    if extent.is_growing && !missing.is_empty() {
+        // A deletion may have been appended to what was read ahead already.
+        recovery::survey(log, acked, acked, |record| {
+            if record.kind == Kind::Deletion {
+                missing.remove(&record.digest);
+            }
+            Ok::<_, io::Error>(())
+        })?;
+    }
+    for (digest, at) in missing {
+        tell(&Finding::NotInIndex { digest, at });
+    }
     if extent.is_growing {
         survey.damage.retain(|damage| damage.from < acked);
         survey.torn_bytes = 0;
@@ -250,6 +293,7 @@ pub(super) fn examine(
     let indexed = hold_against_log(index, log, tell);
     Ok(Verified {
         records,
+        deletions,
         indexed,
         healed,
         torn_bytes: survey.torn_bytes,
@@ -262,6 +306,7 @@ fn open_index(
     path: &Path,
     cache_bytes: u64,
     checkpoint: Option<Checkpoint>,
+    log: &Log,
     tell: &mut impl FnMut(&Finding),
 ) -> Option<Index> {
     let directory = path.join("index");
@@ -270,10 +315,11 @@ fn open_index(
     let index = Index::open(&directory, cache_bytes)
         .inspect_err(|error| tell(&Finding::Index(error.to_string())))
         .ok()?;
-    let reason = match index.check() {
-        Ok(held) if held.checkpoint.covers(expected) => return Some(index),
-        Ok(_) => "it is behind the checkpoint".into(),
-        Err(error) => error.to_string(),
+    let reason = match opening::check(&index, expected, log) {
+        Ok(_) => return Some(index),
+        Err(ReplayError::Index(error)) => error.to_string(),
+        // Whoever reads the log next says so.
+        Err(ReplayError::Log(_)) => "it cannot be held against the log".into(),
     };
     tell(&Finding::Index(reason));
     // What it says when it is closed is no news.
@@ -292,17 +338,18 @@ fn read_log(
     log: &Log,
     acked: Position,
     pace: Pace<'_>,
-    mut message: impl FnMut(Digest, Place),
+    mut take: impl FnMut(Record),
 ) -> Result<Survey, Interrupted> {
     let segment_bytes = u64::from(log.segment_bytes());
     let total = segment_bytes * u64::from(log.last_segment());
-    let survey = recovery::survey(log, Position::START, acked, |digest, place| {
-        let segments = u64::from(place.at.segment.saturating_sub(1));
-        let done = segments * segment_bytes + u64::from(place.at.offset);
+    let survey = recovery::survey(log, Position::START, acked, |record| {
+        let at = record.place.at;
+        let segments = u64::from(at.segment.saturating_sub(1));
+        let done = segments * segment_bytes + u64::from(at.offset);
         if pace(done, total).is_break() {
             return Err(Interrupted::Stopped);
         }
-        message(digest, place);
+        take(record);
         Ok(())
     })?;
     match pace(total, total) {
@@ -351,9 +398,10 @@ fn good_records(
 ) -> Result<HashMap<Digest, bool>, Interrupted> {
     let damaged = damage.iter().filter_map(|damage| damage.message);
     let mut good: HashMap<_, _> = damaged.map(|(digest, _)| (digest, false)).collect();
-    read_log(log, Position::START, pace, |digest, _| {
-        if let Some(good) = good.get_mut(&digest) {
-            *good = true;
+    read_log(log, Position::START, pace, |record| {
+        if let Some(good) = good.get_mut(&record.digest) {
+            // What is damaged stands behind the deletion, or it would be no damage.
+            *good = record.kind == Kind::Message;
         }
     })?;
     Ok(good)

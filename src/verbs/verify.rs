@@ -108,6 +108,9 @@ fn summary(verified: &Verified) -> String {
         Some(messages) => format!("{} in the index", plural(messages, "message")),
         None => "the index will be redrawn at the next start".into(),
     });
+    if verified.deletions > 0 {
+        parts.push(plural(verified.deletions, "deletion"));
+    }
     if verified.healed > 0 {
         parts.push(format!(
             "{} posted again since",
@@ -143,6 +146,7 @@ fn damaged_json(digest: &Digest, text: &str) -> Value {
 fn summary_json(verified: &Verified) -> Value {
     json!({
         "records": verified.records,
+        "deletions": verified.deletions,
         "indexed": verified.indexed,
         "healed": verified.healed,
         "torn_bytes": verified.torn_bytes,

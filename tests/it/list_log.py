@@ -1,7 +1,7 @@
 """Lists the messages of a data directory; written from the header of src/store/log.rs alone."""
 import hashlib, json, pathlib, struct, sys
 
-MAGIC, MESSAGE, FILLER, HEADER = b"\xff\x64\x67\x31", 1, 3, 56
+MAGIC, MESSAGE, DELETION, FILLER, HEADER = b"\xff\x64\x67\x31", 1, 2, 3, 56
 
 TABLE = []
 for value in range(256):
@@ -32,5 +32,7 @@ for path in sorted(pathlib.Path(sys.argv[1], "log").glob("*.log")):
     for kind, digest, body in records(path.read_bytes()):
         if kind == MESSAGE and hashlib.sha256(body).digest() == digest:
             messages[digest] = body.decode("utf-8")
+        elif kind == DELETION:
+            messages.pop(digest, None)
 for digest, text in sorted(messages.items()):
     print(digest.hex(), json.dumps(text))

@@ -1,14 +1,15 @@
 //! Random lives of a store against a map: whatever happens between, what was acknowledged is there
-//! with its exact bytes, and nothing else is.
+//! with its exact bytes, and nothing else is; neither is what was deleted.
 
 use std::collections::HashMap;
 
 use digestd::digest::Digest;
+use digestd::message::Message;
 use digestd::store::{EmbeddedStore, Store};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
 
-use crate::store_support::{Data, assert_text, close, put, put_all, text_of};
+use crate::store_support::{Data, assert_text, close, delete, put, put_all, text_of, wait};
 
 /// Texts are taken from so few that many are put again.
 const TEXTS: usize = 30;
@@ -24,6 +25,8 @@ fn text(number: usize) -> String {
 enum Event {
     Put(usize),
     PutAtOnce(Vec<usize>),
+    Delete(usize),
+    ChangeAtOnce(Vec<(usize, bool)>),
     Get(usize),
     Restart,
     Kill,
@@ -35,6 +38,9 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         5 => (0..TEXTS).prop_map(Event::Put),
         4 => prop::collection::vec(0..TEXTS, 2..40).prop_map(Event::PutAtOnce),
+        3 => (0..TEXTS).prop_map(Event::Delete),
+        3 => prop::collection::vec((0..TEXTS / 5, any::<bool>()), 2..40)
+            .prop_map(Event::ChangeAtOnce),
         4 => (0..TEXTS).prop_map(Event::Get),
         1 => Just(Event::Restart),
         1 => Just(Event::Kill),
@@ -42,6 +48,12 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => Just(Event::LoseAllButTheLog),
     ];
     prop::collection::vec(event, 1..14)
+}
+
+/// A change that is waited for later.
+enum Begun {
+    Put(Digest, String, digestd::store::Put),
+    Delete(Digest, digestd::store::Delete),
 }
 
 /// A store and what it has acknowledged.
@@ -71,6 +83,14 @@ impl Life {
                 put_all(&self.store, &texts);
                 self.acknowledge(texts)
             }
+            Event::Delete(number) => {
+                let text = text(number);
+                let digest = Digest::of(text.as_bytes());
+                let was_there = self.acked.contains_key(&digest);
+                assert_eq!(delete(&self.store, &text), Ok(was_there));
+                self.forget(&text)
+            }
+            Event::ChangeAtOnce(changes) => self.change_at_once(&changes),
             Event::Get(number) => {
                 self.check(number);
                 self
@@ -93,6 +113,42 @@ impl Life {
     fn acknowledge(mut self, texts: impl IntoIterator<Item = String>) -> Self {
         let digest = |text: String| (Digest::of(text.as_bytes()), text);
         self.acked.extend(texts.into_iter().map(digest));
+        self
+    }
+
+    fn forget(mut self, text: &str) -> Self {
+        self.acked.remove(&Digest::of(text.as_bytes()));
+        self
+    }
+
+    /// Puts and deletes (`true`) without waiting in between. A put may find what a deletion that waits
+    /// has not taken away yet; so whoever waits last decides only if it was no put of a known message.
+    fn change_at_once(mut self, changes: &[(usize, bool)]) -> Self {
+        let begun: Vec<_> = changes
+            .iter()
+            .map(|&(number, deletes)| {
+                let message = Message::new(text(number));
+                if deletes {
+                    Begun::Delete(message.digest(), self.store.delete(&message.digest()))
+                } else {
+                    let digest = message.digest();
+                    Begun::Put(digest, text(number), self.store.put(message))
+                }
+            })
+            .collect();
+        for begun in begun {
+            match begun {
+                Begun::Put(digest, text, put) => {
+                    if !wait(put).unwrap().is_known() {
+                        self.acked.insert(digest, text);
+                    }
+                }
+                Begun::Delete(digest, deletion) => {
+                    let was_there = self.acked.remove(&digest).is_some();
+                    assert_eq!(wait(deletion).unwrap().is_some(), was_there);
+                }
+            }
+        }
         self
     }
 

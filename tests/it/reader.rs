@@ -6,7 +6,7 @@ use std::process::Command;
 
 use digestd::digest::Digest;
 
-use crate::store_support::{Data, close, put, put_all, text_of, texts};
+use crate::store_support::{Data, close, delete, put, put_all, text_of, texts};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/list_log.py");
 
@@ -27,6 +27,11 @@ fn a_reader_written_from_the_description_lists_every_message_once() {
     data.flip(&damaged.file, damaged.body().start * 8);
     let store = data.open();
     put(&store, &messages[7]).unwrap();
+    // One that was deleted, and one that was put again since.
+    let gone = messages.remove(11);
+    delete(&store, &gone).unwrap();
+    delete(&store, &messages[23]).unwrap();
+    put(&store, &messages[23]).unwrap();
     close(store);
     assert!(data.files("log").len() > 3);
 

@@ -220,6 +220,18 @@ impl Data {
         records
     }
 
+    /// The records of a text and of its deletions, in order.
+    pub(crate) fn records_of(&self, text: &str) -> Vec<Record> {
+        let mut records = self.records();
+        records.retain(|record| record.is_of(text));
+        records
+    }
+
+    /// The bytes of a record's body.
+    pub(crate) fn body(&self, record: &Record) -> Vec<u8> {
+        self.read(&record.file)[record.body()].to_vec()
+    }
+
     /// The record of a text.
     pub(crate) fn record_of(&self, text: &str) -> Record {
         let mut records = self.records().into_iter();
@@ -276,6 +288,7 @@ pub(crate) struct Record {
 
 impl Record {
     pub(crate) const MESSAGE: u8 = 1;
+    pub(crate) const DELETION: u8 = 2;
     pub(crate) const FILLER: u8 = 3;
 
     fn read(file: &str, content: &[u8], offset: usize) -> Option<Self> {
@@ -417,6 +430,12 @@ pub(crate) fn put_all(store: &EmbeddedStore, texts: &[String]) {
     }
 }
 
+/// Deletes a message; returns whether it was there.
+pub(crate) fn delete(store: &EmbeddedStore, text: &str) -> Result<bool, StoreError> {
+    let deleted = wait(store.delete(&Digest::of(text.as_bytes())))?;
+    Ok(deleted.is_some())
+}
+
 pub(crate) fn get(store: &EmbeddedStore, text: &str) -> Result<Option<String>, StoreError> {
     let found = store.get(&Digest::of(text.as_bytes()))?;
     Ok(found.map(|message| message.text().to_owned()))
@@ -492,7 +511,7 @@ pub(crate) fn text_of(number: usize, bytes: usize) -> String {
     text
 }
 
-fn wait<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap()
