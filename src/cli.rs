@@ -79,7 +79,7 @@ pub enum Command {
     Import(ImportArgs),
     /// Copy a store, also one that is being served; run it again to bring the copy up to date
     Backup(BackupArgs),
-    /// Write the log of a store anew, without damaged records that were posted again
+    /// Write the log of a store anew, without what was deleted, or damaged and posted again
     Compact(DataArgs),
     /// Examine whether a directory is a good place for a store
     Doctor(DoctorArgs),

@@ -109,6 +109,8 @@ pub struct Figures {
     pub health: Health,
     /// Puts by how they ended.
     pub puts: Vec<(&'static str, u64)>,
+    /// Deletions by how they ended.
+    pub deletions: Vec<(&'static str, u64)>,
     /// Lines that did not get into the log.
     pub log_lines_dropped: u64,
     /// Clients whose rates are remembered.
@@ -369,9 +371,15 @@ impl Scrape {
             "result",
             &self.figures.puts,
         )?;
+        page.counters(
+            "digestd_deletions_total",
+            "Messages to be deleted, by how that ended",
+            "result",
+            &self.figures.deletions,
+        )?;
         page.histogram(
             "digestd_commit_group_size",
-            "Messages written and synced together",
+            "Messages and deletions written and synced together",
             &self.group_sizes,
         )?;
         page.counter(
@@ -669,6 +677,7 @@ mod tests {
                 writes: Err("the disk is full".into()),
             },
             puts: vec![("stored", 3)],
+            deletions: vec![("deleted", 1)],
             log_lines_dropped: 7,
             limited_clients: 8,
         }

@@ -1,9 +1,10 @@
-//! Publish a message, fetch a message: what the service does, free of HTTP.
+//! Publish a message, fetch a message, delete one: what the service does, free of HTTP.
 //!
 //! It stands between whoever speaks a protocol and whatever store is behind, and knows neither. It
 //! is there before its store is: opening a large one takes a while, and a service that says so is
 //! better than a port that is closed.
 
+use std::array;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 use crate::digest::Digest;
 use crate::message::Message;
 use crate::store::{self, Store, StoreError};
-pub use crate::store::{Durability, Health, Page, Receipt, Stats};
+pub use crate::store::{Deleted, Durability, Health, Page, Receipt, Stats};
 
 /// Work on more bytes than this leaves the thread that serves requests: hashing so many takes as
 /// long as a dozen small requests.
@@ -29,7 +30,8 @@ pub struct Service {
     /// What the start is doing.
     stage: Mutex<String>,
     stopping: AtomicBool,
-    puts: Arc<Puts>,
+    puts: Arc<Counts<{ PUT_RESULTS.len() }>>,
+    deletions: Counts<{ DELETION_RESULTS.len() }>,
 }
 
 /// A put under way: the receipt, or why there is none. Dropping it does not take the put back.
@@ -37,7 +39,7 @@ pub struct Service {
 #[must_use = "nothing is stored for certain before the receipt is there"]
 pub struct Put {
     put: store::Put,
-    puts: Arc<Puts>,
+    puts: Arc<Counts<{ PUT_RESULTS.len() }>>,
 }
 
 impl Future for Put {
@@ -45,22 +47,32 @@ impl Future for Put {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let result = ready!(Pin::new(&mut self.put).poll(context)).map_err(ServiceError::from);
-        self.puts.count(result);
+        self.puts.count(&PUT_RESULTS, put_result(result));
         Poll::Ready(result)
     }
 }
 
-/// Counts puts by how they ended, in the order of [`PUT_RESULTS`].
-#[derive(Debug, Default)]
-struct Puts([AtomicU64; PUT_RESULTS.len()]);
+/// Counts what ended in one of so many ways, in the order in which these are listed.
+#[derive(Debug)]
+struct Counts<const WAYS: usize>([AtomicU64; WAYS]);
 
-impl Puts {
-    fn count(&self, result: Result<Receipt, ServiceError>) {
-        let word = put_result(result);
-        let mut counts = PUT_RESULTS.iter().zip(&self.0);
+impl<const WAYS: usize> Default for Counts<WAYS> {
+    fn default() -> Self {
+        Self(array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl<const WAYS: usize> Counts<WAYS> {
+    fn count(&self, ways: &[&str; WAYS], word: &str) {
+        let mut counts = ways.iter().zip(&self.0);
         if let Some((_, count)) = counts.find(|(known, _)| **known == word) {
             count.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    fn all(&self, ways: [&'static str; WAYS]) -> Vec<(&'static str, u64)> {
+        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        ways.into_iter().zip(counts).collect()
     }
 }
 
@@ -81,13 +93,20 @@ fn put_result(result: Result<Receipt, ServiceError>) -> &'static str {
     match result {
         Ok(receipt) if receipt.is_known() => "known",
         Ok(_) => "stored",
-        Err(ServiceError::Starting) => "starting",
-        Err(ServiceError::Stopping) => "stopping",
-        Err(ServiceError::Busy) => "busy",
-        Err(ServiceError::Full) => "full",
-        Err(ServiceError::TooLarge) => "too_large",
-        Err(ServiceError::Failed) => "failed",
-        Err(ServiceError::Damaged) => "damaged",
+        Err(error) => error.word(),
+    }
+}
+
+/// How a deletion can end.
+const DELETION_RESULTS: [&str; 7] = [
+    "deleted", "unknown", "starting", "stopping", "busy", "full", "failed",
+];
+
+fn deletion_result(result: Result<Option<Deleted>, ServiceError>) -> &'static str {
+    match result {
+        Ok(Some(_)) => "deleted",
+        Ok(None) => "unknown",
+        Err(error) => error.word(),
     }
 }
 
@@ -115,6 +134,21 @@ pub enum ServiceError {
     /// The message was stored and cannot be read any more.
     #[error("the stored message is damaged")]
     Damaged,
+}
+
+impl ServiceError {
+    /// One word, for those who count.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Stopping => "stopping",
+            Self::Busy => "busy",
+            Self::Full => "full",
+            Self::TooLarge => "too_large",
+            Self::Failed => "failed",
+            Self::Damaged => "damaged",
+        }
+    }
 }
 
 impl From<StoreError> for ServiceError {
@@ -171,7 +205,8 @@ impl Service {
     /// [`ServiceError::Starting`]; all others come with the receipt.
     pub fn begin(&self, message: Message) -> Result<Put, ServiceError> {
         let store = self.store();
-        let store = store.inspect_err(|error| self.puts.count(Err(*error)))?;
+        let count = |error: &ServiceError| self.puts.count(&PUT_RESULTS, error.word());
+        let store = store.inspect_err(count)?;
         Ok(Put {
             put: store.put(message),
             puts: Arc::clone(&self.puts),
@@ -181,9 +216,28 @@ impl Service {
     /// Puts so far, by how they ended. One whose caller went away is not counted.
     #[must_use]
     pub fn puts(&self) -> Vec<(&'static str, u64)> {
-        let counts = self.puts.0.iter();
-        let counts = counts.map(|count| count.load(Ordering::Relaxed));
-        PUT_RESULTS.into_iter().zip(counts).collect()
+        self.puts.all(PUT_RESULTS)
+    }
+
+    /// Deletes the message with this digest; `None` if there is none. Dropping the future does not take
+    /// the deletion back.
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub async fn delete(&self, digest: &Digest) -> Result<Option<Deleted>, ServiceError> {
+        let result = match self.store() {
+            Ok(store) => store.delete(digest).await.map_err(ServiceError::from),
+            Err(error) => Err(error),
+        };
+        self.deletions
+            .count(&DELETION_RESULTS, deletion_result(result));
+        result
+    }
+
+    /// Deletions so far, by how they ended. One whose caller went away is not counted.
+    #[must_use]
+    pub fn deletions(&self) -> Vec<(&'static str, u64)> {
+        self.deletions.all(DELETION_RESULTS)
     }
 
     /// The message with this digest. Blocks for microseconds, see [`Store::get`].
@@ -317,6 +371,43 @@ mod tests {
             .filter(|(_, count)| *count > 0)
             .collect();
         assert_eq!(counted, [("stored", 1), ("known", 1), ("full", 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_deleted_message_is_not_fetched_until_it_is_published_again() {
+        let (service, _) = running();
+        let digest = Digest::of(b"foo");
+        service.publish(Message::new("foo")).await.unwrap();
+        assert!(service.delete(&digest).await.unwrap().is_some());
+        assert_eq!(service.fetch(&digest), Ok(None));
+        assert!(service.delete(&digest).await.unwrap().is_none());
+        service.publish(Message::new("foo")).await.unwrap();
+        assert!(service.holds(&digest).unwrap());
+    }
+
+    #[tokio::test]
+    async fn deletions_are_counted_by_how_they_ended() {
+        let service = Service::default();
+        let digest = Digest::of(b"foo");
+        service.delete(&digest).await.unwrap_err();
+        let store = Arc::new(MemoryStore::default());
+        service.start(Arc::<MemoryStore>::clone(&store));
+        service.publish(Message::new("foo")).await.unwrap();
+        store.set_fault(Some(Fault::Puts(StoreError::Busy)));
+        service.delete(&digest).await.unwrap_err();
+        store.set_fault(None);
+        service.delete(&digest).await.unwrap();
+        service.delete(&digest).await.unwrap();
+        service.delete(&digest).await.unwrap();
+        let counted: Vec<_> = service.deletions();
+        let counted: Vec<_> = counted
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        assert_eq!(
+            counted,
+            [("deleted", 1), ("unknown", 2), ("starting", 1), ("busy", 1)]
+        );
     }
 
     #[tokio::test]

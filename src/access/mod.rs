@@ -102,6 +102,8 @@ pub enum Refusal {
     UnknownToken,
     /// It does not allow this.
     Scope(Scope),
+    /// No token does: there are none, and this is not for everybody.
+    Closed(Scope),
 }
 
 impl Access {
@@ -216,6 +218,7 @@ impl Access {
     ) -> Result<(), Refusal> {
         let rules = self.rules.load();
         let (result, name) = match &rules.tokens {
+            None if scope == Scope::Delete => (Err(Refusal::Closed(scope)), None),
             None => return Ok(()),
             Some(_) if scope == Scope::Read && self.settings.public_read => return Ok(()),
             Some(tokens) => match token.map(|token| tokens.find(token)) {
@@ -255,6 +258,7 @@ impl Refusal {
             Self::NoToken => "no-token",
             Self::UnknownToken => "unknown-token",
             Self::Scope(_) => "scope",
+            Self::Closed(_) => "closed",
         }
     }
 }

@@ -244,8 +244,11 @@ impl Wanted {
 
     /// Adds what is wanted to an answer that is there as a whole.
     pub(super) async fn add_to(self, response: &mut Response) {
-        // It would be the digest of the 200 (RFC 9530, 3), whose body is not here.
-        if response.status() == StatusCode::NOT_MODIFIED {
+        // It would be the digest of the 200 (RFC 9530, 3), whose body is not here, or of nothing.
+        if matches!(
+            response.status(),
+            StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT
+        ) {
             return;
         }
         let Some(body) = response.body().bytes().cloned() else {

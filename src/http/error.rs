@@ -92,6 +92,8 @@ pub(super) enum HttpError {
     NotReady(String),
     #[error("{}", service_text(*.0))]
     Service(#[from] ServiceError),
+    #[error("{}", deletion_text(*.0))]
+    NotDeleted(ServiceError),
 }
 
 /// Why a line of a batch fails, and it alone.
@@ -132,6 +134,25 @@ fn service_text(error: ServiceError) -> &'static str {
         }
         ServiceError::Damaged => {
             "The message was stored, but is damaged. Storing it again mends it."
+        }
+    }
+}
+
+/// The same where a message was to be deleted.
+fn deletion_text(error: ServiceError) -> &'static str {
+    match error {
+        ServiceError::Stopping => "The service is stopping; the message was not deleted.",
+        ServiceError::Busy => {
+            "Too much is going on at the moment; the message was not deleted. Try again soon."
+        }
+        ServiceError::Full => {
+            "The disk is so full that there is no room to delete anything. The message was not deleted."
+        }
+        ServiceError::Failed => {
+            "The store failed. The message may or may not be deleted; deleting it again does no harm."
+        }
+        ServiceError::Starting | ServiceError::TooLarge | ServiceError::Damaged => {
+            service_text(error)
         }
     }
 }
@@ -186,7 +207,7 @@ impl HttpError {
             | Self::NoRoomForBatch
             | Self::Busy
             | Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Service(error) => match error {
+            Self::Service(error) | Self::NotDeleted(error) => match error {
                 ServiceError::Full => StatusCode::INSUFFICIENT_STORAGE,
                 ServiceError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
                 ServiceError::Damaged => StatusCode::INTERNAL_SERVER_ERROR,
@@ -206,10 +227,12 @@ impl HttpError {
             | Self::NoRoomForBatch
             | Self::Busy
             | Self::NotReady(_)
-            | Self::Service(ServiceError::Starting | ServiceError::Stopping | ServiceError::Busy) => {
-                Some(RETRY_SOON)
-            }
-            Self::Service(ServiceError::Full | ServiceError::Failed) => Some(RETRY_LATER),
+            | Self::Service(ServiceError::Starting | ServiceError::Stopping | ServiceError::Busy)
+            | Self::NotDeleted(
+                ServiceError::Starting | ServiceError::Stopping | ServiceError::Busy,
+            ) => Some(RETRY_SOON),
+            Self::Service(ServiceError::Full | ServiceError::Failed)
+            | Self::NotDeleted(ServiceError::Full | ServiceError::Failed) => Some(RETRY_LATER),
             _ => None,
         }
     }
@@ -238,7 +261,8 @@ impl HttpError {
             | Self::NoRoomForBody
             | Self::NoRoomForAnswer
             | Self::NoRoomForBatch
-            | Self::NotReady(_) => true,
+            | Self::NotReady(_)
+            | Self::NotDeleted(_) => true,
             Self::NotUtf8 { .. }
             | Self::Json { .. }
             | Self::DigestMismatch(_)
@@ -299,9 +323,7 @@ impl HttpError {
             Self::Query(_) => ("query", "Wrong query"),
             Self::ContentType | Self::LinesOnly => ("content-type", "Unknown content type"),
             Self::ContentEncoding => ("content-encoding", "Encoded body"),
-            Self::BodyTooLarge { .. } | Self::Service(ServiceError::TooLarge) => {
-                ("body-too-large", "Body too large")
-            }
+            Self::BodyTooLarge { .. } => ("body-too-large", "Body too large"),
             Self::BodyTooSlow => ("body-too-slow", "Body too slow"),
             Self::BodyBroken => ("body-broken", "Body ended early"),
             Self::NotUtf8 { .. } => ("not-utf-8", "Not UTF-8"),
@@ -312,17 +334,18 @@ impl HttpError {
             Self::DigestOfBatch => ("digest-of-batch", "Digest of a batch"),
             Self::OtherDigest { .. } => ("other-digest", "Message with another digest"),
             Self::Exists => ("exists", "Message stored already"),
-            Self::NoRoomForBody
-            | Self::NoRoomForAnswer
-            | Self::NoRoomForBatch
-            | Self::Busy
-            | Self::Service(ServiceError::Busy) => ("busy", "Too busy"),
-            Self::NotReady(_) | Self::Service(ServiceError::Starting | ServiceError::Stopping) => {
-                ("not-ready", "Not ready")
+            Self::NoRoomForBody | Self::NoRoomForAnswer | Self::NoRoomForBatch | Self::Busy => {
+                ("busy", "Too busy")
             }
-            Self::Service(ServiceError::Full) => ("full", "Disk full"),
-            Self::Service(ServiceError::Failed) => ("store-failed", "Store failed"),
-            Self::Service(ServiceError::Damaged) => ("damaged", "Message damaged"),
+            Self::NotReady(_) => ("not-ready", "Not ready"),
+            Self::Service(error) | Self::NotDeleted(error) => match error {
+                ServiceError::Starting | ServiceError::Stopping => ("not-ready", "Not ready"),
+                ServiceError::Busy => ("busy", "Too busy"),
+                ServiceError::Full => ("full", "Disk full"),
+                ServiceError::TooLarge => ("body-too-large", "Body too large"),
+                ServiceError::Failed => ("store-failed", "Store failed"),
+                ServiceError::Damaged => ("damaged", "Message damaged"),
+            },
         };
         Problem { kind, title }
     }

@@ -47,6 +47,9 @@ fn refusal_text(refusal: Refusal) -> &'static str {
         Refusal::NoToken => "This needs a token: Authorization: Bearer <token>.",
         Refusal::UnknownToken => "The token is not known.",
         Refusal::Scope(_) => "The token does not allow this.",
+        Refusal::Closed(_) => {
+            "This needs a token of scope delete, and nobody has one: the service was started without --tokens."
+        }
     }
 }
 
@@ -82,7 +85,9 @@ impl Refused {
             Self::Unclear(_) => StatusCode::BAD_REQUEST,
             Self::Rate(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Token(Refusal::NoToken | Refusal::UnknownToken) => StatusCode::UNAUTHORIZED,
-            Self::Network | Self::Site | Self::Token(Refusal::Scope(_)) => StatusCode::FORBIDDEN,
+            Self::Network | Self::Site | Self::Token(Refusal::Scope(_) | Refusal::Closed(_)) => {
+                StatusCode::FORBIDDEN
+            }
         }
     }
 
@@ -96,6 +101,7 @@ impl Refused {
             Self::Token(Refusal::NoToken) => ("no-token", "No token"),
             Self::Token(Refusal::UnknownToken) => ("unknown-token", "Unknown token"),
             Self::Token(Refusal::Scope(_)) => ("scope", "Token for other things"),
+            Self::Token(Refusal::Closed(_)) => ("closed", "For nobody"),
         }
     }
 
@@ -115,6 +121,7 @@ impl Refused {
             Refusal::NoToken => return Some(HeaderValue::from_static(CHALLENGE)),
             Refusal::UnknownToken => return Some(HeaderValue::from_static(OTHER_CHALLENGE)),
             Refusal::Scope(scope) => scope.name(),
+            Refusal::Closed(_) => return None,
         };
         let challenge = format!("{CHALLENGE}, error=\"insufficient_scope\", scope=\"{scope}\"");
         HeaderValue::try_from(challenge).ok()
@@ -176,6 +183,7 @@ fn scope(method: &Method, path: &str) -> Option<Scope> {
 fn names_message(path: &str) -> bool {
     let digest = path.strip_prefix("/messages/");
     digest.is_some_and(|digest| !digest.is_empty() && digest != "lookup")
+        || path.starts_with("/.well-known/ni/sha-256/")
 }
 
 /// Paths for those who watch over the service: their requests are few, and to be told anything else
@@ -284,7 +292,13 @@ mod tests {
             (Method::PATCH, "/messages", Some(Scope::Write)),
             (Method::DELETE, "/messages", Some(Scope::Write)),
             (Method::DELETE, "/messages/", Some(Scope::Write)),
+            (Method::DELETE, "/messages/lookup", Some(Scope::Write)),
             (Method::DELETE, "/messages/x", Some(Scope::Delete)),
+            (
+                Method::DELETE,
+                "/.well-known/ni/sha-256/x",
+                Some(Scope::Delete),
+            ),
             (Method::POST, "/", Some(Scope::Write)),
             (Method::POST, "/pages/x", Some(Scope::Write)),
             (Method::GET, "//", Some(Scope::Read)),

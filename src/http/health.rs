@@ -47,6 +47,7 @@ pub(super) fn metrics(app: &App) -> Response {
         store: app.service.stats(),
         health: app.service.health(),
         puts: app.service.puts(),
+        deletions: app.service.deletions(),
         log_lines_dropped: app.logs.lines_dropped(),
         limited_clients: app.access.limited_clients(),
     }))

@@ -181,6 +181,26 @@ pub(super) fn fetch(app: &App, name: &str, head: &Parts) -> Result<Response, Htt
     }
 }
 
+/// `DELETE /messages/<digest>`, and the other names of a digest in its place.
+pub(super) async fn delete(app: &App, name: &str) -> Result<Response, HttpError> {
+    let digest = name.parse().ok().or_else(|| address::alias(name));
+    erase(app, digest).await
+}
+
+/// `DELETE` of a message, however it was named. It is carried out even if the client goes away.
+pub(super) async fn erase(app: &App, digest: Option<Digest>) -> Result<Response, HttpError> {
+    let digest = digest.ok_or(HttpError::NoSuchMessage)?;
+    let busy = HttpError::NotDeleted(ServiceError::Busy);
+    let _write = app.writes.try_acquire().map_err(|_| busy)?;
+    let mut timing = Timing::begin(app.server_timing);
+    let deleted = app.service.delete(&digest).await;
+    let deleted = deleted.map_err(HttpError::NotDeleted)?;
+    let deleted = deleted.ok_or(HttpError::NoSuchMessage)?;
+    timing.mark("store");
+    timing.add("sync", deleted.synced_in());
+    Ok(timing.add_to(response::deleted(&deleted)))
+}
+
 /// `GET` of a message by another name than its path.
 pub(super) fn resolve(
     app: &App,

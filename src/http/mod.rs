@@ -12,6 +12,7 @@
 //! | the same, `sha256:<hex>` or `sha256-<base64>` instead | `messages`: the same with `Content-Location` |
 //! | `GET`, `HEAD /.well-known/ni/sha-256/<base64url>` | `messages`: the same with `Content-Location` |
 //! | `PUT /messages/<digest>` | `messages`: 201, 412, 422 |
+//! | `DELETE` of all these | `messages`: 204, 404 |
 //! | `POST /messages` with `application/x-ndjson` | `batch`: 200, a line for each line |
 //! | `POST /messages/lookup`, `?missing`, the same | `batch` |
 //! | `GET`, `HEAD /messages`, if allowed | `export`: 200, a line for each message |
@@ -28,7 +29,7 @@
 //! | `If-None-Match` | `negotiation`: 304, and 412 to PUT |
 //! | `Range`, `If-Range`, for text | `range`: 206 with `Content-Range`, or 416 |
 //! | `Accept: application/problem+json` | `error`: errors as RFC 9457 has them; their types are a table there |
-//! | any, with `--server-timing` | `timing`: `Server-Timing` on 200, 201 and 206 |
+//! | any, with `--server-timing` | `timing`: `Server-Timing` on 200, 201, 204 and 206 |
 //! | `traceparent` | `trace`: the trace id stands in the log |
 //! | `Expect: 100-continue` | a refusal, or 201 to PUT of a known digest, before the body is sent |
 //!

@@ -19,7 +19,7 @@ use super::negotiation::Form;
 use super::pages::Page;
 use crate::digest::{DIGEST_DIGITS, Digest};
 use crate::message::Message;
-use crate::service::{Durability, Health, Receipt, Stats};
+use crate::service::{Deleted, Durability, Health, Receipt, Stats};
 
 pub(super) type Response = hyper::Response<Answer>;
 
@@ -97,6 +97,21 @@ pub(super) fn add_content_location(response: &mut Response, digest: &Digest) {
 
 fn path(digest: &Digest) -> Bytes {
     concat(b"/messages/", &digest.to_hex(), b"")
+}
+
+/// 204 for a message that was deleted.
+pub(super) fn deleted(deleted: &Deleted) -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let fields = response.headers_mut();
+    for (name, value) in [
+        (CACHE_CONTROL, "no-store"),
+        (DURABILITY, deleted.durability().name()),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ] {
+        fields.insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 /// 304 for a message the client has.

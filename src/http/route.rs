@@ -130,14 +130,20 @@ pub(super) async fn route(
         (&Method::GET | &Method::HEAD, "messages", Some(digest)) if !digest.is_empty() => {
             messages::fetch(app, digest, head)
         }
+        (&Method::DELETE, "messages", Some(digest)) if !digest.is_empty() => {
+            Box::pin(messages::delete(app, digest)).await
+        }
         (_, "messages", Some(name)) if address::is_alias(name) => {
-            Err(HttpError::MethodNotAllowed("GET, HEAD"))
+            Err(HttpError::MethodNotAllowed("GET, HEAD, DELETE"))
         }
         (&Method::PUT, "messages", Some(digest)) if !digest.is_empty() => {
             Box::pin(messages::put(app, digest, head, body)).await
         }
         (&Method::GET | &Method::HEAD, ".well-known", Some(path)) if is_name(path) => {
             messages::resolve(app, address::well_known(path), head)
+        }
+        (&Method::DELETE, ".well-known", Some(path)) if is_name(path) => {
+            Box::pin(messages::erase(app, address::well_known(path))).await
         }
         (&Method::GET | &Method::HEAD, "messages", None | Some("")) if app.exports.is_some() => {
             export::export(app, head.uri.query().unwrap_or_default())
@@ -158,9 +164,9 @@ pub(super) async fn route(
             Err(HttpError::MethodNotAllowed("GET, HEAD, POST"))
         }
         (_, "messages", None | Some("")) => Err(HttpError::MethodNotAllowed("POST")),
-        (_, "messages", Some(_)) => Err(HttpError::MethodNotAllowed("GET, HEAD, PUT")),
+        (_, "messages", Some(_)) => Err(HttpError::MethodNotAllowed("GET, HEAD, PUT, DELETE")),
         (_, ".well-known", Some(path)) if is_name(path) => {
-            Err(HttpError::MethodNotAllowed("GET, HEAD"))
+            Err(HttpError::MethodNotAllowed("GET, HEAD, DELETE"))
         }
         (
             _,
@@ -173,6 +179,7 @@ pub(super) async fn route(
     }
 }
 
+/// Whether a path below `/.well-known` is that of a name.
 fn is_name(path: &str) -> bool {
     path.starts_with("ni/sha-256/")
 }

@@ -77,6 +77,8 @@ struct Route {
 
 fn routes() -> Vec<Route> {
     let message = format!("/messages/{FOO}");
+    let by_algorithm = format!("/messages/sha256:{FOO}");
+    let by_name = "/.well-known/ni/sha-256/LCa0a2j_xo_5m0U8HTBBNBNCLXBkg7-g-YpeiGJm564".to_owned();
     let missing = format!("/messages/{}", Digest::of(b"missing"));
     [
         ("GET", "/livez", None, 200),
@@ -97,7 +99,14 @@ fn routes() -> Vec<Route> {
         ("PATCH", "/messages", Some("writer"), 405),
         ("GET", "/metrics", Some("watcher"), 200),
         ("GET", "/messages", Some("exporter"), 405),
-        ("DELETE", &message, Some("deleter"), 405),
+        ("DELETE", "/nothing", Some("writer"), 404),
+        ("DELETE", "/messages", Some("writer"), 405),
+        ("DELETE", "/messages/lookup", Some("writer"), 405),
+        ("DELETE", &message, Some("deleter"), 204),
+        ("DELETE", &by_algorithm, Some("deleter"), 204),
+        ("DELETE", &by_name, Some("deleter"), 204),
+        ("DELETE", &missing, Some("deleter"), 404),
+        ("DELETE", "/messages/foo", Some("deleter"), 404),
     ]
     .map(|(method, path, needs, status)| Route {
         method,
@@ -125,10 +134,12 @@ enum Credential {
 }
 
 fn expected(route: &Route, mode: Mode, credential: Credential) -> u16 {
-    let is_open = matches!(
-        (mode, route.needs),
-        (_, None) | (Mode::Off, Some(_)) | (Mode::PublicRead, Some("reader"))
-    );
+    let is_open = match (mode, route.needs) {
+        // Nobody was ever given leave to delete.
+        (Mode::Off, Some("deleter")) => return 403,
+        (_, None) | (Mode::Off, Some(_)) | (Mode::PublicRead, Some("reader")) => true,
+        _ => false,
+    };
     match credential {
         _ if is_open => route.status,
         Credential::None | Credential::Wrong => 401,
@@ -191,8 +202,9 @@ async fn check_case(
         Credential::Other => bearer(ask, other),
         Credential::Right => bearer(ask, right),
     };
-    let answer = if route.path == "/metrics" {
-        // It counts the requests, so no two answers are the same.
+    let is_deletion = route.method == "DELETE";
+    let answer = if route.path == "/metrics" || is_deletion {
+        // It counts the requests, or has nothing to delete any more: no two answers are the same.
         server.ask_over(Protocol::Http1, &ask).await
     } else {
         server.ask(&ask).await
@@ -214,7 +226,11 @@ async fn check_case(
 
     let holds = |text: &str| server.service.holds(&Digest::of(text.as_bytes())).unwrap();
     assert_eq!(holds(case), is_post && answer.status == 201, "{case}");
-    assert!(holds("foo"), "{case}");
+    let is_deleted = is_deletion && answer.status == 204;
+    assert_eq!(holds("foo"), !is_deleted, "{case}");
+    if is_deleted {
+        store_foo(server).await;
+    }
 }
 
 #[tokio::test]

@@ -68,11 +68,11 @@ async fn a_name_of_no_message_is_not_found() {
 }
 
 #[tokio::test]
-async fn other_names_are_only_read() {
+async fn under_other_names_nothing_is_put() {
     let server = TestServer::start();
     let answer = server.ask(&Ask::put(NI, "foo")).await;
     assert_eq!(answer.status, 405);
-    assert_eq!(answer.field("allow"), Some("GET, HEAD"));
+    assert_eq!(answer.field("allow"), Some("GET, HEAD, DELETE"));
     assert_eq!(server.ask(&Ask::put(SRI, "foo")).await.status, 405);
     assert_eq!(server.store.writes(), 0);
 }

@@ -6,7 +6,8 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use digestd::digest::Digest;
 use rustix::fs::{FallocateFlags, fallocate};
@@ -227,6 +228,71 @@ fn a_disk_that_is_full_all_of_a_sudden_costs_nothing_that_was_acked() {
     wait_for_room(&mut client);
     let log = server.stop();
     assert!(!log.contains("ERROR"), "{log}");
+}
+
+#[test]
+#[ignore = "needs root for a file system of its own"]
+fn on_a_full_disk_messages_can_be_deleted_which_gives_their_room_back() {
+    for free_min in ["16MiB", "0B"] {
+        let system = FileSystem::mount();
+        let tokens = system.0.path().join("tokens");
+        let token = format!("all read,write,delete {}\n", Digest::of(b"all"));
+        fs::write(&tokens, token).unwrap();
+        let launch = system
+            .launch(free_min)
+            .env("DIGESTD_TOKENS", tokens.to_str().unwrap());
+        let server = launch.start();
+        let mut client = server.client();
+        let change = |client: &mut Client, method, text: &str| {
+            let fields = [
+                ("Authorization", "Bearer all"),
+                ("Content-Type", "text/plain"),
+            ];
+            let path = format!("/messages/{}", Digest::of(text.as_bytes()));
+            let (path, body) = match method {
+                "POST" => ("/messages", text),
+                _ => (&*path, ""),
+            };
+            client
+                .ask(method, path, &fields, body.as_bytes())
+                .unwrap()
+                .status
+        };
+        let is_taken = |text: &String| {
+            // Not so fast that the floor is seen too late.
+            thread::sleep(Duration::from_millis(4));
+            change(&mut client, "POST", text) == 201
+        };
+        // More than there is room for.
+        let acked: Vec<_> = (0..10_000).map(text).take_while(is_taken).collect();
+        assert!(acked.len() > 100);
+        let mut server = server;
+        if free_min == "0B" {
+            // To the last block: then it is the reserve that makes it possible.
+            let _taken = system.take(None);
+            server.kill();
+            server = launch.start();
+        }
+        let mut client = server.client();
+        assert_eq!(change(&mut client, "POST", "no room"), 507);
+        for (number, text) in acked.iter().enumerate() {
+            let status = change(&mut client, "DELETE", text);
+            assert_eq!(status, 204, "{free_min}: {number} of {}", acked.len());
+        }
+        let started = Instant::now();
+        while change(&mut client, "POST", "room again") != 201 {
+            assert!(started.elapsed() < PATIENCE, "no room");
+        }
+        server.kill();
+        let server = launch.start();
+        let mut client = server.client();
+        assert_eq!(change(&mut client, "GET", "room again"), 200);
+        for text in &acked {
+            assert_eq!(change(&mut client, "GET", text), 404);
+        }
+        let log = server.stop();
+        assert!(!log.contains("ERROR"), "{log}");
+    }
 }
 
 fn assert_reads(server: &Digestd, acked: &[String]) {

@@ -27,6 +27,7 @@ mod command;
 mod compact;
 mod crash;
 mod damage;
+mod delete;
 mod deletion;
 mod digest_fields;
 mod directory;

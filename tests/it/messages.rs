@@ -941,11 +941,12 @@ async fn a_path_names_the_methods_it_has() {
         ("/", "GET, HEAD, POST"),
         ("/messages", "POST"),
         ("/messages/", "POST"),
-        (&*path, "GET, HEAD, PUT"),
-        ("/messages/foo", "GET, HEAD, PUT"),
+        (&*path, "GET, HEAD, PUT, DELETE"),
+        ("/messages/foo", "GET, HEAD, PUT, DELETE"),
         ("/messages/lookup", "POST"),
-        ("/messages/sha256:foo", "GET, HEAD"),
-        ("/messages/sha256-foo", "GET, HEAD"),
+        ("/messages/sha256:foo", "GET, HEAD, DELETE"),
+        ("/messages/sha256-foo", "GET, HEAD, DELETE"),
+        ("/.well-known/ni/sha-256/foo", "GET, HEAD, DELETE"),
         ("/livez", "GET, HEAD"),
         ("/readyz", "GET, HEAD"),
         ("/readyz/write", "GET, HEAD"),
@@ -959,6 +960,9 @@ async fn a_path_names_the_methods_it_has() {
             let answer = server.ask(&Ask::new(method, path)).await;
             if allowed.split(", ").any(|allowed| allowed == method) {
                 assert_ne!(answer.status, 405, "{method} {path}");
+                // Nobody may delete, where there are no tokens.
+                let is_closed = method == "DELETE";
+                assert_eq!(answer.status == 403, is_closed, "{method} {path}");
             } else {
                 assert_eq!(answer.status, 405, "{method} {path}");
                 assert_eq!(answer.field("allow"), Some(allowed), "{method} {path}");

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use digestd::access::{Access, Settings};
 use digestd::digest::Digest;
+use digestd::message::Message;
 use digestd::store::{Fault, StoreError};
 use serde_json::Value;
 
 use crate::support::{Answer, Ask, Protocol, TestServer};
 
-const METHODS: [&str; 4] = ["get", "head", "post", "put"];
+const METHODS: [&str; 5] = ["get", "head", "post", "put", "delete"];
 
 /// What HTTP itself puts into any answer, and the type, which the description says elsewhere.
 const FIELDS_OF_HTTP: [&str; 5] = [
@@ -208,7 +209,13 @@ impl Spec {
 /// A server in the state that an exchange needs, which lets everybody have all messages unless it is to
 /// be discreet, with the message `foo` if it can have one.
 async fn server(state: Option<&str>) -> TestServer {
+    let with_tokens = state.and_then(|state| state.strip_prefix("tokens, "));
+    let state = with_tokens.or(state);
     let server = match state {
+        Some("starting") if with_tokens.is_some() => {
+            return TestServer::guarded_starting(&asking_for_tokens());
+        }
+        _ if with_tokens.is_some() => TestServer::guarded(&asking_for_tokens()),
         Some("starting") => return TestServer::exporting(),
         Some("tokens") => return TestServer::guarded(&asking_for_tokens()),
         Some("denied") => return TestServer::guarded(&denying()),
@@ -216,12 +223,13 @@ async fn server(state: Option<&str>) -> TestServer {
         Some("discreet") => TestServer::start(),
         _ => TestServer::exporting().started(),
     };
-    let is_known = !matches!(state, Some("busy" | "failed" | "full"));
+    let is_known = with_tokens.is_some() || !matches!(state, Some("busy" | "failed" | "full"));
     if is_known {
-        server.publish("foo").await;
+        let published = server.service.publish(Message::new("foo")).await;
+        published.unwrap();
     }
     server.store.set_fault(match state {
-        None | Some("discreet") => None,
+        None | Some("discreet" | "ready") => None,
         Some("stopping") => {
             server.service.stop();
             None
@@ -235,12 +243,13 @@ async fn server(state: Option<&str>) -> TestServer {
     server
 }
 
-/// Asks for tokens; `deleter` is one that allows nothing else.
+/// Asks for tokens; `deleter` is one that allows nothing else, and `reader` is another.
 fn asking_for_tokens() -> Arc<Access> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tokens");
-    let line = format!("deleter delete {}\n", Digest::of(b"deleter"));
-    std::fs::write(&path, line).unwrap();
+    let line = |name: &str, scope| format!("{name} {scope} {}\n", Digest::of(name.as_bytes()));
+    let lines = line("deleter", "delete") + &line("reader", "read");
+    std::fs::write(&path, lines).unwrap();
     open(Settings {
         tokens: Some(path),
         ..Settings::default()
@@ -300,8 +309,9 @@ async fn every_example_is_answered_as_the_description_says() {
         for exchange in spec.exchanges(&operation) {
             let server = server(exchange.example["x-request"]["server"].as_str()).await;
             let ask = spec.ask(&exchange);
-            // What was counted is something else when it is asked for a second time.
-            let answer = if operation.path == "/metrics" {
+            // What was counted is something else when it is asked for a second time, and what was
+            // deleted is gone.
+            let answer = if operation.path == "/metrics" || operation.method == "delete" {
                 server.ask_over(Protocol::Http1, &ask).await
             } else {
                 server.ask(&ask).await
@@ -423,10 +433,15 @@ async fn an_operation_asks_for_the_scope_that_is_described() {
     for operation in spec.operations() {
         let Operation { path, method, .. } = operation;
         let said = format!("{method} {path}");
-        let ask = Ask::new(&method.to_uppercase(), path).field("authorization", "Bearer deleter");
+        let described = elements(&operation.value["security"])
+            .find_map(|alternative| alternative["bearer"][0].as_str());
+        let other = match described {
+            Some("delete") => "Bearer reader",
+            _ => "Bearer deleter",
+        };
+        let ask = Ask::new(&method.to_uppercase(), path).field("authorization", other);
         let answer = server.ask_over(Protocol::Http1, &ask).await;
-        let described = &operation.value["security"][1]["bearer"][0];
-        let Some(scope) = described.as_str() else {
+        let Some(scope) = described else {
             assert_ne!(answer.status, 403, "{said}");
             continue;
         };

@@ -27,6 +27,7 @@ async fn each_cause_has_a_type_of_its_own() {
         (Ask::get("/nowhere"), "no-such-path"),
         (Ask::new("PATCH", &path), "method-not-allowed"),
         (Ask::publish("foo").field("origin", "null"), "other-site"),
+        (Ask::new("DELETE", &path), "closed"),
         (Ask::put(&path, "bar"), "other-digest"),
         (Ask::publish_json("{"), "not-json"),
         (Ask::publish_json("[]"), "not-a-message"),

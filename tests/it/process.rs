@@ -480,7 +480,7 @@ impl<S: Read + Write> Client<S> {
             assert_eq!(known, None, "two fields {name}");
         }
         let body = match fields.get("content-length") {
-            _ if status == 304 => Vec::new(),
+            _ if matches!(status, 204 | 304) => Vec::new(),
             Some(length) => self.bytes(length.parse().unwrap())?,
             None => self.chunks()?,
         };

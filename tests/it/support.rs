@@ -145,6 +145,15 @@ impl TestServer {
         server
     }
 
+    /// Serves no store yet, and lets nobody wait for it, and in only those whom `access` does.
+    pub(crate) fn guarded_starting(access: &Arc<Access>) -> Self {
+        let access = Arc::clone(access);
+        let no_waiting = |limits: &mut Limits| limits.opening_timeout = Duration::ZERO;
+        Self::run(MemoryStore::default(), None, no_waiting, |app| {
+            app.guarded_by(access)
+        })
+    }
+
     /// Serves no store yet.
     pub(crate) fn starting(adjust: impl FnOnce(&mut Limits)) -> Self {
         Self::run(MemoryStore::default(), None, adjust, |app| app)
