@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use digestd::digest::Digest;
 use rustix::process::Signal;
 
-use crate::process::{Launch, PATIENCE};
+use crate::process::{Digestd, Launch, PATIENCE};
 use crate::store_support::{DAMAGED, Data, Dice, assert_text, close, get, heard, put};
 use crate::trace::{Call, calls};
 use crate::writers::Round;
@@ -106,29 +106,185 @@ fn every_acked_message_survives_a_power_cut() {
 
 /// Serves writers until the server is killed, and returns the record.
 fn live(root: &Path, life: usize) -> (String, Round) {
-    const CALLS: &str = "trace=openat,mkdir,/^rename,/^unlink,rmdir,write,writev,sendto,sendmsg,\
-                         /^pwrite,ftruncate,fallocate,fsync,fdatasync";
-    let trace = root.join(format!("trace.{life}"));
-    let server = Launch::new(&root.join("data"))
-        .option("--segment-size", "1MiB")
-        .option("--body-max", "512KiB")
-        .through([
-            "strace", "-D", "-f", "-q", "-y", "-xx", "-s", "9000000", "-e", CALLS, "-o",
-        ])
-        .through([trace.as_os_str()])
-        .start();
-    let end = format!("{} +++ killed by SIGKILL", server.pid());
-    let round = Round::write(&server, life, WRITERS, MESSAGES, || {
+    let traced = Traced::start(root, life, |launch| launch);
+    let server = &traced.server;
+    let round = Round::write(server, life, WRITERS, MESSAGES, || {
         server.signal(Signal::KILL);
     });
-    server.kill();
-    // It writes on what it has seen, which may take a while.
-    let started = Instant::now();
-    while !tail(&trace).contains(&end) {
-        assert!(started.elapsed() < 4 * PATIENCE, "strace does not end");
-        thread::sleep(Duration::from_millis(10));
+    (traced.record(), round)
+}
+
+/// A server whose calls are recorded.
+struct Traced {
+    server: Digestd,
+    trace: PathBuf,
+}
+
+impl Traced {
+    fn start(root: &Path, life: usize, adjust: impl FnOnce(Launch) -> Launch) -> Self {
+        const CALLS: &str = "trace=openat,mkdir,/^rename,/^unlink,rmdir,write,writev,sendto,sendmsg,\
+                             /^pwrite,ftruncate,fallocate,fsync,fdatasync";
+        let trace = root.join(format!("trace.{life}"));
+        let launch = Launch::new(&root.join("data"))
+            .option("--segment-size", "1MiB")
+            .option("--body-max", "512KiB")
+            .through([
+                "strace", "-D", "-f", "-q", "-y", "-xx", "-s", "9000000", "-e", CALLS, "-o",
+            ])
+            .through([trace.as_os_str()]);
+        let server = adjust(launch).start();
+        Self { server, trace }
     }
-    (fs::read_to_string(&trace).unwrap(), round)
+
+    /// What was recorded until the server was killed.
+    fn record(self) -> String {
+        let end = format!("{} +++ killed by SIGKILL", self.server.pid());
+        self.server.kill();
+        // It writes on what it has seen, which may take a while.
+        let started = Instant::now();
+        while !tail(&self.trace).contains(&end) {
+            assert!(started.elapsed() < 4 * PATIENCE, "strace does not end");
+            thread::sleep(Duration::from_millis(10));
+        }
+        fs::read_to_string(&self.trace).unwrap()
+    }
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn every_acked_deletion_survives_a_power_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = fs::canonicalize(directory.path()).unwrap();
+    let record: String = [0, 1].map(|life| live_and_let_die(&root, life)).concat();
+    let calls = calls(&record);
+    let lines = record.lines().count();
+
+    let mut dice = Dice(12);
+    let cuts: BTreeSet<_> = (0..CUTS).map(|_| dice.below(lines)).collect();
+    let mut disk = Disk::new(root.join("data"));
+    let mut calls = calls.iter().peekable();
+    // By digest, how many of its changes were acknowledged.
+    let mut acked = BTreeMap::new();
+    let count = |acked: &mut BTreeMap<_, _>, call| {
+        if let Some(digest) = acknowledged_change(call) {
+            *acked.entry(digest).or_insert(0) += 1;
+        }
+    };
+    let mut gone = 0;
+    for cut in cuts {
+        while let Some(call) = calls.next_if(|call| call.ended <= cut) {
+            count(&mut acked, call);
+            disk.play(call);
+        }
+        let mut acked = acked.clone();
+        calls
+            .clone()
+            .filter(|call| call.began <= cut)
+            .for_each(|call| count(&mut acked, call));
+        for left in VARIANTS {
+            let data = Data::new();
+            disk.write_out(data.path(), left, &mut dice);
+            for what in ["index", "checkpoint", ""] {
+                let (store, log) = data.open_and_listen();
+                assert!(!heard(&log, DAMAGED), "{log:?}");
+                for (life, writer, number) in changed() {
+                    let text = change_text(life, writer, number);
+                    let digest = Digest::of(text.as_bytes()).to_string();
+                    let done: usize = acked.get(&digest).copied().unwrap_or_default();
+                    // The next one may be under way.
+                    let may_be: Vec<_> = (done..=changes(number).min(done + 1))
+                        .map(|done| done % 2 == 1)
+                        .collect();
+                    let found = get(&store, &text).unwrap();
+                    assert!(
+                        may_be.contains(&found.is_some()),
+                        "{life} {writer} {number}: {done} acknowledged"
+                    );
+                    assert!(found.is_none_or(|found| found == text));
+                    gone += usize::from(done == 2 && changes(number) == 2);
+                }
+                close(store);
+                data.remove(what);
+            }
+        }
+    }
+    assert!(gone > 100 * CUTS, "hardly anything was deleted: {gone}");
+}
+
+/// What a client does to its message with this number: puts it, deletes it, puts it again.
+fn changes(number: usize) -> usize {
+    number % 3 + 1
+}
+
+/// A third of them has a body of many sectors.
+fn change_text(life: usize, writer: usize, number: usize) -> String {
+    let mark = format!("{life} {writer} {number};");
+    mark.repeat(if number.is_multiple_of(5) { 1000 } else { 8 })
+}
+
+const CHANGED: usize = 60;
+
+fn changed() -> impl Iterator<Item = (usize, usize, usize)> {
+    let all = 0..2 * WRITERS * CHANGED;
+    all.map(|all| {
+        (
+            all / CHANGED / WRITERS,
+            all / CHANGED % WRITERS,
+            all % CHANGED,
+        )
+    })
+}
+
+/// Serves clients that put and delete for some seconds, and kills the server then.
+fn live_and_let_die(root: &Path, life: usize) -> String {
+    let tokens = root.join("tokens");
+    let token = format!("all write,delete {}\n", Digest::of(b"all"));
+    fs::write(&tokens, token).unwrap();
+    let traced = Traced::start(root, life, |launch| {
+        launch.env("DIGESTD_TOKENS", tokens.to_str().unwrap())
+    });
+    let server = &traced.server;
+    thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let mut client = server.client();
+            scope.spawn(move || {
+                for number in 0..CHANGED {
+                    let text = change_text(life, writer, number);
+                    let digest = Digest::of(text.as_bytes()).to_string();
+                    let path = format!("/messages/{digest}");
+                    let fields = [
+                        ("Authorization", "Bearer all"),
+                        ("Content-Type", "text/plain"),
+                        ("X-Request-Id", &digest),
+                    ];
+                    for (method, body, status) in [
+                        ("PUT", &*text, 201),
+                        ("DELETE", "", 204),
+                        ("PUT", &*text, 201),
+                    ]
+                    .into_iter()
+                    .take(changes(number))
+                    {
+                        let answer = client.ask(method, &path, &fields, body.as_bytes()).unwrap();
+                        assert_eq!(answer.status, status);
+                    }
+                    thread::sleep(Duration::from_millis(20));
+                }
+            });
+        }
+    });
+    traced.server.signal(Signal::KILL);
+    traced.record()
+}
+
+/// The digest in a 201 or a 204 that is written to a socket: the id of the request.
+fn acknowledged_change(call: &Call) -> Option<String> {
+    let answer = answer(call)?;
+    let is_done = ["HTTP/1.1 201", "HTTP/1.1 204"]
+        .iter()
+        .any(|start| answer.starts_with(start));
+    let (_, id) = answer.split_once("x-request-id: ")?;
+    is_done.then(|| id.get(..64).map(str::to_owned))?
 }
 
 /// The last lines of a large file.
@@ -144,14 +300,19 @@ fn tail(path: &Path) -> String {
 
 /// The digest in a 201 that is written to a socket.
 fn acknowledged(call: &Call) -> Option<String> {
-    let is_answer = ["write", "writev", "sendto", "sendmsg"].contains(&call.name.as_str());
-    if !is_answer {
-        return None;
-    }
-    let text = String::from_utf8_lossy(&unescape(&call.arguments)).into_owned();
-    let (_, answer) = text.split_once("HTTP/1.1 201")?;
+    let answer = answer(call)?;
+    let (_, answer) = answer.split_once("HTTP/1.1 201")?;
     let (_, location) = answer.split_once("/messages/")?;
     location.get(..64).map(str::to_owned)
+}
+
+/// What is written where an answer may be.
+fn answer(call: &Call) -> Option<String> {
+    let is_answer = ["write", "writev", "sendto", "sendmsg"].contains(&call.name.as_str());
+    let text = is_answer.then(|| unescape(&call.arguments))?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let start = text.find("HTTP/1.1 ")?;
+    text.get(start..).map(str::to_owned)
 }
 
 /// Turns `\x2f` into a slash, and leaves what is not escaped.
@@ -316,6 +477,9 @@ impl Disk {
                 Write::Bytes(number(0), unescape(strings().next().unwrap()))
             }),
             "ftruncate" => self.write(call, |_| Write::Length(number(0))),
+            "fallocate" if call.arguments.contains("PUNCH_HOLE") => {
+                self.write(call, |_| Write::Bytes(number(1), vec![0; number(0)]));
+            }
             "fallocate" => self.write(call, |_| Write::LengthMin(number(1) + number(0))),
             "writev" | "sendto" | "sendmsg" => {}
             other => panic!("{other} is not modelled"),

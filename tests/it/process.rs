@@ -450,7 +450,7 @@ impl<S: Read + Write> Client<S> {
         for (name, value) in fields {
             request.extend([*name, ": ", *value, "\r\n"]);
         }
-        if method == "POST" {
+        if matches!(method, "POST" | "PUT") {
             let length = body.len().to_string();
             request.extend(["Content-Length: ", &length, "\r\n"]);
         }
