@@ -80,6 +80,9 @@ const MEBIBYTE: f64 = 1_048_576.0;
 /// Bytes of a request that is meant to be expensive: the largest that is taken.
 const HOSTILE: usize = 1 << 20;
 
+/// How long writers fill the caches of a server before its memory is looked at.
+const FILLING: Duration = Duration::from_secs(15);
+
 /// How long an idle server is watched.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -853,6 +856,8 @@ impl Bench {
         let idle = p99();
         let writers = Writers::start(service.address, 16);
         let beside_writers = p99();
+        // They fill caches, which is not the export's doing.
+        std::thread::sleep(FILLING);
         let file = directory.path().join("export");
         let before = service.resident_bytes();
         let start = Instant::now();
