@@ -260,15 +260,18 @@ impl Committer {
                     added += u64::from(!heals && index.put(&digest, None, place)?);
                 }
                 Step::Delete { digest, at, erased } => {
-                    for place in erased {
-                        removed += u64::from(index.remove(&digest, place)?);
-                        erasures.push(Erasure {
-                            digest,
-                            place,
-                            deleted_at: at,
-                        });
-                    }
-                    hot.forget(&digest);
+                    removed += hot.forget(&digest, || {
+                        let mut removed = 0;
+                        for &place in &erased {
+                            removed += u64::from(index.remove(&digest, place)?);
+                        }
+                        Ok::<_, IndexError>(removed)
+                    })?;
+                    erasures.extend(erased.into_iter().map(|place| Erasure {
+                        digest,
+                        place,
+                        deleted_at: at,
+                    }));
                 }
             }
         }

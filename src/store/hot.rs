@@ -1,10 +1,10 @@
 //! Messages that are read often, kept in memory; never one that was deleted.
 //!
 //! A reader asks the index, reads the log, and keeps what it got. A deletion may come between any two of
-//! these, so what is kept says in which *era* the index was asked. Deletions take a message out of the
-//! index first and begin a new era then; what is of an older one may be gone, and is not given out. There
-//! are many eras side by side, told apart by the digest, so that a deletion makes the rest of the cache no
-//! slower.
+//! these, so what is kept says in which *era* the index was asked. A deletion ends an era before it takes
+//! the message out of the index, and begins the next one after that; what is of an older one may be gone,
+//! and is not given out. In between, nothing is: whoever asks then is told what the index says. There are
+//! many eras side by side, told apart by the digest, so that a deletion makes the rest of the cache no slower.
 //!
 //! **Cost:** a hit loads one more word and compares it.
 
@@ -33,9 +33,15 @@ pub(super) struct Hot {
     eras: [AtomicU64; ERAS],
 }
 
-/// The time between two deletions.
+/// The time between two deletions; an odd number is a deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Era(u64);
+
+impl Era {
+    fn is_deletion(self) -> bool {
+        !self.0.is_multiple_of(2)
+    }
+}
 
 #[derive(Clone, Debug)]
 struct Kept {
@@ -67,16 +73,25 @@ impl Hot {
 
     /// Keeps a message that the index was asked for in `era`.
     pub(super) fn keep(&self, message: Message, era: Era) {
-        let digest = message.digest();
-        self.cache.insert(digest, Kept { message, era });
+        if !era.is_deletion() {
+            let digest = message.digest();
+            self.cache.insert(digest, Kept { message, era });
+        }
     }
 
-    /// Never again gives out what the index said of this message so far.
-    pub(super) fn forget(&self, digest: &Digest) {
-        if let Some(era) = self.era_of(digest) {
-            era.fetch_add(1, Ordering::AcqRel);
-        }
+    /// Has `delete` take this message out of the index, and never again gives out what the index said of it
+    /// before. One at a time.
+    pub(super) fn forget<T>(&self, digest: &Digest, delete: impl FnOnce() -> T) -> T {
+        let turn = || {
+            if let Some(era) = self.era_of(digest) {
+                era.fetch_add(1, Ordering::AcqRel);
+            }
+        };
+        turn();
+        let deleted = delete();
+        turn();
         self.cache.remove(digest);
+        deleted
     }
 
     /// Digests are as good as random: their first byte takes all values alike.
@@ -108,7 +123,21 @@ mod tests {
         assert!(hot.get(&digest).is_none());
         hot.keep(foo, hot.era(&digest));
         assert_eq!(hot.get(&digest).unwrap().text(), "foo");
-        hot.forget(&digest);
+        hot.forget(&digest, || ());
+        assert!(hot.get(&digest).is_none());
+    }
+
+    #[test]
+    fn while_a_message_is_deleted_nothing_of_it_is_given_out_or_kept() {
+        let hot = Hot::new(1 << 20);
+        let foo = Message::new("foo");
+        let digest = foo.digest();
+        hot.keep(foo.clone(), hot.era(&digest));
+        hot.forget(&digest, || {
+            assert!(hot.get(&digest).is_none());
+            hot.keep(foo, hot.era(&digest));
+            assert!(hot.get(&digest).is_none());
+        });
         assert!(hot.get(&digest).is_none());
     }
 
@@ -118,7 +147,7 @@ mod tests {
         let foo = Message::new("foo");
         let digest = foo.digest();
         let era = hot.era(&digest);
-        hot.forget(&digest);
+        hot.forget(&digest, || ());
         hot.keep(foo.clone(), era);
         assert!(hot.get(&digest).is_none());
         hot.keep(foo, hot.era(&digest));
@@ -132,7 +161,7 @@ mod tests {
         assert_ne!(foo.digest().as_bytes()[0], bar.digest().as_bytes()[0]);
         let digest = bar.digest();
         hot.keep(bar, hot.era(&digest));
-        hot.forget(&foo.digest());
+        hot.forget(&foo.digest(), || ());
         assert!(hot.get(&digest).is_some());
     }
 }
