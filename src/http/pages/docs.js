@@ -181,9 +181,18 @@ function answer(status, response) {
     ...examples);
 }
 
+/** The field that shows a token, where an operation may take one. */
+function credential({ security = [] }) {
+  const scopes = security.flatMap(({ bearer = [] }) => bearer);
+  const description = 'Where the operator asks for tokens: `Bearer`, a space, and one that allows '
+    + `\`${scopes}\`.`;
+  return scopes.map(() => ({ name: 'Authorization', in: 'header', description, schema: {} }));
+}
+
 function draw(path, item, method) {
   const operation = item[method];
-  const parameters = [...(item.parameters ?? []), ...(operation.parameters ?? [])].map(resolved);
+  const parameters = [...(item.parameters ?? []), ...(operation.parameters ?? [])].map(resolved)
+    .concat(credential(operation));
   return make('details', { className: 'operation', id: operation.operationId },
     make('summary', {},
       make('b', { className: `method ${method}` }, method.toUpperCase()), ' ',
