@@ -138,11 +138,16 @@ impl Traced {
 
     /// What was recorded until the server was killed.
     fn record(self) -> String {
-        let end = format!("{} +++ killed by SIGKILL", self.server.pid());
+        let server = self.server.pid().to_string();
+        // Short numbers are padded with spaces.
+        let is_end = |line: &str| {
+            let event = line.strip_prefix(&server).map(str::trim_start);
+            event.is_some_and(|event| event.starts_with("+++ killed by SIGKILL"))
+        };
         self.server.kill();
         // It writes on what it has seen, which may take a while.
         let started = Instant::now();
-        while !tail(&self.trace).contains(&end) {
+        while !tail(&self.trace).lines().any(is_end) {
             assert!(started.elapsed() < 4 * PATIENCE, "strace does not end");
             thread::sleep(Duration::from_millis(10));
         }
