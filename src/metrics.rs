@@ -580,15 +580,7 @@ impl Page<'_> {
         label: &str,
         values: &[(&str, i64)],
     ) -> fmt::Result {
-        let mut metric = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (word, value) in values {
-            metric
-                .encode_family(&[(label, *word)])?
-                .encode_gauge(value)?;
-        }
-        Ok(())
+        self.family(name, help, MetricType::Gauge, label, values.iter().copied())
     }
 
     fn counters(
@@ -598,13 +590,23 @@ impl Page<'_> {
         label: &str,
         values: &[(&str, u64)],
     ) -> fmt::Result {
-        let mut metric = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Counter)?;
+        let values = values.iter().map(|(word, value)| (*word, whole(*value)));
+        self.family(name, help, MetricType::Counter, label, values)
+    }
+
+    fn family<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        label: &str,
+        values: impl Iterator<Item = (&'a str, i64)>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, kind)?;
         for (word, value) in values {
             metric
-                .encode_family(&[(label, *word)])?
-                .encode_gauge(&whole(*value))?;
+                .encode_family(&[(label, word)])?
+                .encode_gauge(&value)?;
         }
         Ok(())
     }
