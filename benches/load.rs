@@ -46,6 +46,7 @@ use std::time::{Duration, Instant};
 use digestd::digest::Digest;
 use digestd::load::workload::{Popularity, Requests, Workload, Zipf};
 use digestd::load::{self, Outcome, Plan, Tls, Until};
+use hyper::header::HeaderValue;
 use tempfile::TempDir;
 
 use self::report::{Bar, Report, Row};
@@ -236,49 +237,46 @@ fn compare_access() {
     let open = start(0, &[]);
     let asking = start(1, &[&rules.arguments()[..], &rates].concat());
     let refusing = start(2, &["--read-rate", "1/h", "--write-rate", "1/h"]);
-    let drive = |address, until, shows, request: fn(&Requests, u64) -> load::Request| {
-        let plan = Plan {
-            address,
-            until,
-            ..plan(64)
-        };
-        let (hot, authorization) = (hot.clone(), rules.authorization());
-        let run = load::run(&plan, move |number| {
-            let mut request = request(&hot, number);
-            if shows {
-                request.fields.push(authorization.clone());
-            }
-            request
-        });
+    let drive = |plan: &Plan, request: fn(&Requests, u64) -> load::Request| {
+        let hot = hot.clone();
+        let run = load::run(plan, move |number| request(&hot, number));
         runtime().block_on(run).unwrap()
     };
-    for server in [&open, &asking] {
-        let stored = drive(server.address, Until::Requests(HOT), true, Requests::setup);
-        assert_eq!(stored.statuses[&201], HOT);
+    let plans = [&open, &asking, &refusing].map(|server| plan_for(server, 64));
+    let [open_plan, mut asking_plan, refusing_plan] = plans;
+    asking_plan.authorization = Some(rules.authorization());
+    for plan in [&open_plan, &asking_plan] {
+        let mut plan = plan.clone();
+        plan.until = Until::Requests(HOT);
+        assert_eq!(drive(&plan, Requests::setup).statuses[&201], HOT);
     }
     let get = Requests::request as fn(&_, _) -> _;
     let rows = [
-        ("open", &open, 200, get),
-        ("asking", &asking, 200, get),
-        ("refused GET", &refusing, 429, get),
-        ("refused POST", &refusing, 429, Requests::setup),
+        ("open", &open, &open_plan, 200, get),
+        ("asking", &asking, &asking_plan, 200, get),
+        ("refused GET", &refusing, &refusing_plan, 429, get),
+        (
+            "refused POST",
+            &refusing,
+            &refusing_plan,
+            429,
+            Requests::setup,
+        ),
     ];
-    let mut totals = [(0.0, 0); 4];
+    let mut totals = [None, None, None, None];
     for _ in 0..ROUNDS {
-        for ((name, server, status, request), total) in rows.iter().zip(&mut totals) {
-            let cpu = server.cpu_seconds();
-            let shows = *name == "asking";
-            let outcome = drive(server.address, plan(64).until, shows, *request);
+        for ((_, server, plan, status, request), total) in rows.iter().zip(&mut totals) {
+            let sample = Sample::of(server, || drive(plan, *request));
+            let outcome = &sample.outcome;
             // The first may pass where the others are too many.
             assert!(
                 outcome.statuses[status] + 1 >= outcome.answers(),
                 "{outcome}"
             );
-            total.0 += server.cpu_seconds() - cpu;
-            total.1 += outcome.answers();
+            Sample::add_to(total, sample);
         }
     }
-    let each = totals.map(|(seconds, answers)| seconds * 1e6 / answers as f64);
+    let each = totals.map(|total: Option<Sample>| total.unwrap().cpu_each());
     for ((name, ..), cpu) in rows.iter().zip(each) {
         println!(
             "{name:<12} {cpu:>6.2} µs of CPU a request, {:.3} of open",
@@ -311,8 +309,8 @@ impl Rules {
         }
     }
 
-    fn authorization(&self) -> (&'static str, String) {
-        ("Authorization", format!("Bearer {}", self.token))
+    fn authorization(&self) -> HeaderValue {
+        format!("Bearer {}", self.token).try_into().unwrap()
     }
 
     fn arguments(&self) -> [&str; 8] {
@@ -359,6 +357,14 @@ fn plan(connections: usize) -> Plan {
     }
 }
 
+/// The same, for what can be asked of any server.
+fn plan_for(server: &Server, connections: usize) -> Plan {
+    Plan {
+        address: server.address,
+        ..plan(connections)
+    }
+}
+
 /// What one measurement gave.
 struct Sample {
     outcome: Outcome,
@@ -367,6 +373,16 @@ struct Sample {
 }
 
 impl Sample {
+    /// What `drive` gives, and what it costs `server`.
+    fn of(server: &Server, drive: impl FnOnce() -> Outcome) -> Self {
+        let cpu = server.cpu_seconds();
+        let outcome = drive();
+        Self {
+            cpu_seconds: server.cpu_seconds() - cpu,
+            outcome,
+        }
+    }
+
     fn add_to(total: &mut Option<Self>, other: Self) {
         let Some(total) = total else {
             *total = Some(other);
@@ -394,18 +410,12 @@ fn measure(server: &Server, plan: &Plan, requests: &Requests) -> Sample {
     let mut warm_up = plan.clone();
     warm_up.until = Until::Time(WARM_UP);
     drive(&warm_up, requests);
-    let cpu = server.cpu_seconds();
-    let outcome = drive(&plan, requests);
-    Sample {
-        cpu_seconds: server.cpu_seconds() - cpu,
-        outcome,
-    }
+    Sample::of(server, || drive(&plan, requests))
 }
 
 /// Stores the messages that `requests` asks for.
 fn store(service: &Server, requests: &Requests) {
-    let mut plan = plan(64);
-    plan.address = service.address;
+    let mut plan = plan_for(service, 64);
     plan.until = Until::Requests(requests.messages);
     let setup = requests.clone();
     let stored = runtime().block_on(load::run(&plan, move |number| setup.setup(number)));
@@ -742,15 +752,12 @@ impl Bench {
                 fields: vec![("Content-Type", "application/json".into())],
                 body: body.clone(),
             };
-            let mut plan = plan(8);
-            plan.address = service.address;
-            let cpu = service.cpu_seconds();
-            let outcome = runtime().block_on(load::run(&plan, request)).unwrap();
-            assert_eq!(outcome.statuses.keys().collect::<Vec<_>>(), [&status]);
-            let sample = Sample {
-                cpu_seconds: service.cpu_seconds() - cpu,
-                outcome,
-            };
+            let plan = plan_for(service, 8);
+            let sample = Sample::of(service, || {
+                runtime().block_on(load::run(&plan, request)).unwrap()
+            });
+            let statuses: Vec<_> = sample.outcome.statuses.keys().collect();
+            assert_eq!(statuses, [&status]);
             self.report.add(&row, &sample, None, false);
         }
     }
