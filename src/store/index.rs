@@ -10,7 +10,13 @@
 //! until the next start. It is still asked: a place that it names is proved by what the log holds
 //! there. Only that it does *not* know a message means nothing any more.
 //!
-//! **Invariant:** entries are 32 + 16 bytes, so a page of at most 17 is far below the 128 KiB at which
+//! An entry has the first 22 bytes of a digest for its key, and a *cell* for its value: the other ten
+//! bytes and the place, which are 22 as well. Up to so many sled keeps inside its pages (sled 0.34.7
+//! `src/ivec.rs:9`); for each one that is longer it allocates, counts references, and follows a pointer
+//! whenever it compares or copies. Digests that begin alike, which nobody has found yet, share an entry
+//! with a cell each.
+//!
+//! **Invariant:** entries are 22 + 22 bytes, so a page of at most 17 is far below the 128 KiB at which
 //! sled would put it into a file of its own that it never syncs; `blobs/` stays empty. That is why
 //! sled's own segment size can stay: a larger one would only cost memory.
 
@@ -25,11 +31,25 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use sled::IVec;
+
 use super::log::{Place, Position};
 use crate::digest::{DIGEST_BYTES, Digest};
 
 /// The one key that is no digest. Its value is the checkpoint up to which the index is complete.
 const CHECKPOINT_KEY: &[u8] = b"checkpoint";
+
+/// Bytes of a digest that are a key.
+const KEY_BYTES: usize = 22;
+
+/// Bytes of a digest that are not.
+const REST_BYTES: usize = DIGEST_BYTES - KEY_BYTES;
+
+/// Bytes of a cell before its length: the rest of a digest, position.
+const LENGTH_AT: usize = REST_BYTES + 8;
+
+/// Bytes of a cell.
+const CELL_BYTES: usize = LENGTH_AT + 4;
 
 /// Threads that check an index: on a large machine, a start leaves the most to others.
 const CHECK_THREADS_MAX: usize = 8;
@@ -158,13 +178,13 @@ impl Index {
                 }
                 continue;
             }
-            let digest = <[u8; DIGEST_BYTES]>::try_from(&*key).ok();
-            let (Some(digest), Some(place)) = (digest, decode(&value)) else {
-                return Err(wrong_size());
-            };
-            held.checkpoint.messages += 1;
-            if held.last.is_none_or(|(_, last)| last.at < place.at) {
-                held.last = Some((Digest::from_bytes(digest), place));
+            let key = <&Key>::try_from(&*key).map_err(|_| wrong_size())?;
+            for cell in cells(&value)? {
+                let (digest, place) = decode(key, cell);
+                held.checkpoint.messages += 1;
+                if held.last.is_none_or(|(_, last)| last.at < place.at) {
+                    held.last = Some((digest, place));
+                }
             }
         }
         Ok(held)
@@ -176,10 +196,10 @@ impl Index {
     /// The first failure of the engine; from then on also for every message it does not find.
     pub fn get(&self, digest: &Digest) -> Result<Option<Place>, IndexError> {
         let found = fence(|| {
-            let Some(value) = self.tree.get(digest.as_bytes())? else {
+            let Some(value) = self.tree.get(key(digest))? else {
                 return Ok(None);
             };
-            decode(&value).map(Some).ok_or_else(wrong_size)
+            Ok(find(cells(&value)?, digest))
         });
         match (found, self.failure.get()) {
             (Ok(None), Some(failure)) => Err(failure.clone()),
@@ -202,19 +222,22 @@ impl Index {
         max: usize,
     ) -> Result<Vec<(Digest, Place)>, IndexError> {
         self.guard(|| {
-            let from = after.map_or(Bound::Unbounded, |digest| {
-                Bound::Excluded(digest.as_bytes().as_slice())
-            });
-            let entries = self.tree.range::<&[u8], _>((from, Bound::Unbounded));
-            entries
-                .filter(|entry| !matches!(entry, Ok((key, _)) if key == CHECKPOINT_KEY))
-                .take(max)
-                .map(|entry| {
-                    let (key, value) = entry?;
-                    let digest = key.as_ref().try_into().map(Digest::from_bytes);
-                    digest.ok().zip(decode(&value)).ok_or_else(wrong_size)
-                })
-                .collect()
+            let from = after.map(key).map_or(Bound::Unbounded, Bound::Included);
+            let mut found = Vec::new();
+            for entry in self.tree.range((from, Bound::Unbounded)) {
+                let (key, value) = entry?;
+                if key == CHECKPOINT_KEY {
+                    continue;
+                }
+                let key = <&Key>::try_from(&*key).map_err(|_| wrong_size())?;
+                let cells = cells(&value)?.iter().map(|cell| decode(key, cell));
+                found.extend(cells.filter(|(digest, _)| after.is_none_or(|after| digest > after)));
+                if found.len() >= max {
+                    found.truncate(max);
+                    break;
+                }
+            }
+            Ok(found)
         })
     }
 
@@ -229,14 +252,7 @@ impl Index {
         known: Option<Place>,
         place: Place,
     ) -> Result<bool, IndexError> {
-        self.guard(|| {
-            let known = known.map(encode);
-            let known = known.as_ref().map(<[u8; 16]>::as_slice);
-            let swapped =
-                self.tree
-                    .compare_and_swap(digest.as_bytes(), known, Some(&encode(place)))?;
-            Ok(swapped.is_ok())
-        })
+        self.change(digest, known, Some(place))
     }
 
     /// Forgets a message, if the index still holds `known` for it. Returns whether it did.
@@ -244,12 +260,38 @@ impl Index {
     /// # Errors
     /// The first failure of the engine, then and ever after.
     pub fn remove(&self, digest: &Digest, known: Place) -> Result<bool, IndexError> {
+        self.change(digest, Some(known), None)
+    }
+
+    /// Puts `place` where the index has `known` for a message. Returns whether it had.
+    fn change(
+        &self,
+        digest: &Digest,
+        known: Option<Place>,
+        place: Option<Place>,
+    ) -> Result<bool, IndexError> {
         self.guard(|| {
-            let known = encode(known);
-            let swapped =
-                self.tree
-                    .compare_and_swap(digest.as_bytes(), Some(&known), None::<&[u8]>)?;
-            Ok(swapped.is_ok())
+            let key = key(digest);
+            let cell = |place| encode(digest, place);
+            // What is there if it is known and alone, and it nearly always is: one call.
+            let mut there = known.map(|place| IVec::from(&cell(place)));
+            loop {
+                let mut all = match &there {
+                    Some(value) => cells(value)?.to_vec(),
+                    None => Vec::new(),
+                };
+                if find(&all, digest) != known {
+                    return Ok(false);
+                }
+                all.retain(|cell| decode(&key, cell).0 != *digest);
+                all.extend(place.map(cell));
+                all.sort_unstable();
+                let new = (!all.is_empty()).then_some(all.as_flattened());
+                match self.tree.compare_and_swap(key, there, new)? {
+                    Ok(()) => return Ok(true),
+                    Err(other) => there = other.current,
+                }
+            }
         })
     }
 
@@ -359,19 +401,51 @@ impl From<io::Error> for IndexError {
     }
 }
 
-/// Position, length, four spare bytes.
-fn encode(place: Place) -> [u8; 16] {
-    let value = u128::from(place.at.to_u64()) | u128::from(place.length) << 64;
-    value.to_le_bytes()
+type Key = [u8; KEY_BYTES];
+
+type Cell = [u8; CELL_BYTES];
+
+fn key(digest: &Digest) -> Key {
+    let mut key = [0; KEY_BYTES];
+    key.copy_from_slice(&digest.as_bytes()[..KEY_BYTES]);
+    key
 }
 
-fn decode(value: &[u8]) -> Option<Place> {
-    let value = u128::from_le_bytes(value.try_into().ok()?);
-    #[expect(clippy::cast_possible_truncation, reason = "the parts of the value")]
-    Some(Place {
-        at: Position::from_u64(value as u64),
-        length: (value >> 64) as u32,
-    })
+fn encode(digest: &Digest, place: Place) -> Cell {
+    let mut cell = [0; CELL_BYTES];
+    cell[..REST_BYTES].copy_from_slice(&digest.as_bytes()[KEY_BYTES..]);
+    cell[REST_BYTES..LENGTH_AT].copy_from_slice(&place.at.to_u64().to_le_bytes());
+    cell[LENGTH_AT..].copy_from_slice(&place.length.to_le_bytes());
+    cell
+}
+
+fn decode(key: &Key, cell: &Cell) -> (Digest, Place) {
+    let mut digest = [0; DIGEST_BYTES];
+    digest[..KEY_BYTES].copy_from_slice(key);
+    digest[KEY_BYTES..].copy_from_slice(&cell[..REST_BYTES]);
+    let (mut at, mut length) = ([0; 8], [0; 4]);
+    at.copy_from_slice(&cell[REST_BYTES..LENGTH_AT]);
+    length.copy_from_slice(&cell[LENGTH_AT..]);
+    let place = Place {
+        at: Position::from_u64(u64::from_le_bytes(at)),
+        length: u32::from_le_bytes(length),
+    };
+    (Digest::from_bytes(digest), place)
+}
+
+/// The cells of an entry.
+fn cells(value: &[u8]) -> Result<&[Cell], IndexError> {
+    match value.as_chunks() {
+        (cells @ [_, ..], []) => Ok(cells),
+        _ => Err(wrong_size()),
+    }
+}
+
+/// What `cells`, all under the key of `digest`, hold of it.
+fn find(cells: &[Cell], digest: &Digest) -> Option<Place> {
+    let key = key(digest);
+    let mut entries = cells.iter().map(|cell| decode(&key, cell));
+    entries.find_map(|(found, place)| (found == *digest).then_some(place))
 }
 
 #[cfg(test)]
@@ -418,6 +492,35 @@ mod tests {
         assert!(index.remove(&digest, LATER).unwrap());
         assert!(!index.remove(&digest, LATER).unwrap());
         assert_eq!(index.get(&digest).unwrap(), None);
+    }
+
+    #[test]
+    fn digests_that_begin_alike_are_told_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let index = Index::open(directory.path(), CACHE).unwrap();
+        let alike = |last| {
+            let mut bytes = *Digest::of(b"foo").as_bytes();
+            bytes[DIGEST_BYTES - 1] = last;
+            Digest::from_bytes(bytes)
+        };
+        let [first, second, third] = [1, 2, 3].map(alike);
+        assert!(index.put(&third, None, PLACE).unwrap());
+        assert!(index.put(&first, None, LATER).unwrap());
+        assert_eq!(index.get(&second).unwrap(), None);
+        assert!(!index.remove(&second, PLACE).unwrap());
+        assert!(index.put(&second, None, PLACE).unwrap());
+        assert!(!index.put(&second, None, LATER).unwrap());
+        let all = [(first, LATER), (second, PLACE), (third, PLACE)];
+        assert_eq!(index.range(None, 3).unwrap(), all);
+        assert_eq!(index.range(None, 2).unwrap(), all[..2]);
+        assert_eq!(index.range(Some(&first), 3).unwrap(), all[1..]);
+        assert_eq!(index.check().unwrap().checkpoint.messages, 3);
+        assert!(index.put(&second, Some(PLACE), LATER).unwrap());
+        assert!(index.remove(&first, LATER).unwrap());
+        assert!(index.remove(&third, PLACE).unwrap());
+        assert_eq!(index.get(&second).unwrap(), Some(LATER));
+        assert!(index.remove(&second, LATER).unwrap());
+        assert_eq!(index.range(None, 3).unwrap(), []);
     }
 
     #[test]
