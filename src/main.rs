@@ -35,6 +35,11 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+/// Messages and pages of the index are made by one thread and freed by another, which with glibc's
+/// allocator means that they wait for each other now and then.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let result = match Cli::parse().into_command() {
         Command::Serve(arguments) => arguments
