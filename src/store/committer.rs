@@ -209,6 +209,7 @@ impl Committer {
             let result = self.commit(&entries);
             drop(call);
             answer(entries, result);
+            self.write_ahead();
             self.poke_keeper();
         }
     }
@@ -240,6 +241,18 @@ impl Committer {
             synced_in,
             vain: plan.vain,
         })
+    }
+
+    /// Prepares the log for the next group, once nobody waits for this one. Without syncs there is nothing
+    /// to gain.
+    fn write_ahead(&mut self) {
+        if self.shared.has_failed() || self.shared.options.durability != Durability::Disk {
+            return;
+        }
+        let _call = self.shared.watchdog.watch();
+        if let Err(error) = self.appender.write_ahead() {
+            self.shared.fail(&format!("cannot write the log: {error}"));
+        }
     }
 
     /// Makes a group that ends at `end` visible.

@@ -98,8 +98,8 @@ pub(super) fn erase(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
 }
 
 /// Writes zeros over what is there.
-fn overwrite(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
-    const ZEROS: [u8; 4096] = [0; 4096];
+pub(super) fn overwrite(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let end = offset.saturating_add(bytes);
     let mut at = offset;
     while at < end {

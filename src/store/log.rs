@@ -84,6 +84,10 @@ pub fn is_segment_size(bytes: u32) -> bool {
 /// Segments in a row that may be missing before what follows is not taken for part of the log.
 pub(super) const SEGMENTS_LOST_MAX: u32 = 1024;
 
+/// Zeros that are written behind the end at once, in bytes: few enough to be written and synced within
+/// a millisecond, and room for a hundred groups of usual ones.
+const ZEROS_BYTES: u32 = 256 << 10;
+
 /// The append buffer is kept between groups unless one group blew it up beyond this.
 const BUFFER_KEPT_BYTES: usize = 1 << 20;
 
@@ -493,6 +497,8 @@ pub struct Appender {
     buffer: Vec<u8>,
     /// Parts of `buffer` and where they go; more than one where a group crosses a segment.
     writes: Vec<(Position, Range<usize>)>,
+    /// Up to where something was written, if only zeros.
+    touched: Position,
 }
 
 impl Appender {
@@ -504,6 +510,7 @@ impl Appender {
             end,
             buffer: Vec::new(),
             writes: Vec::new(),
+            touched: end,
         }
     }
 
@@ -558,8 +565,28 @@ impl Appender {
             file.write_all_at(bytes, u64::from(at.offset))?;
         }
         self.end = group.end;
+        self.touched = self.touched.max(self.end);
         if sync {
             self.log.sync(group.start.segment..group.end.segment + 1)?;
+        }
+        Ok(())
+    }
+
+    /// Writes zeros behind the end, unless there are enough of them: they read as before, and the next
+    /// sync takes them along. What a file system notes about a block that was reserved and is written
+    /// for the first time is noted then; later syncs have records to write and nothing else, which takes
+    /// a fifth to a quarter less time.
+    ///
+    /// # Errors
+    /// If they cannot be written, which is as bad as with a group.
+    pub(super) fn write_ahead(&mut self) -> io::Result<()> {
+        let Position { segment, offset } = self.touched;
+        let is_ahead = self.touched.to_u64() - self.end.to_u64() >= u64::from(ZEROS_BYTES / 2);
+        let rest = self.log.segment_bytes().saturating_sub(offset);
+        let bytes = ZEROS_BYTES.min(rest);
+        if let (false, Some(file)) = (is_ahead, self.log.segment(segment)) {
+            disk::overwrite(&file, offset.into(), bytes.into())?;
+            self.touched.offset += bytes;
         }
         Ok(())
     }
@@ -762,6 +789,40 @@ mod tests {
         let places = append(&mut appender, &messages);
         for (message, place) in messages.iter().zip(places) {
             assert_eq!(log.read(place).unwrap(), *message.as_bytes());
+        }
+    }
+
+    #[test]
+    fn zeros_are_written_behind_the_end_until_there_are_enough_and_never_over_a_record() {
+        const BYTES: u32 = 3 * ZEROS_BYTES;
+        let directory = tempfile::tempdir().unwrap();
+        let log = Arc::new(Log::open(directory.path(), BYTES).unwrap());
+        let mut appender = Appender::new(Arc::clone(&log), Position::START);
+        let mut places = append(&mut appender, &[text(10)]);
+        let mut touched = Vec::new();
+        while appender.end.segment == 1 {
+            appender.write_ahead().unwrap();
+            let before = appender.touched;
+            let ahead = before.offset - appender.end.offset;
+            assert!(ahead >= (ZEROS_BYTES / 2).min(BYTES - appender.end.offset));
+            appender.write_ahead().unwrap();
+            assert_eq!(appender.touched, before);
+            let segment = fs::read(directory.path().join("00000001.log")).unwrap();
+            let behind = segment.split_at(appender.end.offset as usize).1;
+            assert!(segment.len() == BYTES as usize && behind.iter().all(|&byte| byte == 0));
+            touched.push(before.offset);
+            places.extend(append(&mut appender, &[text(10_000), text(5000)]));
+        }
+        touched.dedup();
+        assert!(
+            touched.len() >= 3 && touched.last() == Some(&BYTES),
+            "{touched:?}"
+        );
+        for (place, length) in places
+            .iter()
+            .zip([10].into_iter().chain([10_000, 5000].repeat(99)))
+        {
+            assert_eq!(log.read(*place).unwrap(), vec![b'x'; length]);
         }
     }
 
