@@ -1,9 +1,11 @@
 //! The line in front of the committer: bounded in entries and in bytes, drained in groups.
 //!
-//! There is no artificial delay: whatever came while one group was being synced is the next group.
+//! There is no artificial delay: whatever came while one group was being synced is the next group, and
+//! whatever is on its way where processors are so busy that it had to wait for them.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 /// Entries that may wait; also the limit on how many writers one sync can release twice over.
 pub(super) const QUEUE_ENTRIES_MAX: usize = 1024;
@@ -17,6 +19,11 @@ pub(super) const GROUP_ENTRIES_MAX: usize = 512;
 /// Bytes of one group, so that small messages do not wait long behind large ones. A larger text
 /// makes a group of its own.
 pub(super) const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// How often the consumer offers its processor to others before it takes a group, as long as more comes
+/// meanwhile. Where a processor is free that takes no time. On a busy machine it is those who would
+/// come a moment too late for the group that get it, and a sync is shared by more of them.
+const OFFERS_MAX: usize = 8;
 
 /// A bounded queue with one consumer.
 #[derive(Debug)]
@@ -87,6 +94,15 @@ impl<T> Queue<T> {
                 .arrived
                 .wait(inner)
                 .unwrap_or_else(PoisonError::into_inner);
+        }
+        for _ in 0..OFFERS_MAX {
+            let before = inner.waiting.len();
+            drop(inner);
+            thread::yield_now();
+            inner = self.lock();
+            if inner.waiting.len() == before {
+                break;
+            }
         }
         let mut bytes = 0;
         let fitting = inner
