@@ -23,7 +23,7 @@ use crate::digest::Digest;
 use crate::message::Message;
 
 /// Log bytes between checkpoints, for the same reason when messages are large.
-const CHECKPOINT_BYTES: u64 = 16 << 20;
+const CHECKPOINT_BYTES: u64 = 8 << 20;
 
 /// What waits for the committer.
 #[derive(Debug)]
