@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// Entries that may wait; also the limit on how many writers one sync can release twice over.
 pub(super) const QUEUE_ENTRIES_MAX: usize = 1024;
@@ -20,10 +21,11 @@ pub(super) const GROUP_ENTRIES_MAX: usize = 512;
 /// makes a group of its own.
 pub(super) const GROUP_BYTES_MAX: usize = 4 << 20;
 
-/// How often the consumer offers its processor to others before it takes a group, as long as more comes
-/// meanwhile. Where a processor is free that takes no time. On a busy machine it is those who would
-/// come a moment too late for the group that get it, and a sync is shared by more of them.
-const OFFERS_MAX: usize = 8;
+/// How long the consumer offers its processor to others before it takes a group, as long as more comes
+/// meanwhile: a few syncs. Where nothing else waits for this processor that takes no time. On a busy
+/// machine it is those who would come a moment too late for the group that get it, and a sync is shared
+/// by more of them.
+const OFFERS_TIME_MAX: Duration = Duration::from_micros(500);
 
 /// A bounded queue with one consumer.
 #[derive(Debug)]
@@ -86,21 +88,19 @@ impl<T> Queue<T> {
     /// queue is closed and empty.
     pub(super) fn take_group(&self) -> Option<Vec<T>> {
         let mut inner = self.lock();
-        while inner.waiting.is_empty() {
-            if inner.closed {
-                return None;
+        loop {
+            while inner.waiting.is_empty() {
+                if inner.closed {
+                    return None;
+                }
+                inner = self
+                    .arrived
+                    .wait(inner)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
-            inner = self
-                .arrived
-                .wait(inner)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        for _ in 0..OFFERS_MAX {
-            let before = inner.waiting.len();
-            drop(inner);
-            thread::yield_now();
-            inner = self.lock();
-            if inner.waiting.len() == before {
+            inner = self.gather(inner);
+            // Unless somebody else took them all.
+            if !inner.waiting.is_empty() {
                 break;
             }
         }
@@ -117,6 +117,22 @@ impl<T> Queue<T> {
         let group: Vec<_> = inner.waiting.drain(..entries).collect();
         inner.bytes -= group.iter().map(|(_, size)| size).sum::<usize>();
         Some(group.into_iter().map(|(entry, _)| entry).collect())
+    }
+
+    /// Offers this processor to others while the next group grows, and can.
+    fn gather<'a>(&'a self, mut inner: MutexGuard<'a, Inner<T>>) -> MutexGuard<'a, Inner<T>> {
+        let begun = Instant::now();
+        let mut before = 0;
+        while (before + 1..GROUP_ENTRIES_MAX).contains(&inner.waiting.len())
+            && inner.bytes < GROUP_BYTES_MAX
+            && begun.elapsed() < OFFERS_TIME_MAX
+        {
+            before = inner.waiting.len();
+            drop(inner);
+            thread::yield_now();
+            inner = self.lock();
+        }
+        inner
     }
 
     /// Takes no more entries; those that wait can still be taken out.
@@ -169,6 +185,27 @@ mod tests {
         assert_eq!(queue.take_group().unwrap(), ['c']);
         assert_eq!(queue.take_group().unwrap(), ['d']);
         assert_eq!(queue.take_group().unwrap(), ['e']);
+    }
+
+    #[test]
+    fn entries_are_taken_once_however_many_take() {
+        const ENTRIES: usize = 2000;
+        let queue = Queue::new();
+        let take = || {
+            let groups = std::iter::from_fn(|| queue.take_group());
+            groups.map(|group| group.len()).sum::<usize>()
+        };
+        let taken = thread::scope(|scope| {
+            let takers = [(); 2].map(|()| scope.spawn(take));
+            for number in 0..ENTRIES {
+                while queue.push(number, 1).is_err() {
+                    thread::yield_now();
+                }
+            }
+            queue.close();
+            takers.map(|taker| taker.join().unwrap())
+        });
+        assert_eq!(taken.iter().sum::<usize>(), ENTRIES);
     }
 
     #[test]
