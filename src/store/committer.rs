@@ -1,9 +1,9 @@
 //! The committer: the one thread that writes.
 //!
 //! It takes groups of puts and deletions from the queue, appends and syncs them, carries them out in the
-//! index and answers, in this order, which is the durability argument of `store/mod.rs` in code. Within a
-//! group all goes in the order of the queue, in the log as in the index. What was deleted is erased by
-//! the keeper.
+//! index and answers, in this order, which is the durability argument of `store/mod.rs` in code. Then it
+//! has zeros written where the next group goes. Within a group all goes in the order of the queue, in the
+//! log as in the index. What was deleted is erased by the keeper.
 
 use std::collections::HashMap;
 use std::io;
@@ -22,8 +22,11 @@ use super::{Commit, Deleted, Durability, Receipt, StoreError};
 use crate::digest::Digest;
 use crate::message::Message;
 
-/// Log bytes between checkpoints, for the same reason when messages are large.
-const CHECKPOINT_BYTES: u64 = 8 << 20;
+/// Messages between checkpoints: a start enters as many into the index in a tenth of a second.
+const CHECKPOINT_MESSAGES: usize = 50_000;
+
+/// Log bytes between checkpoints: a start reads as many in some hundredths of a second.
+const CHECKPOINT_BYTES: u64 = 16 << 20;
 
 /// What waits for the committer.
 #[derive(Debug)]
@@ -187,6 +190,8 @@ pub(super) struct Committer {
     /// Wakes the keeper.
     poke: SyncSender<()>,
     poked_at: Position,
+    /// Entries since.
+    entries: usize,
 }
 
 impl Committer {
@@ -198,6 +203,7 @@ impl Committer {
             appender,
             poke,
             poked_at: end,
+            entries: 0,
         }
     }
 
@@ -205,6 +211,7 @@ impl Committer {
     pub(super) fn run(mut self) {
         let watchdog = Arc::clone(&self.shared.watchdog);
         while let Some(entries) = self.shared.queue.take_group() {
+            self.entries += entries.len();
             let call = watchdog.watch();
             let result = self.commit(&entries);
             drop(call);
@@ -243,14 +250,17 @@ impl Committer {
         })
     }
 
-    /// Prepares the log for the next group, once nobody waits for this one. Without syncs there is nothing
-    /// to gain.
+    /// Prepares the log for the next group, once nobody waits for this one. Where a group is not synced
+    /// there is nothing to gain.
     fn write_ahead(&mut self) {
         if self.shared.has_failed() || self.shared.options.durability != Durability::Disk {
             return;
         }
         let _call = self.shared.watchdog.watch();
-        if let Err(error) = self.appender.write_ahead() {
+        // Where there is too little room, nobody relies on them: the next group finds out.
+        if let Err(error) = self.appender.write_ahead()
+            && disk::lack(&error).is_none()
+        {
             self.shared.fail(&format!("cannot write the log: {error}"));
         }
     }
@@ -338,8 +348,12 @@ impl Committer {
     fn poke_keeper(&mut self) {
         let end = self.appender.end();
         let written = end.to_u64().saturating_sub(self.poked_at.to_u64());
-        if end.segment != self.poked_at.segment || written >= CHECKPOINT_BYTES {
+        if end.segment != self.poked_at.segment
+            || written >= CHECKPOINT_BYTES
+            || self.entries >= CHECKPOINT_MESSAGES
+        {
             self.poked_at = end;
+            self.entries = 0;
             // It has one waiting already, or is gone.
             let _ = self.poke.try_send(());
         }

@@ -12,11 +12,11 @@
 //!
 //! An entry has the first 22 bytes of a digest for its key, and a *cell* for its value: the other ten
 //! bytes and the place, which are 22 as well. Up to so many sled keeps inside its pages (sled 0.34.7
-//! `src/ivec.rs:9`); for each one that is longer it allocates, counts references, and follows a pointer
+//! `src/ivec.rs:11`); for each one that is longer it allocates, counts references, and follows a pointer
 //! whenever it compares or copies. Digests that begin alike, which nobody has found yet, share an entry
 //! with a cell each.
 //!
-//! **Invariant:** entries are 22 + 22 bytes, so a page of at most 17 is far below the 128 KiB at which
+//! **Invariant:** entries are 22 + 22 bytes, unless digests begin alike, so a page of at most 17 is far below the 128 KiB at which
 //! sled would put it into a file of its own that it never syncs; `blobs/` stays empty. That is why
 //! sled's own segment size can stay: a larger one would only cost memory.
 
@@ -273,7 +273,7 @@ impl Index {
         self.guard(|| {
             let key = key(digest);
             let cell = |place| encode(digest, place);
-            // What is there if it is known and alone, and it nearly always is: one call.
+            // What is there unless digests begin alike: then one call is enough.
             let mut there = known.map(|place| IVec::from(&cell(place)));
             loop {
                 let mut all = match &there {

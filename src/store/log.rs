@@ -84,8 +84,8 @@ pub fn is_segment_size(bytes: u32) -> bool {
 /// Segments in a row that may be missing before what follows is not taken for part of the log.
 pub(super) const SEGMENTS_LOST_MAX: u32 = 1024;
 
-/// Zeros that are written behind the end at once, in bytes: few enough to be written and synced within
-/// a millisecond, and room for a hundred groups of usual ones.
+/// Zeros that are written behind the end at once, in bytes: few enough to make one sync hardly longer, and
+/// room for a hundred usual groups.
 const ZEROS_BYTES: u32 = 256 << 10;
 
 /// The append buffer is kept between groups unless one group blew it up beyond this.
@@ -572,8 +572,8 @@ impl Appender {
         Ok(())
     }
 
-    /// Writes zeros behind the end, unless there are enough of them: they read as before, and the next
-    /// sync takes them along. What a file system notes about a block that was reserved and is written
+    /// Writes zeros behind the end, unless there are enough of them, or groups are so large that they gain
+    /// nothing: they read as before, and the next sync takes them along. What a file system notes about a block that was reserved and is written
     /// for the first time is noted then; later syncs have records to write and nothing else, which takes
     /// a fifth to a quarter less time.
     ///
@@ -581,10 +581,11 @@ impl Appender {
     /// If they cannot be written, which is as bad as with a group.
     pub(super) fn write_ahead(&mut self) -> io::Result<()> {
         let Position { segment, offset } = self.touched;
-        let is_ahead = self.touched.to_u64() - self.end.to_u64() >= u64::from(ZEROS_BYTES / 2);
+        let is_enough = self.touched.to_u64() - self.end.to_u64() >= u64::from(ZEROS_BYTES / 2)
+            || self.buffer.len() > ZEROS_BYTES as usize;
         let rest = self.log.segment_bytes().saturating_sub(offset);
         let bytes = ZEROS_BYTES.min(rest);
-        if let (false, Some(file)) = (is_ahead, self.log.segment(segment)) {
+        if let (false, Some(file)) = (is_enough, self.log.segment(segment)) {
             disk::overwrite(&file, offset.into(), bytes.into())?;
             self.touched.offset += bytes;
         }
@@ -812,6 +813,10 @@ mod tests {
             assert!(segment.len() == BYTES as usize && behind.iter().all(|&byte| byte == 0));
             touched.push(before.offset);
             places.extend(append(&mut appender, &[text(10_000), text(5000)]));
+            // As after a restart.
+            if touched.len() == 3 {
+                appender = Appender::new(Arc::clone(&log), appender.end);
+            }
         }
         touched.dedup();
         assert!(

@@ -56,6 +56,8 @@
 //! * *anywhere in the index*: a checkpoint is written only after the index was flushed and synced, so
 //!   replaying from it completes any index that still holds it. One that does not, or that cannot be
 //!   read from end to end, is thrown away and redrawn. (`a_damaged_index_is_redrawn`)
+//! * *while zeros are written behind the end*: they read as before, and nobody waits for them.
+//!   (`zeros_are_written_behind_the_end_until_there_are_enough_and_never_over_a_record`)
 //! * *while recovering*: recovery only erases what was never answered and may run any number of
 //!   times. (`recovering_twice_changes_nothing_more`, `a_kill_while_the_index_is_redrawn_costs_nothing`)
 //!
@@ -63,7 +65,8 @@
 //!
 //! * *a write or a sync fails*: it is never retried, since the kernel may call pages clean that never
 //!   reached the disk. The group is refused and the store takes no more writes until it is opened
-//!   again, which writes what the log holds behind the checkpoint anew; reads go on.
+//!   again, which writes what the log holds behind the checkpoint anew; reads go on. So it is with zeros
+//!   behind the end, though nothing that was answered hangs on them.
 //!   (`no_ack_follows_a_failed_fdatasync`, `…_write`, `…_fsync`,
 //!   `what_was_not_covered_by_a_checkpoint_is_written_again_before_it_is_served`)
 //! * *it is full*: shows while a segment is made, before anything is written, and is no failure; the
