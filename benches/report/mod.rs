@@ -77,16 +77,21 @@ impl Report {
         self.bars.push((name.to_owned(), value, bar));
     }
 
-    /// Prints and keeps a row. `floor_cpu` is the floor's CPU a request; durable writes are shown as
-    /// multiples of F.
-    pub(crate) fn add(&mut self, row: &Row, sample: &Sample, floor_cpu: Option<f64>, writes: bool) {
+    /// Prints and keeps a row. `floor_cpu` is the floor's CPU a request, `to_f` how many times F the rate
+    /// of durable writes is.
+    pub(crate) fn add(
+        &mut self,
+        row: &Row,
+        sample: &Sample,
+        floor_cpu: Option<f64>,
+        to_f: Option<f64>,
+    ) {
         let outcome = &sample.outcome;
         let rate = outcome.rate();
         let micros = |quantile| outcome.latency_at(quantile).as_secs_f64() * 1e6;
         let (p50, p99, p999) = (micros(0.5), micros(0.99), micros(0.999));
         let cpu = sample.cpu_each();
         let to_floor = floor_cpu.map(|floor| cpu / floor);
-        let to_f = writes.then(|| rate / self.f);
         let ratio = |ratio: Option<f64>| {
             ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"))
         };

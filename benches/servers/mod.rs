@@ -1,6 +1,7 @@
 //! The servers that the load bench drives: processes of their own, so that their processor time is
 //! theirs alone.
 
+use std::convert::Infallible;
 use std::env;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -8,6 +9,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Response;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use tempfile::TempDir;
 
@@ -102,6 +109,8 @@ pub(crate) fn service_command(directory: &TempDir, arguments: &[&str]) -> Comman
         .arg("--data-dir")
         .arg(directory.path().join("store"))
         .args(["--listen", "127.0.0.1:0", "--free-min", "0B"])
+        // Those of one row may not have ended yet when the next one begins.
+        .args(["--client-connections-max", "1024"])
         .args(["--log-format", "text"])
         .args(arguments);
     if !arguments.contains(&"--cache") {
@@ -141,6 +150,43 @@ pub(crate) fn answer_bytes(server: &Server, path: &str) -> usize {
     let mut stream = TcpStream::connect(server.address).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     stream.read(&mut [0; 4096]).unwrap()
+}
+
+/// hyper with one answer for everything, of `answer_bytes` bytes.
+pub(crate) fn hyper_command(answer_bytes: usize) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["hyper", &answer_bytes.to_string()]);
+    command
+}
+
+/// Runs hyper on as many threads as digestd has, with nothing to do: what a service built on it costs at
+/// least.
+pub(crate) fn run_hyper(answer_bytes: usize) {
+    // hyper adds the length and the date.
+    let head =
+        "HTTP/1.1 200 OK\r\ncontent-length: 000\r\ndate: Sat, 28 Nov 2026 00:00:00 GMT\r\n\r\n";
+    let body = Bytes::from(vec![b'x'; answer_bytes - head.len()]);
+    let serve = async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        eprintln!("hyper on http://{}", listener.local_addr().unwrap());
+        eprintln!("ready");
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let body = body.clone();
+            tokio::spawn(async move {
+                let answer = service_fn(move |_| {
+                    let response = Response::new(Full::new(body.clone()));
+                    async { Ok::<_, Infallible>(response) }
+                });
+                let connection = http1::Builder::new();
+                let connection = connection.serve_connection(TokioIo::new(stream), answer);
+                // It ends with the client's.
+                let _ = connection.await;
+            });
+        }
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(serve);
 }
 
 /// Runs the floor: whatever comes is a request, and every request has the same answer.
