@@ -2,8 +2,8 @@
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
 
-# Static with glibc: its allocator has arenas for the threads, that of musl one lock for them all. It
-# takes a target, since procedural macros cannot be static.
+# Static with the glibc that everything was tested with. It takes a target, since procedural macros
+# cannot be static.
 ENV RUSTFLAGS="-C target-feature=+crt-static" CARGO_BUILD_TARGET=host-tuple
 
 # The dependencies, in a layer that stays when only the code changes: built for programs that do
