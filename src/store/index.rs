@@ -16,9 +16,10 @@
 //! whenever it compares or copies. Digests that begin alike, which nobody has found yet, share an entry
 //! with a cell each.
 //!
-//! **Invariant:** entries are 22 + 22 bytes, unless digests begin alike, so a page of at most 17 is far below the 128 KiB at which
-//! sled would put it into a file of its own that it never syncs; `blobs/` stays empty. That is why
-//! sled's own segment size can stay: a larger one would only cost memory.
+//! **Invariant:** entries are 22 + 22 bytes, unless digests begin alike, so a page of at most 17 is
+//! far below the 128 KiB at which sled would put it into a file of its own that it never syncs;
+//! `blobs/` stays empty. That is why sled's own segment size can stay: a larger one would only cost
+//! memory.
 
 use std::any::Any;
 use std::fs::{self, File};

@@ -572,10 +572,10 @@ impl Appender {
         Ok(())
     }
 
-    /// Writes zeros behind the end, unless there are enough of them, or groups are so large that they gain
-    /// nothing: they read as before, and the next sync takes them along. What a file system notes about a block that was reserved and is written
-    /// for the first time is noted then; later syncs have records to write and nothing else, which takes
-    /// a fifth to a quarter less time.
+    /// Writes zeros behind the end, unless there are enough of them, or groups are so large that they
+    /// gain nothing. They read as before, and the next sync takes them along. What a file system notes
+    /// about a block that was reserved and is written for the first time is noted then; later syncs have
+    /// records to write and nothing else, which takes a fifth to a quarter less time.
     ///
     /// # Errors
     /// If they cannot be written, which is as bad as with a group.
