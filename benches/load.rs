@@ -52,8 +52,7 @@ use tempfile::TempDir;
 
 use self::report::{Bar, Report, Row};
 use self::servers::{
-    Server, answer_bytes, floor_command, go_command, hyper_command, run_floor, run_hyper,
-    service_command,
+    Server, answer_bytes, bare_command, go_command, run_floor, run_hyper, service_command,
 };
 
 /// Seconds of one measurement, or `DIGESTD_BENCH_SECONDS`.
@@ -115,7 +114,7 @@ fn measure_rows(words: &[String]) {
     let hot = requests(Workload::Hit, HOT, LINE);
     store(&service, &hot);
     let answer_bytes = answer_bytes(&service, &hot.request(0).path);
-    let floor = Server::start(&mut floor_command(answer_bytes));
+    let floor = Server::start(&mut bare_command("floor", answer_bytes));
 
     bench.idle(&service);
     for connections in [1, 8, 64, 256] {
@@ -507,23 +506,16 @@ impl Bench {
         }
     }
 
-    /// Measures one row; returns its rate.
-    fn row(
-        &mut self,
-        name: &str,
-        service: &Server,
-        plan: &Plan,
-        requests: &Requests,
-    ) -> Option<f64> {
+    /// Measures one row.
+    fn row(&mut self, name: &str, service: &Server, plan: &Plan, requests: &Requests) {
         let row = Row::named(name, plan.connections);
         if !self.wants(&row.name) {
-            return None;
+            return;
         }
         let sample = measure(service, plan, requests);
         let writes = requests.workload == Workload::Post && plan.rate.is_none();
         let to_f = writes.then(|| sample.outcome.rate() / self.f());
         self.report.add(&row, &sample, None, to_f);
-        Some(sample.outcome.rate())
     }
 
     /// Durable writes of the usual message in turns with F; what counts is the median of their ratios.
@@ -614,7 +606,7 @@ impl Bench {
     fn bare_hyper(&mut self, answer_bytes: usize, floor: &Server, hot: &Requests) {
         let name = "GET, bare hyper";
         if self.wants(&Row::named(name, 64).name) {
-            let hyper = Server::start(&mut hyper_command(answer_bytes));
+            let hyper = Server::start(&mut bare_command("hyper", answer_bytes));
             self.reads(name, &hyper, floor, 64, hot);
         }
     }

@@ -119,10 +119,10 @@ pub(crate) fn service_command(directory: &TempDir, arguments: &[&str]) -> Comman
     command
 }
 
-/// The floor, which answers everything with `answer_bytes` bytes.
-pub(crate) fn floor_command(answer_bytes: usize) -> Command {
+/// One of those below, `floor` or `hyper`, which answers everything with `answer_bytes` bytes.
+pub(crate) fn bare_command(name: &str, answer_bytes: usize) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["floor", &answer_bytes.to_string()]);
+    command.args([name, &answer_bytes.to_string()]);
     command
 }
 
@@ -150,13 +150,6 @@ pub(crate) fn answer_bytes(server: &Server, path: &str) -> usize {
     let mut stream = TcpStream::connect(server.address).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     stream.read(&mut [0; 4096]).unwrap()
-}
-
-/// hyper with one answer for everything, of `answer_bytes` bytes.
-pub(crate) fn hyper_command(answer_bytes: usize) -> Command {
-    let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["hyper", &answer_bytes.to_string()]);
-    command
 }
 
 /// Runs hyper on as many threads as digestd has, with nothing to do: what a service built on it costs at

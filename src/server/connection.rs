@@ -494,9 +494,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
 /// Copies `pieces` one behind the other into `room`, if they fit.
 fn join<'a>(pieces: &[io::IoSlice<'_>], room: &'a mut [u8]) -> Option<&'a [u8]> {
-    if pieces.iter().map(|piece| piece.len()).sum::<usize>() > room.len() {
-        return None;
-    }
     let mut end = 0;
     for piece in pieces {
         room.get_mut(end..)?

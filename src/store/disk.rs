@@ -5,7 +5,7 @@
 //! each with what is done where it is missing.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::SystemTime;
@@ -111,14 +111,10 @@ pub(super) fn overwrite(file: &File, offset: u64, bytes: u64) -> io::Result<()> 
     Ok(())
 }
 
-fn write_zeros(mut file: &File, bytes: u64) -> io::Result<()> {
+/// Gives `file` the length `bytes` by writing zeros behind what is there.
+fn write_zeros(file: &File, bytes: u64) -> io::Result<()> {
     let length = file.metadata()?.len();
-    file.seek(io::SeekFrom::Start(length))?;
-    io::copy(
-        &mut io::repeat(0).take(bytes.saturating_sub(length)),
-        &mut file,
-    )?;
-    Ok(())
+    overwrite(file, length, bytes.saturating_sub(length))
 }
 
 /// Room on the file system of a directory.

@@ -581,11 +581,13 @@ impl Appender {
     /// If they cannot be written, which is as bad as with a group.
     pub(super) fn write_ahead(&mut self) -> io::Result<()> {
         let Position { segment, offset } = self.touched;
-        let is_enough = self.touched.to_u64() - self.end.to_u64() >= u64::from(ZEROS_BYTES / 2)
-            || self.buffer.len() > ZEROS_BYTES as usize;
+        let ahead = self.touched.to_u64() - self.end.to_u64();
+        if ahead >= u64::from(ZEROS_BYTES / 2) || self.buffer.len() > ZEROS_BYTES as usize {
+            return Ok(());
+        }
         let rest = self.log.segment_bytes().saturating_sub(offset);
         let bytes = ZEROS_BYTES.min(rest);
-        if let (false, Some(file)) = (is_enough, self.log.segment(segment)) {
+        if let Some(file) = self.log.segment(segment) {
             disk::overwrite(&file, offset.into(), bytes.into())?;
             self.touched.offset += bytes;
         }
