@@ -16,6 +16,10 @@
 //! whenever it compares or copies. Digests that begin alike, which nobody has found yet, share an entry
 //! with a cell each.
 //!
+//! sled opens with one thread, and whoever walks through a tree of it has one as well. So the digests are
+//! dealt out to [`PARTS`] sleds by their first byte, each in a directory of its own, and a start reads them
+//! side by side.
+//!
 //! **Invariant:** entries are 22 + 22 bytes, unless digests begin alike, so a page of at most 17 is
 //! far below the 128 KiB at which sled would put it into a file of its own that it never syncs;
 //! `blobs/` stays empty. That is why sled's own segment size can stay: a larger one would only cost
@@ -27,7 +31,7 @@ use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -39,6 +43,9 @@ use crate::digest::{DIGEST_BYTES, Digest};
 
 /// The one key that is no digest. Its value is the checkpoint up to which the index is complete.
 const CHECKPOINT_KEY: &[u8] = b"checkpoint";
+
+/// sled's name for its data file.
+const DATA_NAME: &str = "db";
 
 /// Bytes of a digest that are a key.
 const KEY_BYTES: usize = 22;
@@ -52,8 +59,9 @@ const LENGTH_AT: usize = REST_BYTES + 8;
 /// Bytes of a cell.
 const CELL_BYTES: usize = LENGTH_AT + 4;
 
-/// Threads that check an index: on a large machine, a start leaves the most to others.
-const CHECK_THREADS_MAX: usize = 8;
+/// Parts of an index. A start has a thread for each: fewer would leave processors idle while the last
+/// part is read, and with more a large machine would have nothing left for others.
+pub(super) const PARTS: usize = 4;
 
 /// A state of log and index that is on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,14 +92,15 @@ impl Held {
     };
 
     /// What two parts of an index hold together.
-    fn add(&mut self, other: Self) {
-        let Self { checkpoint, last } = other;
-        self.checkpoint.position = self.checkpoint.position.max(checkpoint.position);
-        self.checkpoint.messages += checkpoint.messages;
-        self.last = [self.last, last]
-            .into_iter()
-            .flatten()
-            .max_by_key(|(_, place)| place.at);
+    fn and(self, other: Self) -> Self {
+        let lasts = [self.last, other.last].into_iter().flatten();
+        Self {
+            checkpoint: Checkpoint {
+                position: self.checkpoint.position.min(other.checkpoint.position),
+                messages: self.checkpoint.messages + other.checkpoint.messages,
+            },
+            last: lasts.max_by_key(|(_, place)| place.at),
+        }
     }
 }
 
@@ -109,12 +118,19 @@ impl IndexError {
 /// The open index.
 #[derive(Debug)]
 pub struct Index {
-    tree: sled::Db,
-    /// sled's data file, for syncing.
-    data: File,
+    /// In the order of the digests they hold.
+    parts: Vec<Part>,
     failure: OnceLock<IndexError>,
     /// A look-up has failed, not only a change.
     unreadable: AtomicBool,
+}
+
+/// A sled with the entries of some digests.
+#[derive(Debug)]
+struct Part {
+    tree: sled::Db,
+    /// Its data file, for syncing.
+    data: File,
 }
 
 impl Index {
@@ -124,71 +140,50 @@ impl Index {
     /// # Errors
     /// The first failure of the engine, then and ever after.
     pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, IndexError> {
-        fence(|| {
-            let tree = sled::Config::new()
-                .path(directory)
-                .cache_capacity(cache_bytes)
-                // Its own flusher hides the errors of fsync; checkpoints replace it.
-                .flush_every_ms(None)
-                .open()?;
-            let data = File::open(directory.join("db"))?;
-            Ok(Self {
-                tree,
-                data,
-                failure: OnceLock::new(),
-                unreadable: AtomicBool::new(false),
-            })
-        })
+        let mut index = Self {
+            parts: Vec::with_capacity(PARTS),
+            failure: OnceLock::new(),
+            unreadable: AtomicBool::new(false),
+        };
+        let mut failure = None;
+        let directories: Vec<_> = part_directories(directory).collect();
+        let opened = each(&directories, |part| {
+            Part::open(part, cache_bytes / PARTS as u64)
+        });
+        for part in opened {
+            match part {
+                Ok(part) => index.parts.push(part),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        failure.map_or(Ok(index), Err)
     }
 
-    /// Reads every entry, so that damage shows now and not in a year. Linear in their number, by a
-    /// thread for each processor; leaves the cache warm.
+    /// Whether there is an index in `directory`, in whatever state.
+    pub(super) fn exists(directory: &Path) -> bool {
+        part_directories(directory).all(|part| part.join(DATA_NAME).exists())
+    }
+
+    /// Reads every entry, so that damage shows now and not in a year. Linear in their number; leaves
+    /// the cache warm.
     ///
     /// # Errors
     /// The first failure of the engine, then and ever after.
     pub fn check(&self) -> Result<Held, IndexError> {
         self.guard(|| {
-            let threads = thread::available_parallelism().map_or(1, usize::from);
-            let parts = parts(threads.min(CHECK_THREADS_MAX));
-            let checked = thread::scope(|scope| {
-                let threads: Vec<_> = parts
-                    .into_iter()
-                    .map(|part| scope.spawn(move || fence(|| self.check_part(part))))
-                    .collect();
-                let joined = threads.into_iter().map(|thread| {
-                    let panicked = |panic: Box<dyn Any + Send>| IndexError(panic_text(&*panic));
-                    thread.join().map_err(panicked).flatten()
-                });
-                joined.collect::<Result<Vec<_>, _>>()
-            })?;
-            let mut held = Held::NOTHING;
-            for part in checked {
-                held.add(part);
+            let mut all: Option<Held> = None;
+            for held in each(&self.parts, Part::check) {
+                let held = held?;
+                all = Some(all.map_or(held, |all| all.and(held)));
             }
-            Ok(held)
+            Ok(all.unwrap_or(Held::NOTHING))
         })
     }
 
-    fn check_part(&self, keys: Keys) -> Result<Held, IndexError> {
-        let mut held = Held::NOTHING;
-        for entry in self.tree.range(keys) {
-            let (key, value) = entry?;
-            if key == CHECKPOINT_KEY {
-                if let Some((bytes, _)) = value.split_first_chunk() {
-                    held.checkpoint.position = Position::from_u64(u64::from_le_bytes(*bytes));
-                }
-                continue;
-            }
-            let key = <&Key>::try_from(&*key).map_err(|_| wrong_size())?;
-            for cell in cells(&value)? {
-                let (digest, place) = decode(key, cell);
-                held.checkpoint.messages += 1;
-                if held.last.is_none_or(|(_, last)| last.at < place.at) {
-                    held.last = Some((digest, place));
-                }
-            }
-        }
-        Ok(held)
+    /// The part that has this digest.
+    fn part(&self, digest: &Digest) -> Result<&Part, IndexError> {
+        let part = self.parts.get(part_of(digest));
+        part.ok_or_else(|| IndexError::new("it is closed"))
     }
 
     /// The place of the message with this digest. Costs 1 to 7 µs, more when pages must be read.
@@ -197,7 +192,7 @@ impl Index {
     /// The first failure of the engine; from then on also for every message it does not find.
     pub fn get(&self, digest: &Digest) -> Result<Option<Place>, IndexError> {
         let found = fence(|| {
-            let Some(value) = self.tree.get(key(digest))? else {
+            let Some(value) = self.part(digest)?.tree.get(key(digest))? else {
                 return Ok(None);
             };
             Ok(find(cells(&value)?, digest))
@@ -225,7 +220,9 @@ impl Index {
         self.guard(|| {
             let from = after.map(key).map_or(Bound::Unbounded, Bound::Included);
             let mut found = Vec::new();
-            for entry in self.tree.range((from, Bound::Unbounded)) {
+            let parts = self.parts.iter().skip(after.map_or(0, part_of));
+            let ranges = parts.map(|part| part.tree.range((from, Bound::Unbounded)));
+            for entry in ranges.flatten() {
                 let (key, value) = entry?;
                 if key == CHECKPOINT_KEY {
                     continue;
@@ -272,6 +269,7 @@ impl Index {
         place: Option<Place>,
     ) -> Result<bool, IndexError> {
         self.guard(|| {
+            let tree = &self.part(digest)?.tree;
             let key = key(digest);
             let cell = |place| encode(digest, place);
             // What is there unless digests begin alike: then one call is enough.
@@ -288,7 +286,7 @@ impl Index {
                 all.extend(place.map(cell));
                 all.sort_unstable();
                 let new = (!all.is_empty()).then_some(all.as_flattened());
-                match self.tree.compare_and_swap(key, there, new)? {
+                match tree.compare_and_swap(key, there, new)? {
                     Ok(()) => return Ok(true),
                     Err(other) => there = other.current,
                 }
@@ -303,31 +301,45 @@ impl Index {
     /// The first failure of the engine, then and ever after.
     pub fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), IndexError> {
         self.guard(|| {
-            self.tree
-                .insert(CHECKPOINT_KEY, &checkpoint.position.to_u64().to_le_bytes())?;
-            self.tree.flush()?;
-            self.data.sync_data()?;
+            let position = checkpoint.position.to_u64().to_le_bytes();
+            for Part { tree, data } in &self.parts {
+                tree.insert(CHECKPOINT_KEY, &position)?;
+                tree.flush()?;
+                data.sync_data()?;
+            }
             Ok(())
         })
     }
 
-    /// Closes the index, caught like every other call: sled syncs when dropped and panics if it
-    /// cannot.
+    /// Closes the index.
     ///
     /// # Errors
     /// The first failure of the engine, then and ever after.
-    pub fn close(self) -> Result<(), IndexError> {
-        let Self { tree, .. } = self;
-        fence(|| {
-            drop(tree);
-            Ok(())
-        })
+    pub fn close(mut self) -> Result<(), IndexError> {
+        self.close_parts()
+    }
+
+    /// Caught like every other call, each by itself: sled syncs when dropped and panics if it cannot.
+    fn close_parts(&mut self) -> Result<(), IndexError> {
+        let mut closed = Ok(());
+        for part in self.parts.drain(..) {
+            let dropped = fence(|| {
+                drop(part);
+                Ok(())
+            });
+            closed = closed.and(dropped);
+        }
+        closed
     }
 
     /// Room that the engine takes on the disk, in bytes. One system call.
     pub(super) fn disk_bytes(&self) -> io::Result<u64> {
         // In blocks of 512 bytes on every platform: see stat(2).
-        Ok(self.data.metadata()?.blocks() * 512)
+        let blocks = self
+            .parts
+            .iter()
+            .map(|part| Ok(part.data.metadata()?.blocks()));
+        Ok(blocks.sum::<io::Result<u64>>()? * 512)
     }
 
     /// Why look-ups fail, if they do.
@@ -349,19 +361,76 @@ impl Index {
     }
 }
 
-/// Those that begin with certain bytes.
-type Keys = (Bound<[u8; 1]>, Bound<[u8; 1]>);
+impl Drop for Index {
+    fn drop(&mut self) {
+        let _ = self.close_parts();
+    }
+}
 
-/// All keys, in `count` ranges of about as many digests each.
-fn parts(count: usize) -> Vec<Keys> {
-    // A digest is as likely to begin with one byte as with any other.
-    let bound = |part: usize| u8::try_from(part * 256 / count).ok().map(|byte| [byte]);
-    let range = |part| {
-        let from = bound(part).map_or(Bound::Unbounded, Bound::Included);
-        let to = bound(part + 1).map_or(Bound::Unbounded, Bound::Excluded);
-        (from, to)
-    };
-    (0..count).map(range).collect()
+impl Part {
+    fn open(directory: &Path, cache_bytes: u64) -> Result<Self, IndexError> {
+        let tree = sled::Config::new()
+            .path(directory)
+            .cache_capacity(cache_bytes)
+            // Its own flusher hides the errors of fsync; checkpoints replace it.
+            .flush_every_ms(None)
+            .open()?;
+        let data = File::open(directory.join(DATA_NAME))?;
+        Ok(Self { tree, data })
+    }
+
+    fn check(&self) -> Result<Held, IndexError> {
+        let mut held = Held::NOTHING;
+        for entry in self.tree.iter() {
+            let (key, value) = entry?;
+            if key == CHECKPOINT_KEY {
+                if let Some((bytes, _)) = value.split_first_chunk() {
+                    held.checkpoint.position = Position::from_u64(u64::from_le_bytes(*bytes));
+                }
+                continue;
+            }
+            let key = <&Key>::try_from(&*key).map_err(|_| wrong_size())?;
+            for cell in cells(&value)? {
+                let (digest, place) = decode(key, cell);
+                held.checkpoint.messages += 1;
+                if held.last.is_none_or(|(_, last)| last.at < place.at) {
+                    held.last = Some((digest, place));
+                }
+            }
+        }
+        Ok(held)
+    }
+}
+
+/// Where the parts of the index in `directory` are.
+fn part_directories(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    (0..PARTS).map(|part| directory.join(part.to_string()))
+}
+
+/// Which part has this digest.
+pub(super) fn part_of(digest: &Digest) -> usize {
+    usize::from(digest.as_bytes()[0]) * PARTS / 256
+}
+
+/// Calls `call` with each of `items`, on a thread of its own.
+fn each<T: Sync, U: Send>(
+    items: &[T],
+    call: impl Fn(&T) -> Result<U, IndexError> + Sync,
+) -> Vec<Result<U, IndexError>> {
+    thread::scope(|scope| {
+        let threads: Vec<_> = items
+            .iter()
+            .map(|item| {
+                let call = &call;
+                scope.spawn(move || fence(|| call(item)))
+            })
+            .collect();
+        let joined = threads.into_iter().map(|thread| {
+            let panicked = |panic: Box<dyn Any + Send>| IndexError(panic_text(&*panic));
+            thread.join().map_err(panicked).flatten()
+        });
+        joined.collect()
+    })
 }
 
 fn wrong_size() -> IndexError {
@@ -550,12 +619,6 @@ mod tests {
         let held = index.check().unwrap();
         assert_eq!(held.checkpoint, checkpoint);
         assert_eq!(held.last, Some((last, LATER)));
-        assert_eq!(
-            fs::read_dir(directory.path().join("blobs"))
-                .unwrap()
-                .count(),
-            0
-        );
     }
 
     #[test]

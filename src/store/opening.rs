@@ -4,6 +4,8 @@
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
+use std::sync::mpsc::{self, SyncSender};
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use tracing::info;
 
@@ -17,6 +19,12 @@ use crate::digest::Digest;
 
 /// Messages between two lines about progress: about a second.
 const PROGRESS_MESSAGES: u64 = 50_000;
+
+/// Records that are handed to a thread at once, so that it is not woken for each.
+const BATCH_RECORDS: usize = 256;
+
+/// Batches that the reading of the log may be ahead of a thread.
+const BATCHES_AHEAD: usize = 4;
 
 /// An index that has everything the log has.
 #[derive(Debug)]
@@ -95,7 +103,7 @@ fn open_checked(
     expected: Checkpoint,
     log: &Log,
 ) -> Result<(Index, Held), ReplayError> {
-    if !directory.join("db").exists() {
+    if !Index::exists(directory) {
         return Err(IndexError::new("it is missing").into());
     }
     let index = Index::open(directory, cache_bytes)?;
@@ -198,38 +206,32 @@ fn enter(
     acked: Position,
     progress: &(dyn Fn(String) + Sync),
 ) -> Result<Entered, ReplayError> {
-    let mut entered = 0_u64;
-    let mut erasures = Vec::new();
-    let recovered = recovery::recover(log, from, acked, |record| {
-        entered += 1;
-        if entered.is_multiple_of(PROGRESS_MESSAGES) {
-            progress(format!("entering messages into the index: {entered}"));
-        }
-        let Record { digest, place, .. } = record;
-        if record.kind == Kind::Deletion {
-            let before = index.get(&digest)?.filter(|before| before.at < place.at);
-            if let Some(before) = before {
-                messages -= u64::from(index.remove(&digest, before)?);
+    let mut read = 0_u64;
+    let (recovered, entries) = thread::scope(|scope| {
+        let mut lanes: Vec<_> = (0..index::PARTS)
+            .map(|_| Lane::start(scope, index, log))
+            .collect::<Result<_, _>>()?;
+        let recovered = recovery::recover(log, from, acked, |record| {
+            read += 1;
+            if read.is_multiple_of(PROGRESS_MESSAGES) {
+                progress(format!("entering messages into the index: {read}"));
             }
-            let erased = erased_by(log, &digest, place, before)?;
-            erasures.extend(erased.into_iter().map(|erased| Erasure {
-                digest,
-                place: erased,
-                deleted_at: place.at,
-            }));
-            return Ok(());
-        }
-        if index.put(&digest, None, place)? {
-            messages += 1;
-        } else {
-            // A later record of the same message heals an earlier, damaged one.
-            let known = index.get(&digest)?;
-            if known != Some(place) {
-                index.put(&digest, known, place)?;
-            }
-        }
-        Ok::<_, ReplayError>(())
+            let lane = lanes.get_mut(index::part_of(&record.digest));
+            lane.map_or_else(
+                || Err(IndexError::new("there is no such part").into()),
+                |lane| lane.push(record),
+            )
+        });
+        let entries = lanes.into_iter().map(Lane::end).collect::<Vec<_>>();
+        // If a lane ended early, it knows why.
+        let entries = entries.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok::<_, ReplayError>((recovered?, entries))
     })?;
+    let mut erasures = Vec::new();
+    for part in entries {
+        messages = messages + part.came - part.went;
+        erasures.extend(part.erasures);
+    }
     for damage in &recovered.damage {
         if let Some((digest, place)) = damage.message {
             // So that it answers with an error and not with "not found".
@@ -251,6 +253,96 @@ fn enter(
         erasures,
         findings: damage.chain(ahead).collect(),
     })
+}
+
+/// A thread that enters the records of one part of the index, in the order of the log.
+struct Lane<'scope> {
+    next: Vec<Record>,
+    sender: SyncSender<Vec<Record>>,
+    thread: ScopedJoinHandle<'scope, Result<Entries, ReplayError>>,
+}
+
+impl<'scope> Lane<'scope> {
+    fn start<'env>(
+        scope: &'scope Scope<'scope, 'env>,
+        index: &'env Index,
+        log: &'env Log,
+    ) -> Result<Self, IndexError> {
+        let (sender, receiver) = mpsc::sync_channel::<Vec<Record>>(BATCHES_AHEAD);
+        let enter = move || {
+            let mut entries = Entries::default();
+            for record in receiver.iter().flatten() {
+                entries.enter(index, log, record)?;
+            }
+            Ok(entries)
+        };
+        let thread = thread::Builder::new().spawn_scoped(scope, enter)?;
+        Ok(Self {
+            next: Vec::new(),
+            sender,
+            thread,
+        })
+    }
+
+    fn push(&mut self, record: Record) -> Result<(), ReplayError> {
+        self.next.push(record);
+        if self.next.len() < BATCH_RECORDS {
+            return Ok(());
+        }
+        self.send()
+    }
+
+    fn send(&mut self) -> Result<(), ReplayError> {
+        let records = std::mem::take(&mut self.next);
+        let gone = |_| IndexError::new("nobody enters records any more").into();
+        self.sender.send(records).map_err(gone)
+    }
+
+    fn end(mut self) -> Result<Entries, ReplayError> {
+        let sent = self.send();
+        drop(self.sender);
+        let entries = self.thread.join();
+        let entries = entries.map_err(|_| IndexError::new("a thread panicked"))??;
+        sent.map(|()| entries)
+    }
+}
+
+/// What entering some records came to.
+#[derive(Default)]
+struct Entries {
+    came: u64,
+    went: u64,
+    erasures: Vec<Erasure>,
+}
+
+impl Entries {
+    fn enter(&mut self, index: &Index, log: &Log, record: Record) -> Result<(), ReplayError> {
+        let Record { digest, place, .. } = record;
+        if record.kind == Kind::Deletion {
+            let before = index.get(&digest)?.filter(|before| before.at < place.at);
+            if let Some(before) = before {
+                self.went += u64::from(index.remove(&digest, before)?);
+            }
+            let erased = erased_by(log, &digest, place, before)?;
+            self.erasures
+                .extend(erased.into_iter().map(|erased| Erasure {
+                    digest,
+                    place: erased,
+                    deleted_at: place.at,
+                }));
+            return Ok(());
+        }
+        if index.put(&digest, None, place)? {
+            self.came += 1;
+        } else {
+            // A later record of the same message heals an earlier, damaged one.
+            let known = index.get(&digest)?;
+            if known != Some(place) {
+                index.put(&digest, known, place)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The records that the deletion at `deletion` erases, as it says or the index did, without those that are

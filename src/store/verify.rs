@@ -311,7 +311,7 @@ fn open_index(
 ) -> Option<Index> {
     let directory = path.join("index");
     // Without a checkpoint a start draws a new one. Without data it does too, and a backup has none.
-    let expected = checkpoint.filter(|_| directory.join("db").exists())?;
+    let expected = checkpoint.filter(|_| Index::exists(&directory))?;
     let index = Index::open(&directory, cache_bytes)
         .inspect_err(|error| tell(&Finding::Index(error.to_string())))
         .ok()?;

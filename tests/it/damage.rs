@@ -40,31 +40,34 @@ fn a_damaged_index_is_redrawn() {
 
 type Act = fn(&Data);
 
-const INDEX_DAMAGES: [(&str, Act); 11] = [
+const INDEX_DAMAGES: [(&str, Act); 12] = [
     ("deleted", |data| data.remove("index")),
+    ("without a part", |data| data.remove("index/1")),
     ("emptied", |data| {
         data.remove("index");
         fs::create_dir(data.path().join("index")).unwrap();
     }),
-    ("without its data", |data| data.remove("index/db")),
-    ("with rubbish for data", |data| rubbish(data, "index/db")),
+    ("without its data", |data| data.remove("index/1/db")),
+    ("with rubbish for data", |data| rubbish(data, "index/1/db")),
     ("with rubbish for settings", |data| {
-        rubbish(data, "index/conf");
+        rubbish(data, "index/1/conf");
     }),
     ("with rubbish for its snapshot", |data| {
         rubbish(data, &snapshot(data));
     }),
     ("with rubbish for everything", |data| {
-        for name in data.files("index") {
+        for name in data.files("index/1") {
             rubbish(data, &name);
         }
-        data.write("index/snap.00000000000000FF", "rubbish");
-        data.write("index/rubbish", "rubbish");
+        data.write("index/1/snap.00000000000000FF", "rubbish");
+        data.write("index/1/rubbish", "rubbish");
     }),
     ("cut in half", |data| {
-        data.edit("index/db", |content| content.truncate(used(content) / 2));
+        data.edit("index/1/db", |content| content.truncate(used(content) / 2));
     }),
-    ("with an empty data file", |data| data.write("index/db", "")),
+    ("with an empty data file", |data| {
+        data.write("index/1/db", "");
+    }),
     ("replaced by a file", |data| {
         data.remove("index");
         data.write("index", "rubbish");
@@ -80,27 +83,31 @@ fn what_the_index_can_do_without_may_go_and_strange_files_may_come() {
     let texts = texts(0..300);
     let data = closed(&texts);
     data.write("index/rubbish", "rubbish");
-    data.write("index/blobs/rubbish", "rubbish");
+    data.write("index/1/rubbish", "rubbish");
+    data.write("index/1/blobs/rubbish", "rubbish");
     data.write("index.new", "rubbish");
     data.assert_sound(&texts);
-    data.remove("index/conf");
+    data.remove("index/1/conf");
     data.assert_sound(&texts);
     data.remove(&snapshot(&data));
     data.assert_sound(&texts);
 }
 
 #[test]
-fn an_index_older_than_the_checkpoint_is_redrawn() {
+fn an_index_of_which_a_part_is_older_than_the_checkpoint_is_redrawn() {
     let texts = texts(0..300);
     let data = Data::with(&texts[..100]);
     let older = data.copy();
     let store = data.open();
     put_all(&store, &texts[100..]);
     close(store);
-    data.take("index", &older);
-    let (store, lines) = data.open_and_listen();
-    assert!(heard(&lines, REDRAWN));
-    assert_holds_only(&store, &texts);
+    for stale in ["index", "index/0", "index/1", "index/2", "index/3"] {
+        let copy = data.copy();
+        copy.take(stale, &older);
+        let (store, lines) = copy.open_and_listen();
+        assert!(heard(&lines, REDRAWN), "{stale}");
+        assert_holds_only(&store, &texts);
+    }
 }
 
 #[test]
@@ -117,7 +124,7 @@ fn a_bit_flipped_in_the_index_of_a_killed_store_costs_no_message() {
 
 fn flip_index_bits(data: &Data, texts: &[String]) {
     let mut dice = Dice(1);
-    for name in data.files("index") {
+    for name in data.files("index/1") {
         let bits = used(&data.read(&name)) * 8;
         let mut redrawn = 0;
         for _ in 0..FLIPS {
@@ -169,8 +176,8 @@ fn killed(texts: &[String]) -> Data {
 }
 
 fn snapshot(data: &Data) -> String {
-    let files = data.files("index").into_iter();
-    let mut snapshots = files.filter(|name| name.starts_with("index/snap."));
+    let files = data.files("index/1").into_iter();
+    let mut snapshots = files.filter(|name| name.starts_with("index/1/snap."));
     snapshots.next().unwrap()
 }
 

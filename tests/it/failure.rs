@@ -241,8 +241,9 @@ fn what_was_not_covered_by_a_checkpoint_is_written_again_before_it_is_served() {
 #[ignore = "needs strace"]
 fn a_sync_that_does_not_return_makes_it_unready_and_then_ends_it() {
     let data = tempfile::tempdir().unwrap();
-    // Longer than it lives. Not by much: strace lets go of a thread only when its time is over.
-    let delay = "delay_enter=36000000:when=4";
+    // Longer than it lives. Not by much: strace lets go of a thread only when its time is over. And by no
+    // call of the thread that opens the store, which makes fewer.
+    let delay = "delay_enter=36000000:when=20";
     let server = inject(data.path(), "fdatasync", delay).start();
     let mut client = server.client();
     let started = Instant::now();

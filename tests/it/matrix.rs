@@ -84,7 +84,7 @@ impl Field {
         let in_log = segments.into_iter().flat_map(|segment| {
             [Place::Header, Place::Body, Place::Padding].map(|place| place(segment.clone()))
         });
-        let in_index = (0..data.files("index").len()).map(Place::Index);
+        let in_index = (0..data.files("index/1").len()).map(Place::Index);
         let files = ["checkpoint", "FORMAT", "LOCK", "reserve"].map(Place::File);
         let places = in_log.chain([Place::LastGroup]).chain(in_index);
         Self {
@@ -125,7 +125,7 @@ impl Field {
                 let at = record.offset + dice.below(record.end() - record.offset);
                 (record.file.clone(), at)
             }
-            Place::Index(number) => in_used(data, data.files("index").remove(*number), dice),
+            Place::Index(number) => in_used(data, data.files("index/1").remove(*number), dice),
             Place::File(name) => in_used(data, (*name).to_owned(), dice),
         }
     }

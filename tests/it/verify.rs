@@ -227,7 +227,7 @@ fn an_index_that_cannot_be_used_is_a_finding_and_the_log_is_read_all_the_same() 
     close(store);
     let acts: [fn(&Data, &Data); 2] = [
         |data, older| data.take("index", older),
-        |data, _| data.write("index/db", "rubbish"),
+        |data, _| data.write("index/1/db", "rubbish"),
     ];
     for act in acts {
         let copy = data.copy();
