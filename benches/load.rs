@@ -39,8 +39,6 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -49,6 +47,7 @@ use digestd::load::workload::{Popularity, Requests, Workload, Zipf};
 use digestd::load::{self, Outcome, Plan, Tls, Until};
 use hyper::header::HeaderValue;
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 
 use self::report::{Bar, Report, Row};
 use self::servers::{
@@ -951,24 +950,30 @@ impl Bench {
 
 /// Connections that store new messages until they are dropped.
 struct Writers {
-    stop: Arc<AtomicBool>,
+    stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Writers {
     fn start(address: SocketAddr, connections: usize) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let (stop, stopped) = oneshot::channel();
         let mut plan = plan(connections);
         plan.address = address;
-        plan.until = Until::Time(Duration::from_millis(500));
+        plan.until = Until::Requests(u64::MAX);
+        let mut requests = posts(LINE);
+        requests.new_set = common::fresh_name();
         let write = move || {
-            while !stopped.load(Ordering::Relaxed) {
-                drive(&plan, &posts(LINE));
-            }
+            // They keep their connections: to make sixty-four takes long enough to be seen.
+            runtime().block_on(async {
+                let writing = load::run(&plan, move |number| requests.request(number));
+                tokio::select! {
+                    outcome = writing => panic!("the writers ended: {outcome:?}"),
+                    _ = stopped => {}
+                }
+            });
         };
         Self {
-            stop,
+            stop: Some(stop),
             thread: Some(std::thread::spawn(write)),
         }
     }
@@ -976,7 +981,7 @@ impl Writers {
 
 impl Drop for Writers {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.stop.take());
         let ended = self.thread.take().unwrap().join();
         assert!(ended.is_ok() || std::thread::panicking());
     }
