@@ -1034,6 +1034,9 @@ fn members(bytes: usize) -> String {
 fn disk_bytes(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
     entries
-        .map(|entry| entry.metadata().unwrap().blocks() * 512)
+        .map(|entry| match entry.metadata().unwrap() {
+            metadata if metadata.is_dir() => disk_bytes(&entry.path()),
+            metadata => metadata.blocks() * 512,
+        })
         .sum()
 }
