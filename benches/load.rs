@@ -950,6 +950,8 @@ impl Bench {
 
 /// Connections that store new messages until they are dropped.
 struct Writers {
+    address: SocketAddr,
+    stored_before: u64,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -973,6 +975,8 @@ impl Writers {
             });
         };
         Self {
+            address,
+            stored_before: stored(address),
             stop: Some(stop),
             thread: Some(std::thread::spawn(write)),
         }
@@ -983,8 +987,22 @@ impl Drop for Writers {
     fn drop(&mut self) {
         drop(self.stop.take());
         let ended = self.thread.take().unwrap().join();
-        assert!(ended.is_ok() || std::thread::panicking());
+        if !std::thread::panicking() {
+            ended.unwrap();
+            assert!(stored(self.address) > self.stored_before, "all is refused");
+        }
     }
+}
+
+/// Messages that a service has stored since its start.
+fn stored(address: SocketAddr) -> u64 {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut metrics = String::new();
+    stream.read_to_string(&mut metrics).unwrap();
+    let name = "digestd_puts_total{result=\"stored\"} ";
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+    line.map_or(0, |number| number.parse().unwrap())
 }
 
 /// Writes an export to a file; returns its lines.

@@ -16,9 +16,8 @@
 //! whenever it compares or copies. Digests that begin alike, which nobody has found yet, share an entry
 //! with a cell each.
 //!
-//! sled opens with one thread, and whoever walks through a tree of it has one as well. So the digests are
-//! dealt out to [`PARTS`] sleds by their first byte, each in a directory of its own, and a start reads them
-//! side by side.
+//! sled opens with one thread, whatever the machine has. So the digests are dealt out to [`PARTS`] sleds by
+//! their first byte, each in a directory of its own, and a start opens and reads them side by side.
 //!
 //! **Invariant:** entries are 22 + 22 bytes, unless digests begin alike, so a page of at most 17 is
 //! far below the 128 KiB at which sled would put it into a file of its own that it never syncs;
@@ -34,7 +33,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use sled::IVec;
 
@@ -59,8 +58,8 @@ const LENGTH_AT: usize = REST_BYTES + 8;
 /// Bytes of a cell.
 const CELL_BYTES: usize = LENGTH_AT + 4;
 
-/// Parts of an index. A start has a thread for each: fewer would leave processors idle while the last
-/// part is read, and with more a large machine would have nothing left for others.
+/// Parts of an index, each with a thread of its own at a start. Another number is another form on the disk:
+/// every index would be redrawn.
 pub(super) const PARTS: usize = 4;
 
 /// A state of log and index that is on the disk.
@@ -128,6 +127,7 @@ pub struct Index {
 /// A sled with the entries of some digests.
 #[derive(Debug)]
 struct Part {
+    number: usize,
     tree: sled::Db,
     /// Its data file, for syncing.
     data: File,
@@ -140,15 +140,16 @@ impl Index {
     /// # Errors
     /// The first failure of the engine, then and ever after.
     pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, IndexError> {
+        let cache_bytes = cache_bytes / PARTS as u64;
         let mut index = Self {
             parts: Vec::with_capacity(PARTS),
             failure: OnceLock::new(),
             unreadable: AtomicBool::new(false),
         };
         let mut failure = None;
-        let directories: Vec<_> = part_directories(directory).collect();
-        let opened = each(&directories, |part| {
-            Part::open(part, cache_bytes / PARTS as u64)
+        let directories: Vec<_> = part_directories(directory).enumerate().collect();
+        let opened = each(&directories, |(number, directory)| {
+            Part::open(*number, directory, cache_bytes)
         });
         for part in opened {
             match part {
@@ -159,9 +160,9 @@ impl Index {
         failure.map_or(Ok(index), Err)
     }
 
-    /// Whether there is an index in `directory`, in whatever state.
+    /// Whether there is an index in `directory`, or something of one.
     pub(super) fn exists(directory: &Path) -> bool {
-        part_directories(directory).all(|part| part.join(DATA_NAME).exists())
+        part_directories(directory).any(|part| part.join(DATA_NAME).exists())
     }
 
     /// Reads every entry, so that damage shows now and not in a year. Linear in their number; leaves
@@ -171,12 +172,10 @@ impl Index {
     /// The first failure of the engine, then and ever after.
     pub fn check(&self) -> Result<Held, IndexError> {
         self.guard(|| {
-            let mut all: Option<Held> = None;
-            for held in each(&self.parts, Part::check) {
-                let held = held?;
-                all = Some(all.map_or(held, |all| all.and(held)));
-            }
-            Ok(all.unwrap_or(Held::NOTHING))
+            let held: Vec<_> = each(&self.parts, Part::check)
+                .into_iter()
+                .collect::<Result<_, _>>()?;
+            Ok(held.into_iter().reduce(Held::and).unwrap_or(Held::NOTHING))
         })
     }
 
@@ -302,7 +301,7 @@ impl Index {
     pub fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), IndexError> {
         self.guard(|| {
             let position = checkpoint.position.to_u64().to_le_bytes();
-            for Part { tree, data } in &self.parts {
+            for Part { tree, data, .. } in &self.parts {
                 tree.insert(CHECKPOINT_KEY, &position)?;
                 tree.flush()?;
                 data.sync_data()?;
@@ -332,7 +331,7 @@ impl Index {
         closed
     }
 
-    /// Room that the engine takes on the disk, in bytes. One system call.
+    /// Room that the engine takes on the disk, in bytes. A system call for each part.
     pub(super) fn disk_bytes(&self) -> io::Result<u64> {
         // In blocks of 512 bytes on every platform: see stat(2).
         let blocks = self
@@ -355,8 +354,8 @@ impl Index {
         fence(call).map_err(|error| self.fail(error))
     }
 
-    /// Returns the first failure, which may be another one.
-    fn fail(&self, error: IndexError) -> IndexError {
+    /// Ends it. Returns the first failure, which may be another one.
+    pub(super) fn fail(&self, error: IndexError) -> IndexError {
         self.failure.get_or_init(|| error).clone()
     }
 }
@@ -368,7 +367,7 @@ impl Drop for Index {
 }
 
 impl Part {
-    fn open(directory: &Path, cache_bytes: u64) -> Result<Self, IndexError> {
+    fn open(number: usize, directory: &Path, cache_bytes: u64) -> Result<Self, IndexError> {
         let tree = sled::Config::new()
             .path(directory)
             .cache_capacity(cache_bytes)
@@ -376,7 +375,7 @@ impl Part {
             .flush_every_ms(None)
             .open()?;
         let data = File::open(directory.join(DATA_NAME))?;
-        Ok(Self { tree, data })
+        Ok(Self { number, tree, data })
     }
 
     fn check(&self) -> Result<Held, IndexError> {
@@ -392,6 +391,9 @@ impl Part {
             let key = <&Key>::try_from(&*key).map_err(|_| wrong_size())?;
             for cell in cells(&value)? {
                 let (digest, place) = decode(key, cell);
+                if part_of(&digest) != self.number {
+                    return Err(IndexError::new("a part of it is in the wrong place"));
+                }
                 held.checkpoint.messages += 1;
                 if held.last.is_none_or(|(_, last)| last.at < place.at) {
                     held.last = Some((digest, place));
@@ -418,18 +420,17 @@ fn each<T: Sync, U: Send>(
     call: impl Fn(&T) -> Result<U, IndexError> + Sync,
 ) -> Vec<Result<U, IndexError>> {
     thread::scope(|scope| {
-        let threads: Vec<_> = items
-            .iter()
-            .map(|item| {
-                let call = &call;
-                scope.spawn(move || fence(|| call(item)))
-            })
-            .collect();
-        let joined = threads.into_iter().map(|thread| {
-            let panicked = |panic: Box<dyn Any + Send>| IndexError(panic_text(&*panic));
-            thread.join().map_err(panicked).flatten()
-        });
-        joined.collect()
+        let call = &call;
+        let start = |item| {
+            let call = move || fence(|| call(item));
+            thread::Builder::new().spawn_scoped(scope, call)
+        };
+        let threads: Vec<_> = items.iter().map(start).collect();
+        let end = |thread: io::Result<ScopedJoinHandle<'_, _>>| {
+            let ended = thread?.join();
+            ended.unwrap_or_else(|panic| Err(IndexError(panic_text(&*panic))))
+        };
+        threads.into_iter().map(end).collect()
     })
 }
 
@@ -619,6 +620,22 @@ mod tests {
         let held = index.check().unwrap();
         assert_eq!(held.checkpoint, checkpoint);
         assert_eq!(held.last, Some((last, LATER)));
+    }
+
+    #[test]
+    fn an_index_is_as_complete_as_its_part_that_is_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let checkpoint = Checkpoint {
+            position: LATER.at,
+            messages: 0,
+        };
+        let index = Index::open(directory.path(), CACHE).unwrap();
+        index.checkpoint(checkpoint).unwrap();
+        assert_eq!(index.check().unwrap().checkpoint, checkpoint);
+        index.close().unwrap();
+        remove(&directory.path().join("2")).unwrap();
+        let index = Index::open(directory.path(), CACHE).unwrap();
+        assert_eq!(index.check().unwrap(), Held::NOTHING);
     }
 
     #[test]

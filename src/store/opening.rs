@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, Scope, ScopedJoinHandle};
@@ -107,8 +108,8 @@ fn open_checked(
         return Err(IndexError::new("it is missing").into());
     }
     let index = Index::open(directory, cache_bytes)?;
-    let checked = check(&index, expected, log);
-    close_on_error(index, checked)
+    let held = check(&index, expected, log)?;
+    Ok((index, held))
 }
 
 /// Reads the whole index, and makes sure that it can be completed from `expected` on. Returns what it
@@ -156,11 +157,9 @@ fn replay(
         .filter(|(digest, place)| !log.names(*place, digest).unwrap_or(false))
         .map(|(_, place)| Finding::IndexAhead { last: place.at });
     let messages = held.checkpoint.messages;
-    let entered = enter(&index, messages, log, from, from, progress).map(|mut entered| {
-        entered.findings.extend(lost);
-        entered
-    });
-    close_on_error(index, entered)
+    let mut entered = enter(&index, messages, log, from, from, progress)?;
+    entered.findings.extend(lost);
+    Ok((index, entered))
 }
 
 /// Fills an empty index from the whole log.
@@ -171,22 +170,8 @@ fn redraw(
     progress: &(dyn Fn(String) + Sync),
 ) -> Result<(Index, Entered), ReplayError> {
     let acked = checkpoint.map_or(Position::START, |checkpoint| checkpoint.position);
-    let entered = enter(&index, 0, log, Position::START, acked, progress);
-    close_on_error(index, entered)
-}
-
-/// The index with what was found, or the error with the index closed in a way that cannot panic.
-fn close_on_error<T>(
-    index: Index,
-    result: Result<T, ReplayError>,
-) -> Result<(Index, T), ReplayError> {
-    match result {
-        Ok(found) => Ok((index, found)),
-        Err(error) => {
-            let _ = index.close();
-            Err(error)
-        }
-    }
+    let entered = enter(&index, 0, log, Position::START, acked, progress)?;
+    Ok((index, entered))
 }
 
 /// What the index has once the log was entered into it.
@@ -222,8 +207,8 @@ fn enter(
                 |lane| lane.push(record),
             )
         });
-        let entries = lanes.into_iter().map(Lane::end).collect::<Vec<_>>();
-        // If a lane ended early, it knows why.
+        let entries: Vec<_> = lanes.into_iter().map(Lane::end).collect();
+        // If a lane ended early, it knows why. What the log was mended by then stays mended.
         let entries = entries.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok::<_, ReplayError>((recovered?, entries))
     })?;
@@ -276,7 +261,8 @@ impl<'scope> Lane<'scope> {
             }
             Ok(entries)
         };
-        let thread = thread::Builder::new().spawn_scoped(scope, enter)?;
+        let thread = thread::Builder::new().name("index".into());
+        let thread = thread.spawn_scoped(scope, enter)?;
         Ok(Self {
             next: Vec::new(),
             sender,
@@ -294,15 +280,15 @@ impl<'scope> Lane<'scope> {
 
     fn send(&mut self) -> Result<(), ReplayError> {
         let records = std::mem::take(&mut self.next);
-        let gone = |_| IndexError::new("nobody enters records any more").into();
-        self.sender.send(records).map_err(gone)
+        let sent = self.sender.send(records);
+        sent.map_err(|_| IndexError::new("a lane ended").into())
     }
 
     fn end(mut self) -> Result<Entries, ReplayError> {
         let sent = self.send();
         drop(self.sender);
         let entries = self.thread.join();
-        let entries = entries.map_err(|_| IndexError::new("a thread panicked"))??;
+        let entries = entries.unwrap_or_else(|panic| resume_unwind(panic))?;
         sent.map(|()| entries)
     }
 }
@@ -365,7 +351,7 @@ fn erased_by(
     Ok(places)
 }
 
-/// What can end a replay, or an index from being completed.
+/// What can end a replay, or keep an index from being completed.
 #[derive(Debug)]
 pub(super) enum ReplayError {
     Log(io::Error),
@@ -381,5 +367,51 @@ impl From<io::Error> for ReplayError {
 impl From<IndexError> for ReplayError {
     fn from(error: IndexError) -> Self {
         Self::Index(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Message;
+    use crate::store::embedded::{EmbeddedStore, Options};
+    use crate::store::{DataDirectory, Durability, Store};
+
+    /// More than one lane takes before the reading of the log has to wait for it.
+    const MESSAGES: usize = 2 * index::PARTS * BATCH_RECORDS * BATCHES_AHEAD;
+
+    #[test]
+    fn a_log_is_read_no_further_for_an_index_that_failed() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options {
+            durability: Durability::Os,
+            index_cache_bytes: 1 << 20,
+            message_cache_bytes: 1 << 20,
+            message_bytes_max: 1024,
+            free_bytes_min: Some(0),
+            observer: None,
+        };
+        let claimed = DataDirectory::claim(directory.path(), 64 << 20).unwrap();
+        let store = EmbeddedStore::open(claimed, options, &|_| ()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.unwrap();
+        let texts: Vec<_> = (0..MESSAGES).map(|number| number.to_string()).collect();
+        for group in texts.chunks(100) {
+            let puts = group
+                .iter()
+                .map(|text| store.put(Message::new(text.as_str())));
+            for put in puts.collect::<Vec<_>>() {
+                runtime.block_on(put).unwrap();
+            }
+        }
+        drop(store);
+
+        let log = Log::open(&directory.path().join("log"), 64 << 20).unwrap();
+        let index = Index::open(&directory.path().join("another"), 1 << 20).unwrap();
+        let _ = index.fail(IndexError::new("engine"));
+        let entered = redraw(index, &log, None, &|_| ());
+        assert!(
+            matches!(&entered, Err(ReplayError::Index(error)) if error.to_string().contains("engine"))
+        );
     }
 }

@@ -12,7 +12,7 @@ use digestd::store::{EmbeddedStore, Store, StoreError};
 
 use crate::store_support::{
     DAMAGED, Data, Dice, Record, SEGMENT_BYTES, TORN, assert_heard_nothing_of_damage, assert_holds,
-    assert_holds_only, assert_text, close, get, heard, put, put_all, text_of, texts,
+    assert_holds_only, assert_text, close, delete, get, heard, put, put_all, text_of, texts,
 };
 
 const REDRAWN: &str = "the index is unusable and is redrawn from the log";
@@ -40,9 +40,21 @@ fn a_damaged_index_is_redrawn() {
 
 type Act = fn(&Data);
 
-const INDEX_DAMAGES: [(&str, Act); 12] = [
+const INDEX_DAMAGES: [(&str, Act); 14] = [
     ("deleted", |data| data.remove("index")),
     ("without a part", |data| data.remove("index/1")),
+    ("with parts that changed places", |data| {
+        let part = |name| data.path().join("index").join(name);
+        fs::rename(part("0"), part("9")).unwrap();
+        fs::rename(part("1"), part("0")).unwrap();
+        fs::rename(part("9"), part("1")).unwrap();
+    }),
+    ("in one part, as it was once", |data| {
+        let part = data.read("index/1/db");
+        data.remove("index");
+        fs::create_dir(data.path().join("index")).unwrap();
+        data.write("index/db", part);
+    }),
     ("emptied", |data| {
         data.remove("index");
         fs::create_dir(data.path().join("index")).unwrap();
@@ -77,6 +89,22 @@ const INDEX_DAMAGES: [(&str, Act); 12] = [
         symlink("/nowhere", data.path().join("index")).unwrap();
     }),
 ];
+
+#[test]
+fn an_index_of_many_messages_is_redrawn_in_the_order_of_the_log() {
+    let mut texts = texts(0..10_000);
+    let data = Data::with(&texts);
+    let store = data.open();
+    for text in &texts[..100] {
+        assert!(delete(&store, text).unwrap());
+    }
+    put_all(&store, &texts[..50]);
+    close(store);
+    texts.drain(50..100);
+    data.remove("index");
+    let (store, _) = data.open_and_listen();
+    assert_holds_only(&store, &texts);
+}
 
 #[test]
 fn what_the_index_can_do_without_may_go_and_strange_files_may_come() {

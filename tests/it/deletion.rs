@@ -308,6 +308,12 @@ fn replaying_a_deletion_again_and_again_spares_what_was_put_since() {
         data.take("checkpoint", &before);
         data.take("index", &before);
         data.assert_sound(&["foo".into()]);
+        // Killed between the checkpoints of its parts; its first has the message.
+        for part in ["index/0", "index/1"] {
+            data.take("checkpoint", &before);
+            data.take(part, &before);
+            data.assert_sound(&["foo".into()]);
+        }
     }
     assert_sound_however_opened(&data, &["foo".into()]);
 }
