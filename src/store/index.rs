@@ -16,7 +16,7 @@
 //! whenever it compares or copies. Digests that begin alike, which nobody has found yet, share an entry
 //! with a cell each.
 //!
-//! sled opens with one thread, whatever the machine has. So the digests are dealt out to [`PARTS`] sleds by
+//! sled opens with one thread, whatever the machine has. So the digests are dealt out to four sleds by
 //! their first byte, each in a directory of its own, and a start opens and reads them side by side.
 //!
 //! **Invariant:** entries are 22 + 22 bytes, unless digests begin alike, so a page of at most 17 is
