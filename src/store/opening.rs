@@ -18,7 +18,8 @@ use super::log::{Log, Place, Position};
 use super::recovery::{self, Kind, Record};
 use crate::digest::Digest;
 
-/// Messages between two lines about progress: about a second.
+/// Messages between two lines about progress: some fifths of a second, and on the slowest disk less than the
+/// minute that a supervisor waits for the next.
 const PROGRESS_MESSAGES: u64 = 50_000;
 
 /// Records that are handed to a thread at once, so that it is not woken for each.
