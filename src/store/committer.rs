@@ -22,7 +22,8 @@ use super::{Commit, Deleted, Durability, Receipt, StoreError};
 use crate::digest::Digest;
 use crate::message::Message;
 
-/// Messages between checkpoints: a start enters as many into the index in a tenth of a second.
+/// Messages between checkpoints: a start enters as many into the index in a tenth of a second, or some tenths
+/// where the cache does not hold it.
 const CHECKPOINT_MESSAGES: usize = 50_000;
 
 /// Log bytes between checkpoints: a start reads as many in some hundredths of a second.

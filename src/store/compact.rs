@@ -98,7 +98,7 @@ pub fn compact(
         Err(error) => Err(error),
     };
     // Before its files are removed; what it says now matters to nobody.
-    let _ = index.close();
+    drop(index);
     let written = written?;
     if written.is_some() {
         exchange(path)?;

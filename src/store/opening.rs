@@ -208,9 +208,9 @@ fn enter(
                 |lane| lane.push(record),
             )
         });
-        let entries: Vec<_> = lanes.into_iter().map(Lane::end).collect();
         // If a lane ended early, it knows why. What the log was mended by then stays mended.
-        let entries = entries.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let entries = lanes.into_iter().map(Lane::end);
+        let entries = entries.collect::<Result<Vec<_>, _>>()?;
         Ok::<_, ReplayError>((recovered?, entries))
     })?;
     let mut erasures = Vec::new();
@@ -262,8 +262,7 @@ impl<'scope> Lane<'scope> {
             }
             Ok(entries)
         };
-        let thread = thread::Builder::new().name("index".into());
-        let thread = thread.spawn_scoped(scope, enter)?;
+        let thread = thread::Builder::new().spawn_scoped(scope, enter)?;
         Ok(Self {
             next: Vec::new(),
             sender,
@@ -373,10 +372,11 @@ impl From<IndexError> for ReplayError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::message::Message;
-    use crate::store::embedded::{EmbeddedStore, Options};
-    use crate::store::{DataDirectory, Durability, Store};
+    use crate::store::log::Appender;
 
     /// More than one lane takes before the reading of the log has to wait for it.
     const MESSAGES: usize = 2 * index::PARTS * BATCH_RECORDS * BATCHES_AHEAD;
@@ -384,31 +384,13 @@ mod tests {
     #[test]
     fn a_log_is_read_no_further_for_an_index_that_failed() {
         let directory = tempfile::tempdir().unwrap();
-        let options = Options {
-            durability: Durability::Os,
-            index_cache_bytes: 1 << 20,
-            message_cache_bytes: 1 << 20,
-            message_bytes_max: 1024,
-            free_bytes_min: Some(0),
-            observer: None,
-        };
-        let claimed = DataDirectory::claim(directory.path(), 64 << 20).unwrap();
-        let store = EmbeddedStore::open(claimed, options, &|_| ()).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build();
-        let runtime = runtime.unwrap();
-        let texts: Vec<_> = (0..MESSAGES).map(|number| number.to_string()).collect();
-        for group in texts.chunks(100) {
-            let puts = group
-                .iter()
-                .map(|text| store.put(Message::new(text.as_str())));
-            for put in puts.collect::<Vec<_>>() {
-                runtime.block_on(put).unwrap();
-            }
-        }
-        drop(store);
+        let log = Arc::new(Log::open(&directory.path().join("log"), 1 << 20).unwrap());
+        let texts = (0..MESSAGES).map(|number| Message::new(number.to_string()));
+        let mut appender = Appender::new(Arc::clone(&log), Position::START);
+        let group = appender.prepare(&texts.collect::<Vec<_>>()).unwrap();
+        appender.write(&group, false).unwrap();
 
-        let log = Log::open(&directory.path().join("log"), 64 << 20).unwrap();
-        let index = Index::open(&directory.path().join("another"), 1 << 20).unwrap();
+        let index = Index::open(&directory.path().join("index"), 1 << 20).unwrap();
         let _ = index.fail(IndexError::new("engine"));
         let entered = redraw(index, &log, None, &|_| ());
         assert!(

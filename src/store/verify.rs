@@ -322,8 +322,6 @@ fn open_index(
         Err(ReplayError::Log(_)) => "it cannot be held against the log".into(),
     };
     tell(&Finding::Index(reason));
-    // What it says when it is closed is no news.
-    let _ = index.close();
     None
 }
 
