@@ -4,7 +4,7 @@
 //!   [`ranges`], [`addresses`], [`problems`], [`openapi`], [`pages`], [`limits`], [`access`], [`http2`],
 //!   [`shutdown`], [`metrics`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`],
-//!   [`verify`], [`scrub`], [`backup`], [`compact`], with [`store_support`];
+//!   [`verify`], [`scrub`], [`backup`], [`compact`], [`upgrade`], with [`store_support`];
 //! * the real binaries: [`command`], [`tokens`], [`rates`], [`logs`], [`tls`], [`supervisor`], [`doctor`], [`export`], [`import`],
 //!   [`crash`], [`power`], [`failure`], [`full`], [`memory`], [`samples`], [`readme`], [`browser`],
 //!   [`caches`], [`strangers`], and [`gifts`] for the second one, with [`process`], [`writers`] and [`trace`].
@@ -67,5 +67,6 @@ mod tls;
 mod tokens;
 mod torn;
 mod trace;
+mod upgrade;
 mod verify;
 mod writers;

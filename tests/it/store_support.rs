@@ -16,6 +16,7 @@ use digestd::message::Message;
 use digestd::store::{
     DataDirectory, Durability, EmbeddedStore, OpenError, Options, Receipt, Store, StoreError,
 };
+use flate2::read::GzDecoder;
 use tempfile::TempDir;
 
 /// Small segments: a start reads the unwritten rest of the log too, and a few hundred messages are
@@ -63,6 +64,21 @@ impl Data {
         let store = data.open();
         put_all(&store, texts);
         close(store);
+        data
+    }
+
+    /// A directory that version 0.1.0 left: `data` or `backup`.
+    pub(crate) fn of_0_1_0(name: &str) -> Self {
+        const ARCHIVE: &[u8] = include_bytes!("../fixtures/0.1.0.tar.gz");
+        let data = Self::new();
+        let mut archive = tar::Archive::new(GzDecoder::new(ARCHIVE));
+        for entry in archive.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let path = entry.path().unwrap().into_owned();
+            if let Ok(inside) = path.strip_prefix(Path::new("0.1.0").join(name)) {
+                entry.unpack(data.path().join(inside)).unwrap();
+            }
+        }
         data
     }
 

@@ -1,0 +1,53 @@
+//! What version 0.1.0 left on a disk is opened by this one. `tests/fixtures/README.md` says what it is.
+
+use digestd::store::verify;
+
+use crate::store_support::{
+    Data, assert_heard_nothing_of_damage, assert_holds_only, assert_text, close, put, texts,
+};
+
+/// The texts of the data directory, and those of the backup among them, which was made earlier.
+fn kept(end: usize) -> Vec<String> {
+    let all = texts(0..end).into_iter().enumerate();
+    let kept = all.filter(|(number, _)| *number >= 300 || number % 10 != 0);
+    kept.map(|(_, text)| text).collect()
+}
+
+fn assert_nothing_is_found(data: &Data) {
+    let directory = data.claim_again().unwrap();
+    let verified = verify(&directory, 1 << 20, &|_, _| (), |finding| {
+        panic!("{finding}")
+    });
+    assert_eq!(verified.unwrap().torn_bytes, 0);
+}
+
+#[test]
+fn a_data_directory_of_0_1_0_is_served() {
+    let data = Data::of_0_1_0("data");
+    assert_nothing_is_found(&data);
+    let mut kept = kept(420);
+    kept.retain(|text| *text != texts(300..301)[0]);
+    for what in ["", "index", "checkpoint"] {
+        let before = data.copy();
+        if !what.is_empty() {
+            before.remove(what);
+        }
+        let (store, lines) = before.open_and_listen();
+        assert_heard_nothing_of_damage(&lines);
+        assert_holds_only(&store, &kept);
+        for gone in [0, 10, 290, 300] {
+            assert_text(&store, &texts(gone..gone + 1)[0], &Ok(None));
+        }
+        put(&store, "and goes on").unwrap();
+        close(store);
+        assert_nothing_is_found(&before);
+    }
+}
+
+#[test]
+fn a_backup_of_0_1_0_is_served() {
+    let copy = Data::of_0_1_0("backup");
+    assert_nothing_is_found(&copy);
+    copy.assert_sound(&kept(400));
+    assert_nothing_is_found(&copy);
+}
