@@ -41,11 +41,13 @@ use tracing::{error, info, warn};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // A store has a descriptor for each segment, whoever opens it.
+    let raised = raise_file_limit();
     let result = match Cli::parse().into_command() {
         Command::Serve(arguments) => arguments
             .into_config()
             .map_err(anyhow::Error::from)
-            .and_then(serve),
+            .and_then(|config| serve(config, raised)),
         Command::Hash(arguments) => hash(arguments),
         Command::Put(arguments) => put(arguments),
         Command::Get(arguments) => get(&arguments),
@@ -193,10 +195,13 @@ fn client_runtime() -> anyhow::Result<Runtime> {
         .context("cannot start")
 }
 
-fn serve(mut config: Config) -> anyhow::Result<()> {
+fn serve(mut config: Config, raised: io::Result<()>) -> anyhow::Result<()> {
     // Before there are threads, since it changes the environment.
     let inherited = supervisor::inherited_sockets().context("cannot use an inherited socket")?;
     let logs = telemetry::init(&config.log)?;
+    if let Err(error) = raised {
+        warn!(%error, "cannot raise the limit on open files");
+    }
     let result = set_up(&mut config, inherited, &logs);
     logs.flush();
     result
@@ -204,7 +209,10 @@ fn serve(mut config: Config) -> anyhow::Result<()> {
 
 fn set_up(config: &mut Config, inherited: Vec<Inherited>, logs: &Logs) -> anyhow::Result<()> {
     let files = set_process_limits(&mut config.limits);
-    let directory = DataDirectory::claim(&config.data_dir, config.segment_bytes)?;
+    // May be there before the store is.
+    let log = config.log.file.as_ref().map(|file| &*file.path);
+    let log: Vec<_> = log.into_iter().collect();
+    let directory = DataDirectory::claim_beside(&config.data_dir, config.segment_bytes, &log)?;
     let runtime = Builder::new_multi_thread()
         .worker_threads(config.workers)
         // For hashing: more threads than processors would only take memory.
@@ -485,18 +493,19 @@ fn announce(config: &Config, access: &Access, files: Option<u64>, listeners: &[L
     }
 }
 
-/// As many descriptors as the system lets us have, no more connections than leave the store its
-/// share of them, and no core dumps: they would hold messages. Returns how many descriptors that is,
-/// `None` if there is no limit.
-fn set_process_limits(limits: &mut Limits) -> Option<u64> {
+/// As many descriptors as the system lets us have.
+fn raise_file_limit() -> io::Result<()> {
     let files = getrlimit(Resource::Nofile);
     let all = Rlimit {
         current: files.maximum,
         maximum: files.maximum,
     };
-    if let Err(error) = setrlimit(Resource::Nofile, all) {
-        warn!(%error, "cannot raise the limit on open files");
-    }
+    Ok(setrlimit(Resource::Nofile, all)?)
+}
+
+/// No more connections than leave the store its share of the descriptors, and no core dumps: they would
+/// hold messages. Returns how many descriptors there are, `None` if there is no limit.
+fn set_process_limits(limits: &mut Limits) -> Option<u64> {
     let connections = getrlimit(Resource::Nofile)
         .current
         .map_or(u64::MAX, |files| files / 4 * 3);

@@ -1,31 +1,44 @@
 //! Backup: a copy of the log that is a store of its own, taken at any moment, also while another process
 //! appends to it.
 //!
-//! It rests on three facts. A record that has a whole group behind it never changes again, but that its
-//! body becomes zeros once a deletion stands behind it; so a segment that was copied once is left alone by
+//! It rests on four facts. A record that has a whole group after it never changes again, but that its
+//! body becomes zeros once a deletion stands after it; so a segment that was copied once is left alone by
 //! the next backup, but for those that the last group of the copy reaches into. What was deleted since may
 //! still be in it, and whoever serves the copy reads the deletion and erases it. A group is written in the
 //! order of the log; so whoever has seen a record in one segment sees all that was written before it in
-//! those below. And a body is erased long after its deletion was written; so a copy that has an erased
-//! body and not its deletion is one whose source has that deletion behind the end of the copy.
+//! those before. A body is erased long after its deletion was written; so a copy that has an erased body and
+//! not its deletion is one whose source has that deletion after the end of the copy: such a record becomes a
+//! filler in the copy. And a log that has the same identity at the end as at the beginning, and was opened
+//! in between, is the same log: a compaction gives it another.
 //!
 //! The source is only read, and needs no lock. The copy has no index: whoever serves it draws one. It has
-//! the checkpoint, read before the log, so that what was acknowledged until then is known to be in it.
+//! the identity of the log, so that it is brought up to date from this log and no other; a mark, which the
+//! first start for writing removes, so that a copy that went its own way is not brought up to date at all;
+//! and the checkpoint. That is read before the log and written before anything else, so that a copy which
+//! does not have what was acknowledged until then is known for what it is: one that is not finished.
+//!
+//! Descriptors are as many as the log has segments: one log is open at a time.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::directory::{
-    OpenError, read_checkpoint, read_format, take_lock, write_checkpoint, write_format,
+    self, OpenError, read_checkpoint, read_format, require_empty, take_lock, write_checkpoint,
+    write_format,
 };
 use super::disk;
-use super::log::{Log, Position};
+use super::identity::Identity;
+use super::index;
+use super::log::{Content, HEADER_BYTES, Header, Log, Position, record_bytes};
 use super::recovery::{self, Kind};
+use crate::digest::Digest;
 
-/// How often what was appended meanwhile is copied as well, for the deletions in it.
-const ROUNDS_MAX: usize = 8;
+/// How much of a segment with an unreadable sector is copied at once.
+const WINDOW_BYTES: u32 = 1 << 20;
 
 /// How a backup is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +51,7 @@ pub enum Method {
 }
 
 /// What a backup did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackedUp {
     /// Segments that were copied or linked.
     pub taken: u32,
@@ -46,71 +59,80 @@ pub struct BackedUp {
     pub kept: u32,
     /// Where the copy ends.
     pub end: Position,
+    /// What the disk could not read, and is zeros in the copy: where, and how many bytes.
+    pub unreadable: Vec<(Position, u64)>,
 }
 
 /// Makes `destination` a copy of the store in `source`, or brings an earlier one up to date: everything
-/// acknowledged before the call is in it, durable on return. `progress` is told the segments done and
-/// in all. An interrupted backup is gone on with by calling again.
+/// acknowledged before the call and not deleted is in it, durable on return. `progress` is told the
+/// segments done and in all. An interrupted backup is continued by calling again. Reads what it takes
+/// once, and what was appended meanwhile.
 ///
 /// # Errors
-/// If `destination` is anything but a copy of this store, or is in use, or files cannot be read or
-/// written.
+/// If `destination` is anything but a backup of this store, or is in use, or files cannot be read or
+/// written, or the store was compacted meanwhile.
 pub fn back_up(
     source: &Path,
     destination: &Path,
     method: Method,
     progress: &dyn Fn(u32, u32),
 ) -> Result<BackedUp, OpenError> {
-    let segment_bytes = read_format(source)?.ok_or_else(|| no_store(source))?;
-    let log = open_log(source, segment_bytes)?;
-    let checkpoint = read_checkpoint(source, &log);
-    // Again: the checkpoint may lie in a segment that was not there yet.
-    let log = open_log(source, segment_bytes)?;
+    let foreign = |reason: &str| OpenError::Foreign {
+        directory: source.to_owned(),
+        reason: reason.into(),
+    };
+    let segment_bytes =
+        read_format(source)?.ok_or_else(|| foreign("there is no file FORMAT in it"))?;
+    let log_directory = source.join("log");
+    let identity = Identity::read(&log_directory).ok_or_else(|| {
+        foreign("its log has no identity yet: start this version of digestd on it once")
+    })?;
     let read = || OpenError::io("read the log");
-    let mut until = end(&log).map_err(read())?;
-    let copy = Copy::open(destination, segment_bytes)?;
-    let first_taken = copy.first_to_take(&log, until.end)?;
-    let mut first = first_taken;
-    for round in 1..=ROUNDS_MAX {
-        copy.take(source, first..=until.segment(), &until, method, progress)?;
-        let taken = Position {
-            segment: first,
-            offset: 0,
-        };
-        let log = open_log(source, segment_bytes)?;
-        if !has_erased(&log, taken..until.end).map_err(read())? {
-            break;
-        }
-        if round == ROUNDS_MAX {
-            let error = io::Error::other("messages are deleted faster than they are copied");
-            return Err(OpenError::io("back up the end of the log")(error));
-        }
-        first = until.last_group.segment;
-        until = end(&log).map_err(read())?;
+    let copy = Copy::open(destination, segment_bytes, identity)?;
+    let kept = copy.kept()?;
+
+    // Before the log: it may lie in a segment that is not there yet.
+    let checkpoint = read_checkpoint(source);
+    let log = open_log(&log_directory, segment_bytes)?;
+    let until = End::of(&log).map_err(read())?;
+    copy.check(&kept, &log, until.end)?;
+    let first = kept.segments + 1;
+    copy.begin(checkpoint)?;
+    let mut unreadable = Vec::new();
+    for segment in first..=until.end.segment {
+        progress(segment - 1, until.end.segment);
+        let taken = copy.take(&log_directory, &log, segment, &until, method);
+        let taken = taken.map_err(OpenError::io(format!("back up segment {segment}")))?;
+        unreadable.extend(taken);
     }
-    let End { end, .. } = until;
-    disk::sync_directory(&copy.log_directory).map_err(OpenError::io("sync the copy"))?;
-    if let Some(checkpoint) = checkpoint {
-        write_checkpoint(destination, checkpoint).map_err(OpenError::io("write the checkpoint"))?;
+    drop(log);
+
+    // Opened again: deletions may be in segments that were made since.
+    let log = open_log(&log_directory, segment_bytes)?;
+    if Identity::read(&log_directory) != Some(identity) {
+        let error = io::Error::other("it was compacted meanwhile; make a new backup");
+        return Err(OpenError::io("finish the backup of this store")(error));
     }
-    progress(end.segment, end.segment);
+    let start = Position {
+        segment: first,
+        offset: 0,
+    };
+    let deleted = deleted(&log, start..until.end).map_err(read())?;
+    drop(log);
+    copy.fill(&log_directory, &deleted)
+        .and_then(|()| disk::sync_directory(&copy.log_directory))
+        .map_err(OpenError::io("finish the copy"))?;
+    progress(until.end.segment, until.end.segment);
     Ok(BackedUp {
-        taken: (end.segment + 1).saturating_sub(first_taken),
-        kept: first_taken - 1,
-        end,
+        taken: (until.end.segment + 1).saturating_sub(first),
+        kept: kept.segments,
+        end: until.end,
+        unreadable,
     })
 }
 
-fn no_store(directory: &Path) -> OpenError {
-    OpenError::Foreign {
-        directory: directory.to_owned(),
-        reason: "there is no file FORMAT in it".into(),
-    }
-}
-
 fn open_log(directory: &Path, segment_bytes: u32) -> Result<Log, OpenError> {
-    Log::open_read_only(&directory.join("log"), segment_bytes)
-        .map_err(OpenError::io("open the log"))
+    Log::open_read_only(directory, segment_bytes).map_err(OpenError::io("open the log"))
 }
 
 /// How a log ends.
@@ -121,47 +143,54 @@ struct End {
 }
 
 impl End {
-    fn segment(&self) -> u32 {
-        self.end.segment
+    /// Reads the last segment that has records, and those after it.
+    fn of(log: &Log) -> io::Result<Self> {
+        let mut from = Position::START;
+        for segment in (1..=log.last_segment()).rev() {
+            from = Position { segment, offset: 0 };
+            let mut records = 0;
+            let survey = recovery::survey(log, from, from, |_| {
+                records += 1;
+                Ok::<_, io::Error>(())
+            })?;
+            if records > 0 {
+                return Ok(Self {
+                    end: survey.end,
+                    last_group: survey.last_group,
+                });
+            }
+        }
+        Ok(Self {
+            end: from,
+            last_group: from,
+        })
     }
 }
 
-/// Whether deletions behind `taken` erase what is in it.
-fn has_erased(log: &Log, taken: Range<Position>) -> io::Result<bool> {
-    let mut erased = false;
+/// The records in `taken` that deletions after it erase, each with its digest. Reads what comes after it.
+fn deleted(log: &Log, taken: Range<Position>) -> io::Result<BTreeSet<(Position, Digest)>> {
+    let mut deleted = BTreeSet::new();
     recovery::survey(log, taken.end, taken.end, |record| {
         if record.kind == Kind::Deletion {
-            erased |= log
-                .erased_by(record.place)?
-                .iter()
-                .any(|at| taken.contains(at));
+            // If they are damaged, what they erase is damaged in the copy.
+            let positions = log.erased_by(record.place).unwrap_or_default();
+            let in_copy = positions.into_iter().filter(|at| taken.contains(at));
+            deleted.extend(in_copy.map(|at| (at, record.digest)));
         }
         Ok::<_, io::Error>(())
     })?;
-    Ok(erased)
+    Ok(deleted)
 }
 
-/// Reads the last segment that has records, and those behind it.
-fn end(log: &Log) -> io::Result<End> {
-    let mut from = Position::START;
-    for segment in (1..=log.last_segment()).rev() {
-        from = Position { segment, offset: 0 };
-        let mut records = 0;
-        let survey = recovery::survey(log, from, from, |_| {
-            records += 1;
-            Ok::<_, io::Error>(())
-        })?;
-        if records > 0 {
-            return Ok(End {
-                end: survey.end,
-                last_group: survey.last_group,
-            });
-        }
-    }
-    Ok(End {
-        end: from,
-        last_group: from,
-    })
+/// What an earlier backup left in a copy.
+#[derive(Default)]
+struct Kept {
+    /// Segments, from the first on, that are as they will stay.
+    segments: u32,
+    /// Where the copy ends.
+    end: Option<Position>,
+    /// The last record in those segments.
+    last: Option<(Position, Header)>,
 }
 
 /// The copy.
@@ -169,37 +198,63 @@ struct Copy {
     directory: PathBuf,
     log_directory: PathBuf,
     segment_bytes: u32,
+    /// There is nothing in it yet.
+    is_new: bool,
     _lock: disk::Lock,
 }
 
 impl Copy {
-    fn open(directory: &Path, segment_bytes: u32) -> Result<Self, OpenError> {
-        let log_directory = directory.join("log");
-        let create = |directory: &Path| {
-            disk::create_directory(directory)
-                .map_err(OpenError::io(format!("create {}", directory.display())))
-        };
-        create(directory)?;
+    /// Opens a copy of the log with this identity, or begins one in an empty directory.
+    fn open(directory: &Path, segment_bytes: u32, identity: Identity) -> Result<Self, OpenError> {
+        disk::create_directory(directory)
+            .map_err(OpenError::io(format!("create {}", directory.display())))?;
+        let is_marked = directory::is_marked(directory);
+        // Before the lock: nothing is left behind in a directory that is not ours.
+        let format = read_format(directory)?;
+        if format.is_none() && !is_marked {
+            require_empty(directory, &[])?;
+        }
         let lock = take_lock(directory)?;
-        let copy = Self {
+        let mut copy = Self {
             directory: directory.to_owned(),
-            log_directory,
+            log_directory: directory.join("log"),
             segment_bytes,
+            is_new: false,
             _lock: lock,
         };
-        match read_format(directory)? {
-            None => {
-                write_format(directory, segment_bytes)?;
+        let has = Identity::read(&copy.log_directory);
+        match format {
+            Some(_) if !is_marked && has.is_none() => {
+                return Err(copy.foreign(
+                    "it has no identity; if it is a backup made by version 0.1.0, make a new one in another directory",
+                ));
+            }
+            Some(_) if !is_marked => {
+                return Err(copy.foreign("it was served since, or never was a backup"));
             }
             Some(found) if found != segment_bytes => {
                 return Err(copy.foreign("its segments have another size"));
             }
-            Some(_) => {}
+            _ => {}
         }
-        if directory.join("index").exists() {
-            return Err(copy.foreign("it was served since, and may have gone its own way"));
+        match has {
+            Some(has) if has == identity => {}
+            Some(_) => {
+                return Err(copy.foreign(
+                    "it is the backup of another store, or of this one before it was compacted; make a new one in another directory",
+                ));
+            }
+            // Whatever is in it was not finished.
+            None => {
+                copy.is_new = true;
+                directory::mark(directory).map_err(OpenError::io("begin the copy"))?;
+                write_format(directory, segment_bytes)?;
+                disk::create_directory(&copy.log_directory)
+                    .and_then(|()| disk::give_to_owner_above(&copy.log_directory))
+                    .and_then(|()| identity.write(&copy.log_directory))
+                    .map_err(OpenError::io("begin the copy"))?;
+            }
         }
-        create(&copy.log_directory)?;
         Ok(copy)
     }
 
@@ -210,82 +265,190 @@ impl Copy {
         }
     }
 
-    /// The first segment that is not in the copy as it will stay.
-    fn first_to_take(&self, source: &Log, end: Position) -> Result<u32, OpenError> {
-        let log = open_log(&self.directory, self.segment_bytes)?;
-        if log.last_segment() == 0 {
-            return Ok(1);
+    /// What is in the copy as it will stay: all before the segment that its last group starts in.
+    fn kept(&self) -> Result<Kept, OpenError> {
+        let log = open_log(&self.log_directory, self.segment_bytes)?;
+        if self.is_new || log.last_segment() == 0 {
+            return Ok(Kept::default());
         }
-        let read = OpenError::io("read the copy");
-        let has = self::end(&log).map_err(read)?;
-        if has.end > end {
-            return Err(self.foreign("it is longer"));
+        let read = || OpenError::io("read the copy");
+        let end = End::of(&log).map_err(read())?;
+        let segments = end.last_group.segment - 1;
+        let mut last = None;
+        if segments > 0 {
+            let from = Position {
+                segment: segments,
+                offset: 0,
+            };
+            recovery::survey(&log, from, from, |record| {
+                if record.place.at.segment == segments {
+                    last = Some(record.place.at);
+                }
+                Ok::<_, io::Error>(())
+            })
+            .map_err(read())?;
         }
-        let first = has.last_group.segment;
-        for segment in 1..first {
-            if log.first_header(segment) != source.first_header(segment) {
-                return Err(self.foreign("it holds other messages"));
-            }
-        }
-        Ok(first)
+        let with_header = |at| log.header(at).map(|header| (at, header));
+        Ok(Kept {
+            segments,
+            end: Some(end.end),
+            last: last.and_then(with_header),
+        })
     }
 
-    /// Takes `segments` of a log that ends at `until`.
-    fn take(
-        &self,
-        source: &Path,
-        segments: RangeInclusive<u32>,
-        until: &End,
-        method: Method,
-        progress: &dyn Fn(u32, u32),
-    ) -> Result<(), OpenError> {
-        let log = open_log(source, self.segment_bytes)?;
-        for segment in segments {
-            progress(segment - 1, until.segment());
-            if log.segment(segment).is_none() {
-                continue;
-            }
-            let bytes = if segment < until.segment() {
-                self.segment_bytes
-            } else {
-                until.end.offset
-            };
-            // Whoever opens the copy may mend what its last group reaches into.
-            let taken = if method == Method::HardLink && segment < until.last_group.segment {
-                self.link(source, segment)
-            } else {
-                self.copy(source, segment, bytes)
-            };
-            taken.map_err(OpenError::io(format!("back up segment {segment}")))?;
+    /// Makes sure that `source`, which ends at `end`, goes on from what is kept. A source that is a copy
+    /// itself has the same identity, and may have gone another way since.
+    fn check(&self, kept: &Kept, source: &Log, end: Position) -> Result<(), OpenError> {
+        if kept.end.is_some_and(|kept| kept > end) {
+            return Err(self.foreign("it is longer"));
+        }
+        let is_same = |(at, header)| source.header(at).is_none_or(|other| other == header);
+        if !kept.last.is_none_or(is_same) {
+            return Err(self.foreign("it holds other messages"));
         }
         Ok(())
     }
 
-    fn link(&self, source: &Path, segment: u32) -> io::Result<()> {
-        let (from, aside, to) = self.names(source, segment)?;
-        fs::hard_link(&from, &aside)?;
+    /// Promises what is about to come. An index that was drawn for reading is of the copy as it was.
+    fn begin(&self, checkpoint: Option<index::Checkpoint>) -> Result<(), OpenError> {
+        index::remove(&self.directory.join(index::NAME))
+            .map_err(OpenError::io("remove the index of the copy"))?;
+        checkpoint.map_or(Ok(()), |checkpoint| {
+            write_checkpoint(&self.directory, checkpoint)
+                .map_err(OpenError::io("write the checkpoint"))
+        })
+    }
+
+    /// Takes a segment of a log that ends at `until`; returns what of it cannot be read.
+    fn take(
+        &self,
+        from: &Path,
+        log: &Log,
+        segment: u32,
+        until: &End,
+        method: Method,
+    ) -> io::Result<Vec<(Position, u64)>> {
+        let Some(file) = log.segment(segment) else {
+            return Ok(Vec::new());
+        };
+        // Whoever opens the copy may mend what its last group reaches into.
+        if method == Method::HardLink && segment < until.last_group.segment {
+            self.link(from, segment, &file)?;
+            return Ok(Vec::new());
+        }
+        let bytes = if segment < until.end.segment {
+            self.segment_bytes
+        } else {
+            until.end.offset
+        };
+        let unreadable = self.copy(segment, &file, bytes)?;
+        let with_segment = |(offset, bytes)| (Position { segment, offset }, bytes);
+        Ok(unreadable.into_iter().map(with_segment).collect())
+    }
+
+    fn link(&self, from: &Path, segment: u32, file: &File) -> io::Result<()> {
+        let (aside, to) = self.names(segment)?;
+        fs::hard_link(from.join(name(segment)), &aside)?;
+        // The name may belong to another log by now.
+        if fs::metadata(&aside)?.ino() != file.metadata()?.ino() {
+            return Err(io::Error::other("it was compacted meanwhile"));
+        }
         fs::rename(&aside, &to)
     }
 
-    /// Copies the first `bytes` of a segment; the rest is zero.
-    fn copy(&self, source: &Path, segment: u32, bytes: u32) -> io::Result<()> {
-        let (from, aside, to) = self.names(source, segment)?;
-        let file = disk::create(&aside)?;
-        io::copy(&mut File::open(&from)?.take(bytes.into()), &mut &file)?;
-        file.set_len(self.segment_bytes.into())?;
-        file.sync_all()?;
-        fs::rename(&aside, &to)
+    /// Copies the first `bytes` of a segment; the rest is zero, and what cannot be read.
+    fn copy(&self, segment: u32, file: &File, bytes: u32) -> io::Result<Vec<(u32, u64)>> {
+        let (aside, to) = self.names(segment)?;
+        let copy = disk::create(&aside)?;
+        let mut whole = file;
+        io::Seek::rewind(&mut whole)?;
+        // The kernel copies, as long as it can.
+        let unreadable = match io::copy(&mut whole.take(bytes.into()), &mut &copy) {
+            Ok(_) => Vec::new(),
+            Err(_) => copy_around(file, &copy, bytes)?,
+        };
+        copy.set_len(self.segment_bytes.into())?;
+        copy.sync_all()?;
+        fs::rename(&aside, &to)?;
+        Ok(unreadable)
     }
 
-    /// A segment in the source, in the making, and in the copy.
-    fn names(&self, source: &Path, segment: u32) -> io::Result<(PathBuf, PathBuf, PathBuf)> {
-        let name = Position { segment, offset: 0 }.file_name();
-        let to = self.log_directory.join(&name);
+    /// Turns each of these records whose body is not there any more into a filler. A segment that was linked
+    /// is copied before.
+    fn fill(&self, from: &Path, deleted: &BTreeSet<(Position, Digest)>) -> io::Result<()> {
+        let mut open: Option<(u32, File)> = None;
+        for &(at, digest) in deleted {
+            let file = match open.take() {
+                Some((segment, file)) if segment == at.segment => file,
+                other => {
+                    if let Some((_, file)) = other {
+                        file.sync_all()?;
+                    }
+                    self.open_segment(from, at.segment)?
+                }
+            };
+            self.fill_record(&file, at, digest)?;
+            open = Some((at.segment, file));
+        }
+        open.map_or(Ok(()), |(_, file)| file.sync_all())
+    }
+
+    /// A segment of the copy, for writing.
+    fn open_segment(&self, from: &Path, segment: u32) -> io::Result<File> {
+        let path = self.log_directory.join(name(segment));
+        if fs::metadata(&path)?.nlink() > 1 {
+            let file = File::open(from.join(name(segment)))?;
+            self.copy(segment, &file, self.segment_bytes)?;
+        }
+        File::options().read(true).write(true).open(path)
+    }
+
+    fn fill_record(&self, file: &File, at: Position, digest: Digest) -> io::Result<()> {
+        let mut bytes = [0; HEADER_BYTES as usize];
+        file.read_exact_at(&mut bytes, at.offset.into())?;
+        let fits = |header: &Header| {
+            u64::from(at.offset) + record_bytes(header.length) <= u64::from(self.segment_bytes)
+        };
+        let header = Header::decode(&bytes).filter(fits);
+        let Some(header) = header.filter(|it| it.content == Content::Message(digest)) else {
+            return Ok(());
+        };
+        let mut body = vec![0; header.length as usize];
+        file.read_exact_at(&mut body, u64::from(at.offset + HEADER_BYTES))?;
+        if Digest::of(&body) == digest {
+            return Ok(());
+        }
+        let filler = Header {
+            content: Content::Filler,
+            note: 0,
+            ..header
+        };
+        file.write_all_at(&filler.encode(), at.offset.into())
+    }
+
+    /// A segment in the making, and in the copy.
+    fn names(&self, segment: u32) -> io::Result<(PathBuf, PathBuf)> {
+        let to = self.log_directory.join(name(segment));
         // Whoever opens a log removes what has this name.
         let aside = to.with_extension("new");
-        match fs::remove_file(&aside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok((source.join("log").join(&name), aside, to)),
-        }
+        disk::remove(&aside).map(|()| (aside, to))
     }
+}
+
+fn name(segment: u32) -> String {
+    Position { segment, offset: 0 }.file_name()
+}
+
+/// Copies the first `bytes` of `from` but for what cannot be read; returns that.
+fn copy_around(from: &File, to: &File, bytes: u32) -> io::Result<Vec<(u32, u64)>> {
+    let mut unreadable = Vec::new();
+    for offset in (0..bytes).step_by(WINDOW_BYTES as usize) {
+        let mut window = vec![0; (bytes - offset).min(WINDOW_BYTES) as usize];
+        for range in disk::read_around(from, &mut window, offset.into())? {
+            #[expect(clippy::cast_possible_truncation, reason = "inside a window")]
+            unreadable.push((offset + range.start as u32, range.len() as u64));
+        }
+        to.write_all_at(&window, offset.into())?;
+    }
+    Ok(unreadable)
 }

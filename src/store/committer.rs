@@ -3,10 +3,14 @@
 //! It takes groups of puts and deletions from the queue, appends and syncs them, carries them out in the
 //! index and answers, in this order, which is the durability argument of `store/mod.rs` in code. Then it
 //! has zeros written where the next group goes. Within a group all goes in the order of the queue, in the
-//! log as in the index. What was deleted is erased by the keeper.
+//! log as in the index. What was deleted is erased by the eraser.
+//!
+//! **Invariant:** a message has one record that is not damaged and not erased. So a put whose message came
+//! in after its caller had looked is looked up again, and a deletion erases all there is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,8 +19,9 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::disk::{self, Lack};
-use super::embedded::{Erasure, Options, Shared};
-use super::index::{Index, IndexError};
+use super::embedded::{Known, Options, Shared};
+use super::erasures::Erasure;
+use super::index::IndexError;
 use super::log::{Appender, Draft, Group, Place, Position};
 use super::{Commit, Deleted, Durability, Receipt, StoreError};
 use crate::digest::Digest;
@@ -28,6 +33,10 @@ const CHECKPOINT_MESSAGES: usize = 50_000;
 
 /// Log bytes between checkpoints: a start reads as many in some hundredths of a second.
 const CHECKPOINT_BYTES: u64 = 16 << 20;
+
+/// Messages that came in last and are kept in mind, at least: a few times what can wait in the queue. A put
+/// that was looked up before them costs a look-up in the index.
+const RECENT_MESSAGES: usize = 4096;
 
 /// What waits for the committer.
 #[derive(Debug)]
@@ -44,6 +53,8 @@ pub(super) enum Job {
         message: Message,
         /// A place that the index has for it, but which does not hold it any more.
         damaged: Option<Place>,
+        /// [`Shared::groups`] before it was looked up.
+        seen: u64,
         reply: oneshot::Sender<Result<Receipt, StoreError>>,
     },
     Delete {
@@ -56,7 +67,8 @@ pub(super) enum Job {
 #[derive(Debug, Default)]
 struct Plan {
     steps: Vec<Step>,
-    /// Numbers of those of its entries that are deletions of nothing, in ascending order.
+    /// Numbers of those of its entries that change nothing, in ascending order: deletions of what is not
+    /// there, puts of what is.
     vain: Vec<usize>,
     /// Bytes of text.
     bytes: u64,
@@ -88,8 +100,15 @@ struct State {
 
 /// Why a group cannot be laid out.
 enum LayOutError {
+    Store(StoreError),
     Index(IndexError),
     Log(io::Error),
+}
+
+impl From<StoreError> for LayOutError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
 }
 
 impl From<IndexError> for LayOutError {
@@ -105,9 +124,10 @@ impl From<io::Error> for LayOutError {
 }
 
 impl Plan {
-    /// Lays out what `entries` make of the messages in `index`. There is no group if nothing changes.
+    /// Lays out what `entries` make of the messages in the index. There is no group if nothing changes.
     fn lay_out(
-        index: &Index,
+        shared: &Shared,
+        recent: &Recent,
         mut draft: Draft<'_>,
         entries: &[Entry],
     ) -> Result<(Self, Option<Group>), LayOutError> {
@@ -119,28 +139,44 @@ impl Plan {
         for (number, entry) in entries.iter().enumerate() {
             match &entry.job {
                 Job::Put {
-                    message, damaged, ..
+                    message,
+                    damaged,
+                    seen,
+                    ..
                 } => {
                     let digest = message.digest();
                     let state = states.entry(digest).or_default();
                     // One record is enough for all who put it.
-                    if state.place.is_none() {
-                        let place = draft.put(message)?;
-                        state.place = Some(place);
-                        plan.bytes += message.as_bytes().len() as u64;
-                        plan.steps.push(Step::Put {
-                            digest,
-                            damaged: *damaged,
-                            place,
-                        });
+                    if state.place.is_some() {
+                        continue;
                     }
+                    let mut damaged = *damaged;
+                    if !state.is_deleted && recent.may_hold(&digest, *seen) {
+                        damaged = match shared.known(message)? {
+                            Known::Stored => {
+                                plan.vain.push(number);
+                                continue;
+                            }
+                            Known::Damaged(place) => Some(place),
+                            Known::No => None,
+                        };
+                    }
+                    let place = draft.put(message, damaged.is_some())?;
+                    state.place = Some(place);
+                    plan.bytes += message.as_bytes().len() as u64;
+                    plan.steps.push(Step::Put {
+                        digest,
+                        damaged,
+                        place,
+                    });
                 }
                 Job::Delete { digest, .. } => {
                     let state = states.entry(*digest).or_default();
                     let indexed = if state.is_deleted {
                         None
                     } else {
-                        index.get(digest)?
+                        let _call = shared.watchdog.watch();
+                        shared.index.get(digest)?
                     };
                     let erased: Vec<_> = indexed.into_iter().chain(state.place.take()).collect();
                     if erased.is_empty() {
@@ -165,6 +201,35 @@ impl Plan {
     }
 }
 
+/// The messages that came in last: what a put that waited may have become known by.
+#[derive(Debug, Default)]
+struct Recent {
+    young: HashSet<Digest>,
+    /// Those before them.
+    old: HashSet<Digest>,
+    /// The first group whose messages are all in `young`, and the same of `old`.
+    young_from: u64,
+    old_from: u64,
+}
+
+impl Recent {
+    /// Adds the messages of group `group`, in ascending order.
+    fn add(&mut self, group: u64, messages: impl Iterator<Item = Digest>) {
+        if self.young.len() >= RECENT_MESSAGES {
+            std::mem::swap(&mut self.young, &mut self.old);
+            self.young.clear();
+            self.old_from = self.young_from;
+            self.young_from = group;
+        }
+        self.young.extend(messages);
+    }
+
+    /// Whether this message may have come in with group `seen` or a later one.
+    fn may_hold(&self, digest: &Digest, seen: u64) -> bool {
+        seen < self.old_from || self.young.contains(digest) || self.old.contains(digest)
+    }
+}
+
 /// A group that is as durable as it says.
 struct Committed {
     durability: Durability,
@@ -174,13 +239,20 @@ struct Committed {
 }
 
 impl Committed {
-    fn receipt(&self, message: &Message) -> Receipt {
-        Receipt::new(message.digest(), self.durability, self.synced_in)
+    fn receipt(&self, number: usize, message: &Message) -> Receipt {
+        if self.is_vain(number) {
+            Receipt::known(message.digest(), self.durability)
+        } else {
+            Receipt::new(message.digest(), self.durability, self.synced_in)
+        }
     }
 
     fn deleted(&self, number: usize) -> Option<Deleted> {
-        let is_vain = self.vain.binary_search(&number).is_ok();
-        (!is_vain).then(|| Deleted::new(self.durability, self.synced_in))
+        (!self.is_vain(number)).then(|| Deleted::new(self.durability, self.synced_in))
+    }
+
+    fn is_vain(&self, number: usize) -> bool {
+        self.vain.binary_search(&number).is_ok()
     }
 }
 
@@ -188,6 +260,7 @@ impl Committed {
 pub(super) struct Committer {
     shared: Arc<Shared>,
     appender: Appender,
+    recent: Recent,
     /// Wakes the keeper.
     poke: SyncSender<()>,
     poked_at: Position,
@@ -202,6 +275,7 @@ impl Committer {
         Self {
             shared,
             appender,
+            recent: Recent::default(),
             poke,
             poked_at: end,
             entries: 0,
@@ -210,12 +284,9 @@ impl Committer {
 
     /// Ends when the queue is closed and empty.
     pub(super) fn run(mut self) {
-        let watchdog = Arc::clone(&self.shared.watchdog);
         while let Some(entries) = self.shared.queue.take_group() {
             self.entries += entries.len();
-            let call = watchdog.watch();
             let result = self.commit(&entries);
-            drop(call);
             answer(entries, result);
             self.write_ahead();
             self.poke_keeper();
@@ -228,8 +299,9 @@ impl Committer {
             return Err(StoreError::Failed);
         }
         let durability = self.shared.options.durability;
-        let laid_out = Plan::lay_out(&self.shared.index, self.appender.draft(), entries);
+        let laid_out = Plan::lay_out(&self.shared, &self.recent, self.appender.draft(), entries);
         let (plan, group) = laid_out.map_err(|error| match error {
+            LayOutError::Store(error) => error,
             LayOutError::Index(error) => self.shared.fail(&error.to_string()),
             LayOutError::Log(error) => self.refuse(&error),
         })?;
@@ -257,7 +329,6 @@ impl Committer {
         if self.shared.has_failed() || self.shared.options.durability != Durability::Disk {
             return;
         }
-        let _call = self.shared.watchdog.watch();
         // Where there is too little room, nobody relies on them: the next group finds out.
         if let Err(error) = self.appender.write_ahead()
             && disk::lack(&error).is_none()
@@ -267,21 +338,40 @@ impl Committer {
     }
 
     /// Makes a group that ends at `end` visible.
-    fn carry_out(&self, steps: Vec<Step>, end: Position) -> Result<(), IndexError> {
-        let Shared { index, hot, .. } = &*self.shared;
+    fn carry_out(&mut self, steps: Vec<Step>, end: Position) -> Result<(), IndexError> {
+        let Shared {
+            index,
+            hot,
+            watchdog,
+            ..
+        } = &*self.shared;
+        let group = self.shared.groups.load(Ordering::Relaxed);
+        let puts = steps.iter().filter_map(|step| match step {
+            Step::Put { digest, .. } => Some(*digest),
+            Step::Delete { .. } => None,
+        });
+        self.recent.add(group, puts);
         let (mut added, mut removed) = (0, 0);
         let mut erasures = Vec::new();
         for step in steps {
+            let _call = watchdog.watch();
             match step {
                 Step::Put {
                     digest,
                     damaged,
                     place,
                 } => {
-                    let heals = damaged.is_some() && index.put(&digest, damaged, place)?;
-                    // One that an earlier group brought in is known by now: its second record is
-                    // harmless. One that was damaged may have been deleted since.
-                    added += u64::from(!heals && index.put(&digest, None, place)?);
+                    let healed = match damaged {
+                        Some(damaged) => index.put(&digest, Some(damaged), place)?,
+                        None => false,
+                    };
+                    // One that was damaged may have been deleted since.
+                    added += u64::from(!healed && index.put(&digest, None, place)?);
+                    erasures.extend(damaged.filter(|_| healed).map(|damaged| Erasure {
+                        digest,
+                        place: damaged,
+                        reason: place.at,
+                    }));
                 }
                 Step::Delete { digest, at, erased } => {
                     removed += hot.forget(&digest, || {
@@ -294,14 +384,12 @@ impl Committer {
                     erasures.extend(erased.into_iter().map(|place| Erasure {
                         digest,
                         place,
-                        deleted_at: at,
+                        reason: at,
                     }));
                 }
             }
         }
-        if !erasures.is_empty() {
-            self.shared.erasures().extend(erasures);
-        }
+        self.shared.erasures.add(erasures);
         let mut indexed = self
             .shared
             .indexed
@@ -309,6 +397,9 @@ impl Committer {
             .unwrap_or_else(PoisonError::into_inner);
         indexed.position = end;
         indexed.messages = (indexed.messages + added).saturating_sub(removed);
+        drop(indexed);
+        // After the index: who sees this count finds the messages there.
+        self.shared.groups.store(group + 1, Ordering::Release);
         Ok(())
     }
 
@@ -370,7 +461,7 @@ fn answer(entries: Vec<Entry>, result: Result<Committed, StoreError>) {
             // A client that went away does not want the answer.
             match (job, &result) {
                 (Job::Put { message, reply, .. }, Ok(committed)) => {
-                    let _ = reply.send(Ok(committed.receipt(&message)));
+                    let _ = reply.send(Ok(committed.receipt(number, &message)));
                 }
                 (Job::Delete { reply, .. }, Ok(committed)) => {
                     let _ = reply.send(Ok(committed.deleted(number)));

@@ -1,18 +1,21 @@
-//! Compaction: a log written anew without what nobody can ask for any more – deleted messages and their
-//! deletions, damaged records whose messages were posted again, and doubles.
+//! Compaction: a log written again without what nobody can ask for any more – deleted messages and their
+//! deletions, damaged records whose messages were posted again, and doubles. It has another identity, since
+//! records move: an earlier backup is not one of it.
 //!
 //! The new log is written aside and synced, then takes the place of the old one in one step. Each way a
 //! crash can fall leaves a whole log in place:
 //!
-//! * before the exchange, it is the old one; what was written aside is thrown away by the next
+//! * before the exchange, it is the old one; what was written aside is thrown away by the next start or
 //!   compaction;
 //! * after it, the new one. The checkpoint speaks of the old log, and so it is gone before: a start
 //!   without one believes nothing but the log, and redraws the index.
 //!
 //! **Invariant:** what could be read before can be read afterwards, and what answered with an error does
-//! not turn into "not found": with such a message in it, a store is left as it is.
+//! not turn into "not found": a message that is damaged gets a record in the new log too, with what is left
+//! of its text, and goes on answering with an error until it is posted again. Those records come first, so
+//! that a later group proves that they are no torn ones.
 
-use std::fs;
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -20,24 +23,28 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::Durability;
 use super::directory::{DataDirectory, OpenError, remove_checkpoint, write_checkpoint};
 use super::disk;
 use super::index::{self, Checkpoint, Index, IndexError};
-use super::log::{Appender, Log, Position};
+use super::log::{Appender, Log, Place, Position};
 use super::opening::{self, Opened};
 use super::queue::{GROUP_BYTES_MAX, GROUP_ENTRIES_MAX};
 use super::recovery::{self, Kind, Record};
 use super::verify::{self, Extent, Finding, Interrupted};
+use crate::digest::Digest;
 use crate::message::Message;
 
 /// The log in the making, and then the old one on its way out.
-const ASIDE_NAME: &str = "log.new";
+pub(super) const ASIDE_NAME: &str = "log.new";
 
 /// What a compaction did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compacted {
     /// Messages in the store.
     pub messages: u64,
+    /// Those of them that are damaged.
+    pub damaged: u64,
     /// Bytes of the log before.
     pub bytes_before: u64,
     /// Bytes of the log now.
@@ -50,9 +57,11 @@ pub enum CompactError {
     /// It cannot be opened, read or written.
     #[error(transparent)]
     Store(#[from] OpenError),
-    /// Messages are damaged, and would be lost without a word.
-    #[error("{0} damaged or missing: post them again first")]
-    Damaged(u64),
+    /// Log and index do not agree, so that messages could be lost without a word.
+    #[error(
+        "log and index do not agree, {0} times: remove the index, so that the next start draws it again"
+    )]
+    Inconsistent(u64),
 }
 
 impl From<io::Error> for CompactError {
@@ -67,8 +76,8 @@ impl From<IndexError> for CompactError {
     }
 }
 
-/// Writes the log of `directory` anew, if there is anything to leave out, and redraws its index. Takes
-/// as much room again as the log. `tell` is told of damage: of what stands in the way, and of what is left
+/// Writes the log of `directory` again, if there is anything to leave out, and draws its index. Takes
+/// as much room again as the log. `tell` is told of damage: of what stays damaged, and of what is left
 /// out although nobody knows what it was.
 ///
 /// # Errors
@@ -80,8 +89,21 @@ pub fn compact(
     tell: impl FnMut(&Finding),
 ) -> Result<Compacted, CompactError> {
     let path = &directory.path;
-    remove_aside(path)?;
+    directory.remove_leftovers()?;
+    disk::try_exchange(path).map_err(OpenError::io(
+        "exchange two directories in one step, which this file system has to be able to do",
+    ))?;
     let log = open_log(directory, "log")?;
+    if let Some(stranger) = log.stranger()? {
+        let action = format!(
+            "compact: {} is no part of the log, and would be removed",
+            stranger.display()
+        );
+        return Err(
+            OpenError::io(action)(io::Error::other("move it to another place first")).into(),
+        );
+    }
+    directory.unmark()?;
     let Opened {
         index,
         messages,
@@ -90,16 +112,21 @@ pub fn compact(
         erasures: _,
         // It looks for damage itself.
         findings: _,
-    } = opening::open_index(path, cache_bytes, &log, &|_| ())?;
-    let needed = is_needed(&log, &index, end, progress, tell);
-    let written = match needed {
-        Ok(true) => write_aside(directory, &log, &index, messages, end).map(Some),
-        Ok(false) => Ok(None),
-        Err(error) => Err(error),
-    };
+    } = opening::open_index(path, cache_bytes, &log, Durability::Disk, &|_| ())?;
+    let damaged = Damaged::find(&log, &index, end, progress, tell);
+    let written = damaged.and_then(|damaged| {
+        let has_left = damaged.is_needed;
+        let written =
+            has_left.then(|| write_aside(directory, &log, &index, messages, &damaged, end));
+        // What was written so far takes room that the service needs.
+        let written = written
+            .transpose()
+            .inspect_err(|_| drop(remove_aside(path)));
+        Ok((written?, damaged.messages.len() as u64))
+    });
     // Before its files are removed; what it says now matters to nobody.
     drop(index);
-    let written = written?;
+    let (written, damaged) = written?;
     if written.is_some() {
         exchange(path)?;
         redraw(directory, cache_bytes)?;
@@ -111,6 +138,7 @@ pub fn compact(
     };
     Ok(Compacted {
         messages,
+        damaged,
         bytes_before: bytes(end),
         bytes_after: bytes(written.unwrap_or(end)),
     })
@@ -122,47 +150,67 @@ fn open_log(directory: &DataDirectory, name: &str) -> Result<Log, OpenError> {
 }
 
 fn remove_aside(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path.join(ASIDE_NAME)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => disk::sync_directory(path),
-    }
+    disk::remove(&path.join(ASIDE_NAME))?;
+    disk::sync_directory(path)
 }
 
-/// Whether there is anything to leave out that may be left out.
-fn is_needed(
-    log: &Log,
-    index: &Index,
-    end: Position,
-    progress: &dyn Fn(u64, u64),
-    mut tell: impl FnMut(&Finding),
-) -> Result<bool, CompactError> {
-    let (mut known, mut unknown) = (0, 0);
-    let mut tell = |finding: &Finding| {
-        tell(finding);
-        match finding {
-            // Whatever it was, the index does not point at it.
-            Finding::Damaged { digest: None, .. } => unknown += 1,
-            _ => known += 1,
+/// What is wrong with a store that is compacted.
+struct Damaged {
+    /// Messages that answer with an error.
+    messages: BTreeSet<Digest>,
+    /// Whether there is anything to leave out.
+    is_needed: bool,
+}
+
+impl Damaged {
+    fn find(
+        log: &Log,
+        index: &Index,
+        end: Position,
+        progress: &dyn Fn(u64, u64),
+        mut tell: impl FnMut(&Finding),
+    ) -> Result<Self, CompactError> {
+        let (mut messages, mut unknown, mut inconsistent) = (BTreeSet::new(), 0, 0);
+        let mut tell = |finding: &Finding| {
+            tell(finding);
+            match finding {
+                // Whatever it was, the index does not point at it.
+                Finding::Damaged { digest: None, .. } => unknown += 1,
+                Finding::Damaged {
+                    digest: Some(digest),
+                    ..
+                }
+                | Finding::NotInLog { digest, .. } => drop(messages.insert(*digest)),
+                _ => inconsistent += 1,
+            }
+        };
+        let mut pace = |done, total| {
+            progress(done, total);
+            ControlFlow::Continue(())
+        };
+        let extent = Extent {
+            acked: end,
+            is_growing: false,
+        };
+        let examined = verify::examine(log, Some(index), extent, &mut pace, &mut tell);
+        let examined = examined.map_err(|interrupted| match interrupted {
+            Interrupted::Log(error) => error,
+            Interrupted::Stopped => io::ErrorKind::Interrupted.into(),
+        })?;
+        if inconsistent > 0 {
+            return Err(CompactError::Inconsistent(inconsistent));
         }
-    };
-    let mut pace = |done, total| {
-        progress(done, total);
-        ControlFlow::Continue(())
-    };
-    let extent = Extent {
-        acked: end,
-        is_growing: false,
-    };
-    let examined = verify::examine(log, Some(index), extent, &mut pace, &mut tell);
-    let examined = examined.map_err(|interrupted| match interrupted {
-        Interrupted::Log(error) => error,
-        Interrupted::Stopped => io::ErrorKind::Interrupted.into(),
-    })?;
-    if known > 0 {
-        return Err(CompactError::Damaged(known));
+        let doubles = Some(examined.records + messages.len() as u64) != examined.indexed;
+        let is_needed = unknown > 0
+            || !messages.is_empty()
+            || examined.healed > 0
+            || examined.deletions > 0
+            || doubles;
+        Ok(Self {
+            messages,
+            is_needed,
+        })
     }
-    let doubles = Some(examined.records) != examined.indexed;
-    Ok(unknown > 0 || examined.healed > 0 || examined.deletions > 0 || doubles)
 }
 
 /// Writes every message once, from where the index has it; returns where the new log ends.
@@ -171,6 +219,7 @@ fn write_aside(
     log: &Log,
     index: &Index,
     messages: u64,
+    damaged: &Damaged,
     end: Position,
 ) -> Result<Position, CompactError> {
     let aside = Arc::new(open_log(directory, ASIDE_NAME)?);
@@ -180,9 +229,20 @@ fn write_aside(
         bytes: 0,
         written: 0,
     };
+    for digest in &damaged.messages {
+        if let Some(place) = index.get(digest)? {
+            writer.save(log, *digest, place)?;
+        }
+    }
+    if !damaged.messages.is_empty() {
+        writer.prove()?;
+    }
     recovery::survey(log, Position::START, end, |record| {
         let Record { digest, place, .. } = record;
-        if record.kind == Kind::Deletion || index.get(&digest)? != Some(place) {
+        if record.kind == Kind::Deletion
+            || damaged.messages.contains(&digest)
+            || index.get(&digest)? != Some(place)
+        {
             return Ok(());
         }
         let body = Bytes::from(log.read(place)?);
@@ -216,6 +276,25 @@ impl Writer {
         Ok(())
     }
 
+    /// Writes a record of a message that cannot be read as it was, with what is left of it. If only its
+    /// header was damaged, that is all.
+    fn save(&mut self, log: &Log, digest: Digest, place: Place) -> io::Result<()> {
+        let mut draft = self.appender.draft();
+        draft.put_damaged(digest, &log.read_around(place)?)?;
+        let group = draft.finish()?;
+        self.appender.write(&group, true)?;
+        self.written += 1;
+        Ok(())
+    }
+
+    /// Writes a group that proves that everything before it was synced.
+    fn prove(&mut self) -> io::Result<()> {
+        let mut draft = self.appender.draft();
+        draft.fill()?;
+        let group = draft.finish()?;
+        self.appender.write(&group, true)
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         let group = self.appender.prepare(&self.group)?;
         self.appender.write(&group, true)?;
@@ -239,12 +318,13 @@ fn exchange(path: &Path) -> io::Result<()> {
 fn redraw(directory: &DataDirectory, cache_bytes: u64) -> Result<(), CompactError> {
     let path = &directory.path;
     let log = open_log(directory, "log")?;
-    let opened = opening::open_index(path, cache_bytes, &log, &|_| ())?;
+    let opened = opening::open_index(path, cache_bytes, &log, Durability::Disk, &|_| ())?;
     let checkpoint = Checkpoint {
         position: opened.end,
         messages: opened.messages,
     };
     opened.index.checkpoint(checkpoint)?;
     write_checkpoint(path, checkpoint)?;
-    Ok(opened.index.close()?)
+    opened.index.close()?;
+    Ok(disk::give_all_to_owner_above(&path.join(index::NAME))?)
 }

@@ -7,17 +7,25 @@
 //! <data>/index/       digest → place, sled; may be deleted while the store is closed
 //! <data>/checkpoint   how much of the log the index is known to cover
 //! <data>/reserve      room to open the store in when the disk is full
+//! <data>/BACKUP       says that this is a backup that was never served
 //! ```
 //!
+//! What a crash may leave is removed by the next start: `log.new` of a compaction, `index.old` of an index
+//! that was thrown away, and other names that end in `.new`.
+//!
 //! **Invariant:** nothing in a directory is touched before it is known to be ours alone and ours at
-//! all.
+//! all. Without `FORMAT` it is ours only if there is nothing in it that somebody could miss.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tracing::info;
+
+use super::compact;
 use super::disk::{self, Lock, LockError};
-use super::index::Checkpoint;
+use super::index::{self, Checkpoint};
 use super::log::{
     HEADER_BYTES, Log, Position, RECORD_ALIGNMENT, SEGMENTS_LOST_MAX, is_segment_size,
 };
@@ -27,7 +35,23 @@ const FORMAT_VERSION: u32 = 1;
 
 const FORMAT_NAME: &str = "FORMAT";
 
+const LOCK_NAME: &str = "LOCK";
+
 const CHECKPOINT_NAME: &str = "checkpoint";
+
+const MARK_NAME: &str = "BACKUP";
+
+const MARK: &str = "This is a backup. \"digestd backup\" brings it up to date as long as this file is here:\n\
+                    the first server on it, and the first import into it, remove the file.\n";
+
+/// What may be in a directory that becomes a data directory: what a file system puts into its top, and what
+/// a server makes there before it has a store. See [`is_harmless`] too.
+const HARMLESS_NAMES: [&str; 4] = [
+    "lost+found",
+    "localhost.crt",
+    "localhost.key",
+    "localhost.new",
+];
 
 /// Why a data directory could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +150,8 @@ pub struct DataDirectory {
     pub(super) path: PathBuf,
     pub(super) segment_bytes: u32,
     pub(super) lock: Lock,
+    /// Whether messages may be put into it or deleted, after which it is no backup any more.
+    pub(super) is_for_writing: bool,
 }
 
 impl DataDirectory {
@@ -135,14 +161,30 @@ impl DataDirectory {
     /// # Errors
     /// See [`OpenError`].
     pub fn claim(path: &Path, segment_bytes: u32) -> Result<Self, OpenError> {
+        Self::claim_beside(path, segment_bytes, &[])
+    }
+
+    /// The same, with other files of this service that may be in a new directory, such as its log.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn claim_beside(
+        path: &Path,
+        segment_bytes: u32,
+        others: &[&Path],
+    ) -> Result<Self, OpenError> {
+        if !is_segment_size(segment_bytes) {
+            return Err(OpenError::SegmentSize { segment_bytes });
+        }
         disk::create_directory(path).map_err(OpenError::io(format!(
             "create the data directory {}",
             path.display()
         )))?;
-        let lock = take_lock(path)?;
-        if !is_segment_size(segment_bytes) {
-            return Err(OpenError::SegmentSize { segment_bytes });
+        // Before the lock: nothing is left behind in a directory that is not ours.
+        if read_format(path)?.is_none() {
+            require_empty(path, others)?;
         }
+        let lock = take_lock(path)?;
         let segment_bytes = match read_format(path)? {
             Some(known) => known,
             None => write_format(path, segment_bytes)?,
@@ -151,10 +193,12 @@ impl DataDirectory {
             path: path.to_owned(),
             segment_bytes,
             lock,
+            is_for_writing: true,
         })
     }
 
-    /// Takes hold of the directory at `path`, which must be there and ours already.
+    /// Takes hold of the directory at `path`, which must be there and ours already, for reading what is
+    /// in it: a backup stays one.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -169,7 +213,34 @@ impl DataDirectory {
             path: path.to_owned(),
             segment_bytes,
             lock,
+            is_for_writing: false,
         })
+    }
+
+    /// Ends the life of a backup that can be brought up to date, durably: from now on the store may go its
+    /// own way.
+    pub(super) fn unmark(&self) -> Result<(), OpenError> {
+        if !is_marked(&self.path) {
+            return Ok(());
+        }
+        fs::remove_file(self.path.join(MARK_NAME))
+            .and_then(|()| disk::sync_directory(&self.path))
+            .map_err(OpenError::io("remove the file BACKUP"))?;
+        info!(
+            "this was a backup: from now on it is a store of its own and is not brought up to date"
+        );
+        Ok(())
+    }
+
+    /// Removes what a crash of a compaction or of a redraw left.
+    pub(super) fn remove_leftovers(&self) -> Result<(), OpenError> {
+        let aside = self.path.join(compact::ASIDE_NAME);
+        if aside.exists() {
+            info!("removing the log that an interrupted compaction left");
+        }
+        disk::remove(&aside)
+            .and_then(|()| disk::remove(&index::old(&self.path.join(index::NAME))))
+            .map_err(OpenError::io("remove what a crash left"))
     }
 
     /// The largest message that fits its segments, in bytes of text.
@@ -179,8 +250,68 @@ impl DataDirectory {
     }
 }
 
+/// Makes sure that there is nothing in a directory without `FORMAT` that somebody could miss. `others` are
+/// files of this service that may be there.
+pub(super) fn require_empty(path: &Path, others: &[&Path]) -> Result<(), OpenError> {
+    let look = || OpenError::io(format!("look into the directory {}", path.display()));
+    for entry in fs::read_dir(path).map_err(look())? {
+        let entry = entry.map_err(look())?;
+        if !is_harmless(&entry, others).map_err(look())? {
+            return Err(OpenError::Foreign {
+                directory: path.to_owned(),
+                reason: format!(
+                    "there is no file FORMAT in it, and it is not empty: it holds {}",
+                    entry.file_name().display()
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Whether an entry of a directory does not keep it from becoming a data directory.
+fn is_harmless(entry: &fs::DirEntry, others: &[&Path]) -> io::Result<bool> {
+    let name = entry.file_name();
+    let path = entry.path();
+    let is = |known: &str| name.as_encoded_bytes() == known.as_bytes();
+    let kind = entry.file_type()?;
+    // What a start left that was killed before it had written `FORMAT`.
+    if is(LOCK_NAME) || is("FORMAT.new") {
+        let ours = if is(LOCK_NAME) {
+            "pid "
+        } else {
+            "digestd store "
+        };
+        let text = disk::read(&path).ok();
+        return Ok(text.is_some_and(|text| text.is_empty() || text.starts_with(ours)));
+    }
+    // A file system of its own for the index.
+    if is(index::NAME) && kind.is_dir() {
+        let mut inside = fs::read_dir(&path)?;
+        return inside.try_fold(true, |all, entry| {
+            Ok(all && entry?.file_name() == "lost+found")
+        });
+    }
+    // A log that was rotated has the name of the log in front.
+    let is_other = |other: &&Path| {
+        let is_beside = other.parent().is_some_and(|parent| {
+            let canonical = |path: &Path| path.canonicalize().ok();
+            canonical(parent)
+                .is_some_and(|it| canonical(&path).is_some_and(|path| path.parent() == Some(&*it)))
+        });
+        let starts = |known: &OsStr| {
+            let rest = name
+                .as_encoded_bytes()
+                .strip_prefix(known.as_encoded_bytes());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."))
+        };
+        is_beside && other.file_name().is_some_and(starts)
+    };
+    Ok(HARMLESS_NAMES.into_iter().any(is) || others.iter().any(is_other))
+}
+
 pub(super) fn take_lock(path: &Path) -> Result<Lock, OpenError> {
-    Lock::take(&path.join("LOCK")).map_err(|error| match error {
+    Lock::take(&path.join(LOCK_NAME)).map_err(|error| match error {
         LockError::Held(holder) => OpenError::Held {
             directory: path.to_owned(),
             holder: if holder.is_empty() {
@@ -206,13 +337,23 @@ pub(super) fn write_format(path: &Path, segment_bytes: u32) -> Result<u32, OpenE
     Ok(segment_bytes)
 }
 
+/// Says that a directory is a backup; durable on return.
+pub(super) fn mark(path: &Path) -> io::Result<()> {
+    disk::replace(path, MARK_NAME, MARK)
+}
+
+/// Whether a directory is a backup that was never served.
+pub(super) fn is_marked(path: &Path) -> bool {
+    path.join(MARK_NAME).exists()
+}
+
 /// Returns the segment size of the directory, `None` if it is not one of ours yet.
 pub(super) fn read_format(path: &Path) -> Result<Option<u32>, OpenError> {
     let foreign = |reason: &str| OpenError::Foreign {
         directory: path.to_owned(),
         reason: reason.into(),
     };
-    let text = match fs::read_to_string(path.join(FORMAT_NAME)) {
+    let text = match disk::read(&path.join(FORMAT_NAME)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if path.join("log").exists() {
@@ -259,10 +400,9 @@ pub(super) fn has_checkpoint(path: &Path) -> bool {
     path.join(CHECKPOINT_NAME).exists()
 }
 
-/// The last checkpoint; `None` if there is none, or it is not whole, or points where no record of
-/// `log` can ever have been. Which costs a redraw.
-pub(super) fn read_checkpoint(path: &Path, log: &Log) -> Option<Checkpoint> {
-    let text = fs::read_to_string(path.join(CHECKPOINT_NAME)).ok()?;
+/// The last checkpoint; `None` if there is none, or it is not whole.
+pub(super) fn read_checkpoint(path: &Path) -> Option<Checkpoint> {
+    let text = disk::read(&path.join(CHECKPOINT_NAME)).ok()?;
     let mut lines = text.lines();
     let (segment, offset) = lines.next()?.strip_prefix("position ")?.split_once(' ')?;
     let position = Position {
@@ -270,15 +410,18 @@ pub(super) fn read_checkpoint(path: &Path, log: &Log) -> Option<Checkpoint> {
         offset: offset.parse().ok()?,
     };
     let messages = lines.next()?.strip_prefix("messages ")?.parse().ok()?;
-    let segments = 1..=log.last_segment().saturating_add(SEGMENTS_LOST_MAX);
-    if !segments.contains(&position.segment)
-        || position.offset > log.segment_bytes()
-        || !position.offset.is_multiple_of(RECORD_ALIGNMENT)
-    {
-        return None;
-    }
     let checkpoint = Checkpoint { position, messages };
     (print_checkpoint(checkpoint) == text).then_some(checkpoint)
+}
+
+/// Whether `log` can be continued at this checkpoint: not if it points where no record can be, or behind
+/// more missing segments than a log may lack.
+pub(super) fn is_in_reach(checkpoint: Checkpoint, log: &Log) -> bool {
+    let position = checkpoint.position;
+    let segments = 1..=log.last_segment().saturating_add(SEGMENTS_LOST_MAX);
+    segments.contains(&position.segment)
+        && position.offset <= log.segment_bytes()
+        && position.offset.is_multiple_of(RECORD_ALIGNMENT)
 }
 
 /// Three lines, the last a checksum over the others.

@@ -6,18 +6,23 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, lchown};
 use std::path::Path;
 use std::time::SystemTime;
 
-use rustix::fs::{CWD, FallocateFlags, RenameFlags, fallocate, renameat_with, statvfs};
-use rustix::io::Errno;
+use rustix::fs::{CWD, FallocateFlags, OFlags, RenameFlags, fallocate, renameat_with, statvfs};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::geteuid;
 
 /// Permissions of the files of a store: messages are the owner's business.
 const FILE_MODE: u32 = 0o600;
 
 /// The same for directories.
 const DIRECTORY_MODE: u32 = 0o700;
+
+/// The smallest part of a disk that is readable or not, in bytes.
+const SECTOR_BYTES: usize = 512;
 
 /// Makes a directory, and those above it, for nobody else to look into, and makes the entries of new
 /// ones durable; one that is there stays as it is.
@@ -46,20 +51,164 @@ pub(super) fn replace(directory: &Path, name: &str, content: &str) -> io::Result
     sync_directory(directory)
 }
 
+/// Makes sure that two directories in this one can be exchanged in one step, by exchanging two empty ones.
+pub(super) fn try_exchange(directory: &Path) -> io::Result<()> {
+    let names = ["exchange.1.new", "exchange.2.new"].map(|name| directory.join(name));
+    let [one, other] = &names;
+    let tried = create_directory(one)
+        .and_then(|()| create_directory(other))
+        .and_then(|()| exchange(one, other));
+    for name in &names {
+        remove(name)?;
+    }
+    tried
+}
+
 /// Exchanges two files or directories in one step. Fails where platform or file system cannot.
 pub(super) fn exchange(one: &Path, other: &Path) -> io::Result<()> {
     Ok(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
 }
 
-/// Creates an empty file for reading and writing, or empties the one that is there.
+/// Creates an empty file for reading and writing, or empties the one that is there. It belongs to the
+/// owner of its directory.
 pub(super) fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(FILE_MODE)
-        .open(path)
+    let file = open(
+        path,
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true),
+    )?;
+    give_to_owner_above(path)?;
+    Ok(file)
+}
+
+/// Opens a file of the store's own. One that is a link to another is refused: whoever put the link there
+/// did not mean the store to read or to write what it points to.
+fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    #[expect(clippy::cast_possible_wrap, reason = "a pattern of bits")]
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    let file = options.mode(FILE_MODE).custom_flags(flags).open(path);
+    let file = file.map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::LOOP) => not_a_file("a symbolic link"),
+        _ => error,
+    })?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(not_a_file("no regular file"))
+    }
+}
+
+fn not_a_file(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}"))
+}
+
+/// Reads a small file of the store's own; see [`open`].
+pub(super) fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    open(path, OpenOptions::new().read(true))?.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Gives what root makes in a directory to the owner of the directory, who could not use it otherwise.
+/// Nothing happens if this process is not root, or may not give files away.
+pub(super) fn give_to_owner_above(path: &Path) -> io::Result<()> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let owner = fs::metadata(path.parent().unwrap_or(Path::new(".")))?;
+    let made = fs::symlink_metadata(path)?;
+    if (made.uid(), made.gid()) == (owner.uid(), owner.gid()) {
+        return Ok(());
+    }
+    match lchown(path, Some(owner.uid()), Some(owner.gid())) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        given => given,
+    }
+}
+
+/// The same for everything in a directory, and for the directory, if it is there.
+pub(super) fn give_all_to_owner_above(directory: &Path) -> io::Result<()> {
+    if !geteuid().is_root() || !directory.exists() {
+        return Ok(());
+    }
+    give_to_owner_above(directory)?;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            give_all_to_owner_above(&path)?;
+        } else {
+            give_to_owner_above(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file, a link, or a directory with everything in it; nothing if it is not there.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Fills `buffer` from `offset` of `file`; what lies behind the end of the file is left as it is. Returns
+/// which parts of it the disk cannot read any more: they are left as they are too.
+///
+/// # Errors
+/// Those that say nothing of a single sector.
+pub(super) fn read_around(
+    file: &File,
+    buffer: &mut [u8],
+    offset: u64,
+) -> io::Result<Vec<Range<usize>>> {
+    let mut unreadable = Vec::new();
+    let mut filled = 0;
+    // Something between `filled` and here is known to be unreadable: it is halved until it is one sector.
+    let mut suspect = 0_usize;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        let at = offset + filled as u64;
+        #[expect(clippy::cast_possible_truncation, reason = "less than a sector")]
+        let sector = SECTOR_BYTES - (at % SECTOR_BYTES as u64) as usize;
+        let length = match suspect.checked_sub(filled) {
+            None | Some(0) => rest.len(),
+            Some(range) if range <= sector => range,
+            Some(range) => sector + (range - sector) / 2 / SECTOR_BYTES * SECTOR_BYTES,
+        };
+        match file.read_at(rest.split_at_mut(length).0, at) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if !is_unreadable(&error) => return Err(error),
+            Err(_) if length > sector => suspect = filled + length,
+            Err(_) => {
+                unreadable.push(filled..filled + length);
+                filled += length;
+            }
+        }
+    }
+    Ok(unreadable)
+}
+
+/// Whether an error says that the disk cannot give back what was written to one place: a bad sector, or a
+/// checksum of the file system.
+fn is_unreadable(error: &io::Error) -> bool {
+    #[cfg(target_os = "linux")]
+    const UNREADABLE: [Errno; 5] = [
+        Errno::IO,
+        Errno::NODATA,
+        Errno::BADMSG,
+        Errno::ILSEQ,
+        Errno::UCLEAN,
+    ];
+    #[cfg(not(target_os = "linux"))]
+    const UNREADABLE: [Errno; 1] = [Errno::IO];
+    Errno::from_io_error(error).is_some_and(|errno| UNREADABLE.contains(&errno))
 }
 
 /// Makes the entries of `directory` durable.
@@ -71,7 +220,7 @@ pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
 /// length meets a full disk. New bytes read as zeros. Where the file system cannot reserve (some
 /// network and copy-on-write ones), zeros are written instead.
 pub(super) fn reserve(file: &File, bytes: u64) -> io::Result<()> {
-    match fallocate(file, FallocateFlags::empty(), 0, bytes) {
+    match retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, bytes)) {
         Ok(()) => file.set_len(bytes),
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => write_zeros(file, bytes),
         Err(error) => Err(error.into()),
@@ -85,12 +234,9 @@ pub(super) fn erase(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
         return Ok(());
     }
     #[cfg(target_os = "linux")]
-    match fallocate(
-        file,
-        FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-        offset,
-        bytes,
-    ) {
+    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    #[cfg(target_os = "linux")]
+    match retry_on_intr(|| fallocate(file, hole, offset, bytes)) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
         punched => return Ok(punched?),
     }
@@ -194,13 +340,10 @@ pub(super) enum LockError {
 impl Lock {
     /// Takes the lock at `path` or says who has it; never waits.
     pub(super) fn take(path: &Path) -> Result<Self, LockError> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(FILE_MODE)
-            .open(path)
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true);
+        let mut file = open(path, &mut options)
+            .and_then(|file| give_to_owner_above(path).map(|()| file))
             .map_err(LockError::Io)?;
         match file.try_lock() {
             Ok(()) => {}

@@ -1,9 +1,10 @@
-//! The embedded store: one data directory, one committer, one keeper.
+//! The embedded store: one data directory, one committer, and what is done beside it.
 //!
 //! The *committer* thread takes groups from the queue, appends and syncs them, enters them into the
 //! index and answers, in this order. The *keeper* thread does what must be done now and then beside
-//! it: checkpoints, the next segment, the room on the disk. Look-ups and puts of known messages run
-//! on the caller's thread.
+//! it: checkpoints, the next segment, the room on the disk. The *eraser* erases what was deleted. With
+//! [`Durability::Os`] the *syncer* syncs what was answered. None of them waits for another. Look-ups and
+//! puts of known messages run on the caller's thread.
 //!
 //! **Invariants:** the index never holds a place whose record is not as durable as the store
 //! promises. `failed` is set once and never taken back. A [`Receipt`] is made in two places only:
@@ -11,12 +12,11 @@
 //! finds no good record where the index has it asks the index again: a body is erased only after the
 //! index has forgotten it. A checkpoint never passes a deletion whose bodies are not erased.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
@@ -27,10 +27,11 @@ use tracing::{error, info, warn};
 use super::committer::{Committer, Entry, Job};
 use super::directory::{self, DataDirectory, OpenError};
 use super::disk::{self, Lack, Lock};
+use super::erasures::{Eraser, Erasures};
 use super::findings::Findings;
 use super::hot::Hot;
 use super::index::{Checkpoint, Index, IndexError};
-use super::keeper::Keeper;
+use super::keeper::{Keeper, keep_synced};
 use super::log::{Log, Place, Position, record_bytes};
 use super::opening::{self, Opened};
 use super::queue::{Queue, Refused};
@@ -73,7 +74,8 @@ pub struct Options {
 #[derive(Debug)]
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// In the order in which they end.
+    threads: Mutex<Vec<Worker>>,
     _patrol: Patrol,
     _lock: Lock,
 }
@@ -89,9 +91,14 @@ pub(super) struct Shared {
     pub(super) queue: Queue<Entry>,
     /// What the log and the index both have.
     pub(super) indexed: Mutex<Checkpoint>,
+    /// Up to where the log is durable, as [`Position::to_u64`]; with [`Durability::Disk`] all that is in
+    /// `indexed` is.
+    synced: AtomicU64,
     /// Bodies of deleted messages that are still in the log. Those of a deletion are here before
     /// `indexed` is behind it.
-    pub(super) erasures: Mutex<Vec<Erasure>>,
+    pub(super) erasures: Erasures,
+    /// Groups that the committer has entered into the index.
+    pub(super) groups: AtomicU64,
     full: AtomicBool,
     failed: SetOnce<String>,
     pub(super) watchdog: Arc<Watchdog>,
@@ -116,10 +123,15 @@ impl EmbeddedStore {
         options: Options,
         progress: &(dyn Fn(String) + Sync),
     ) -> Result<Self, OpenError> {
+        if directory.is_for_writing {
+            directory.unmark()?;
+        }
+        directory.remove_leftovers()?;
         let DataDirectory {
             path,
             segment_bytes,
             lock,
+            ..
         } = directory;
         let message_bytes_max = options.message_bytes_max;
         if record_bytes(message_bytes_max) > u64::from(segment_bytes) {
@@ -136,7 +148,7 @@ impl EmbeddedStore {
             Log::open(&path.join("log"), segment_bytes).map_err(OpenError::io("open the log"))?;
         let log = Arc::new(log);
         let cache_bytes = options.index_cache_bytes;
-        let opened = opening::open_index(&path, cache_bytes, &log, progress)?;
+        let opened = opening::open_index(&path, cache_bytes, &log, options.durability, progress)?;
         let Opened {
             index,
             messages,
@@ -152,10 +164,13 @@ impl EmbeddedStore {
                 position: end,
                 messages,
             }),
-            erasures: Mutex::new(erasures),
+            // Recovery has synced it.
+            synced: AtomicU64::new(end.to_u64()),
+            erasures: Erasures::new(erasures),
+            groups: AtomicU64::new(0),
             full: AtomicBool::new(full),
             failed: SetOnce::new(),
-            watchdog: Arc::new(Watchdog::new()),
+            watchdog: Arc::clone(log.watchdog()),
             free_bytes: AtomicU64::new(0),
             other_bytes: AtomicU64::new(0),
             integrity_failures: AtomicU64::new(0),
@@ -165,19 +180,25 @@ impl EmbeddedStore {
             log,
             index,
         });
-        // Before anything is appended: an old checkpoint may be ahead of a log that lost its tail.
-        let checkpoint = shared.indexed();
-        shared
-            .write_checkpoint(checkpoint)
-            .map_err(|error| match error {
-                CheckpointError::Index(error) => OpenError::Index(error.to_string()),
-                CheckpointError::File(reason) => OpenError::io("write the checkpoint")(reason),
-            })?;
+        let mut eraser = Eraser::new(Arc::clone(&shared));
+        eraser.begin();
+        // Before anything is appended: what this start found is not found again. If there is more to erase,
+        // the keeper writes the checkpoint after that.
+        if shared.erasures.are_done_before(end) {
+            let checkpoint = shared.indexed();
+            shared
+                .write_checkpoint(checkpoint)
+                .map_err(|error| match error {
+                    CheckpointError::Index(error) => OpenError::Index(error.to_string()),
+                    CheckpointError::File(reason) => OpenError::io("write the checkpoint")(reason),
+                })?;
+        }
         shared.watch_space();
         shared.prepare_segment();
         let patrol = Patrol::start(Arc::clone(&shared.watchdog));
         let patrol = patrol.map_err(OpenError::io("start a thread"))?;
-        let threads = start_threads(&shared, end).map_err(OpenError::io("start a thread"))?;
+        let threads =
+            start_threads(&shared, end, eraser).map_err(OpenError::io("start a thread"))?;
         Ok(Self {
             shared,
             threads: Mutex::new(threads),
@@ -244,7 +265,8 @@ impl Store for EmbeddedStore {
         self.shared.queue.close();
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
+        for Worker { stop, thread } in threads {
+            drop(stop);
             // A thread that panicked has marked the store as failed.
             let _ = thread.join();
         }
@@ -266,13 +288,15 @@ impl Shared {
         if message.as_bytes().len() as u64 > self.options.message_bytes_max {
             return Put::done(Err(StoreError::TooLarge));
         }
+        // Before the look: what is entered after it, the committer looks up again.
+        let seen = self.groups.load(Ordering::Acquire);
         match self.known(&message) {
             Ok(Known::Stored) => Put::done(Ok(Receipt::known(
                 message.digest(),
                 self.options.durability,
             ))),
-            Ok(Known::Damaged(place)) => self.enqueue_put(message, Some(place)),
-            Ok(Known::No) => self.enqueue_put(message, None),
+            Ok(Known::Damaged(place)) => self.enqueue_put(message, Some(place), seen),
+            Ok(Known::No) => self.enqueue_put(message, None, seen),
             Err(error) => Put::done(Err(error)),
         }
     }
@@ -282,6 +306,9 @@ impl Shared {
         let free_bytes = self.free_bytes.load(Ordering::Relaxed);
         if self.full.load(Ordering::Relaxed) && free_bytes < DELETION_FREE_BYTES_MIN {
             return Delete::done(Err(StoreError::Full));
+        }
+        if !self.erasures.have_room() {
+            return Delete::done(Err(StoreError::Busy));
         }
         let (reply, answer) = oneshot::channel();
         let digest = *digest;
@@ -298,7 +325,7 @@ impl Shared {
 
     /// Whether the message is in the log, as it is now: what the index says is compared with what
     /// the log holds, so that no 201 covers a damaged record.
-    fn known(&self, message: &Message) -> Result<Known, StoreError> {
+    pub(super) fn known(&self, message: &Message) -> Result<Known, StoreError> {
         let _call = self.watchdog.watch();
         let digest = message.digest();
         let mut found = self.place(&digest)?;
@@ -315,7 +342,7 @@ impl Shared {
         Ok(Known::No)
     }
 
-    fn enqueue_put(&self, message: Message, damaged: Option<Place>) -> Put {
+    fn enqueue_put(&self, message: Message, damaged: Option<Place>, seen: u64) -> Put {
         // That it failed is worse, and said first.
         if self.full.load(Ordering::Relaxed) && !self.has_failed() {
             return Put::done(Err(StoreError::Full));
@@ -325,6 +352,7 @@ impl Shared {
         let job = Job::Put {
             message,
             damaged,
+            seen,
             reply,
         };
         self.enqueue(job, bytes, answer)
@@ -399,23 +427,38 @@ impl Shared {
     }
 
     fn page(&self, after: Option<&Digest>, messages_max: usize) -> Result<Page, StoreError> {
-        let entries = self
-            .index
-            .range(after, messages_max)
-            .map_err(|error| self.fail(&error.to_string()))?;
+        let mut after = after.copied();
+        loop {
+            let entries = self
+                .index
+                .range(after.as_ref(), messages_max)
+                .map_err(|error| self.fail(&error.to_string()))?;
+            let Some((last, _)) = entries.last() else {
+                return Ok(Page::new());
+            };
+            after = Some(*last);
+            let page = self.read_page(&entries);
+            // Empty says that nothing follows, and not that all of these were deleted meanwhile.
+            if !page.is_empty() {
+                return Ok(page);
+            }
+        }
+    }
+
+    fn read_page(&self, entries: &[(Digest, Place)]) -> Page {
         let mut page = Page::new();
         let mut bytes = 0;
         for (digest, place) in entries {
-            let Some(message) = self.read(&digest, place).transpose() else {
+            let Some(message) = self.read(digest, *place).transpose() else {
                 continue;
             };
             bytes += message.as_ref().map_or(0, |text| text.as_bytes().len());
-            page.push((digest, message));
+            page.push((*digest, message));
             if bytes > PAGE_BYTES_MAX {
                 break;
             }
         }
-        Ok(page)
+        page
     }
 
     fn place(&self, digest: &Digest) -> Result<Option<Place>, StoreError> {
@@ -490,54 +533,34 @@ impl Shared {
         *self.indexed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a state of [`Shared::indexed`] the one that the next start replays from, once what was
-    /// deleted before it is erased. The log must be synced up to there.
+    /// Up to where the log is durable.
+    pub(super) fn durable(&self) -> Position {
+        match self.options.durability {
+            Durability::Disk => self.indexed().position,
+            Durability::Os => Position::from_u64(self.synced.load(Ordering::Acquire)),
+        }
+    }
+
+    /// Makes everything durable that is in the index, and returns that state. With [`Durability::Disk`] it
+    /// is; otherwise all but the last segment is, since the committer syncs a segment that it leaves.
+    pub(super) fn sync(&self) -> io::Result<Checkpoint> {
+        let checkpoint = self.indexed();
+        let Position { segment, .. } = checkpoint.position;
+        if self.durable() < checkpoint.position {
+            self.log.sync(segment..segment + 1)?;
+            let position = checkpoint.position.to_u64();
+            self.synced.fetch_max(position, Ordering::AcqRel);
+        }
+        Ok(checkpoint)
+    }
+
+    /// Makes a state of [`Shared::indexed`] the one that the next start replays from. The log must be
+    /// durable up to there, and what was deleted before it erased.
     pub(super) fn write_checkpoint(&self, checkpoint: Checkpoint) -> Result<(), CheckpointError> {
+        self.index.checkpoint_watched(checkpoint, &self.watchdog)?;
         let _call = self.watchdog.watch();
-        self.erase_deleted_before(checkpoint.position)?;
-        self.index.checkpoint(checkpoint)?;
         directory::write_checkpoint(&self.path, checkpoint)?;
         Ok(())
-    }
-
-    /// Erases the bodies of messages whose deletion stands before `end`, which must be durable up to
-    /// there. What could not be erased stays due.
-    fn erase_deleted_before(&self, end: Position) -> io::Result<()> {
-        let mut due = std::mem::take(&mut *self.erasures());
-        let later = due.extract_if(.., |erasure| erasure.deleted_at >= end);
-        let later: Vec<_> = later.collect();
-        self.erasures().extend(later);
-        if due.is_empty() {
-            return Ok(());
-        }
-        let erased = self.erase(&due);
-        if erased.is_err() {
-            self.erasures().extend(due);
-        }
-        erased
-    }
-
-    fn erase(&self, due: &[Erasure]) -> io::Result<()> {
-        let mut segments = BTreeMap::<_, Vec<_>>::new();
-        for Erasure { digest, place, .. } in due {
-            let bodies = segments.entry(place.at.segment).or_default();
-            bodies.push((*digest, *place));
-        }
-        let mut left_alone = 0;
-        for (segment, bodies) in segments {
-            left_alone += self.log.erase(segment, &bodies)?;
-        }
-        if left_alone > 0 {
-            warn!(
-                left_alone,
-                "deleted messages stay in the log until it is compacted: their records are damaged, or in segments that a backup links to"
-            );
-        }
-        Ok(())
-    }
-
-    pub(super) fn erasures(&self) -> MutexGuard<'_, Vec<Erasure>> {
-        self.erasures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Compares the room on the disk with the floor. Before writes go on, a quarter more than the
@@ -600,7 +623,6 @@ impl Shared {
         if self.full.load(Ordering::Relaxed) {
             return;
         }
-        let _call = self.watchdog.watch();
         match self.log.prepare(next) {
             Ok(()) => {}
             Err(source) => match disk::lack(&source) {
@@ -629,32 +651,42 @@ pub(super) enum CheckpointError {
     File(#[from] io::Error),
 }
 
-/// The body of a deleted message that is due to be erased.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Erasure {
-    pub(super) digest: Digest,
-    /// Its record.
-    pub(super) place: Place,
-    /// The deletion, which must be durable before.
-    pub(super) deleted_at: Position,
-}
-
 /// What the store has of a message that is put.
-enum Known {
+pub(super) enum Known {
     No,
     Stored,
     Damaged(Place),
 }
 
-/// Starts the committer and the keeper. The keeper ends when the committer has.
-fn start_threads(shared: &Arc<Shared>, end: Position) -> io::Result<Vec<JoinHandle<()>>> {
+/// A thread, and what ends it by being dropped, if that is not the end of the queue.
+#[derive(Debug)]
+struct Worker {
+    stop: Option<mpsc::SyncSender<()>>,
+    thread: JoinHandle<()>,
+}
+
+/// Starts the store's threads, in the order in which they end: what one leaves the next can take up.
+fn start_threads(shared: &Arc<Shared>, end: Position, eraser: Eraser) -> io::Result<Vec<Worker>> {
+    let worker = |name, stop, run: Box<dyn FnOnce() + Send>| {
+        let thread = spawn(name, Arc::clone(shared), run)?;
+        Ok::<_, io::Error>(Worker { stop, thread })
+    };
     let (poke, poked) = mpsc::sync_channel(1);
-    let committer = Committer::new(Arc::clone(shared), end, poke);
+    let committer = Committer::new(Arc::clone(shared), end, poke.clone());
+    let mut workers = vec![worker("committer", None, Box::new(|| committer.run()))?];
+    if shared.options.durability == Durability::Os {
+        let (stop, stopped) = mpsc::sync_channel(1);
+        let shared = Arc::clone(shared);
+        let run = move || keep_synced(&shared, &stopped);
+        workers.push(worker("syncer", Some(stop), Box::new(run))?);
+    }
+    let (stop, stopped) = mpsc::sync_channel(1);
+    let run = move || eraser.run(&stopped);
+    workers.push(worker("eraser", Some(stop), Box::new(run))?);
     let keeper = Keeper::new(Arc::clone(shared));
-    Ok(vec![
-        spawn("committer", Arc::clone(shared), move || committer.run())?,
-        spawn("keeper", Arc::clone(shared), move || keeper.run(&poked))?,
-    ])
+    let run = move || keeper.run(&poked);
+    workers.push(worker("keeper", Some(poke), Box::new(run))?);
+    Ok(workers)
 }
 
 fn spawn(

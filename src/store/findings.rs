@@ -24,6 +24,8 @@ pub(super) enum Finding {
     CheckpointAhead { checkpoint: Position, end: Position },
     /// The record that the index knows as the last one is not in the log.
     IndexAhead { last: Position },
+    /// What the index, or an earlier start, had behind the end of the log.
+    Unsynced { messages: usize, bytes: u64 },
     /// The index could not be used.
     IndexRedrawn(IndexError),
     /// Nothing says how much of the log the index covers.
@@ -34,7 +36,10 @@ impl Finding {
     /// Whether a message may be lost; otherwise it only took time.
     fn is_loss(&self) -> bool {
         match self {
-            Self::Damage(_) | Self::CheckpointAhead { .. } | Self::IndexAhead { .. } => true,
+            Self::Damage(_)
+            | Self::CheckpointAhead { .. }
+            | Self::IndexAhead { .. }
+            | Self::Unsynced { .. } => true,
             Self::IndexRedrawn(_) | Self::NoCheckpoint => false,
         }
     }
@@ -59,6 +64,10 @@ impl fmt::Display for Finding {
             Self::IndexAhead { last } => write!(
                 formatter,
                 "the checkpoint is ahead of the log, which does not hold the last record that the index knows, at {last}: the end of the log is lost until posted again"
+            ),
+            Self::Unsynced { messages, bytes } => write!(
+                formatter,
+                "the log does not hold what was written last: {messages} messages that the index had, and {bytes} bytes among what it holds, are lost until posted again; after a power cut with --durability os that is to be expected, otherwise the disk loses what it was told to keep"
             ),
             Self::IndexRedrawn(reason) => {
                 write!(

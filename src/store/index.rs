@@ -37,8 +37,13 @@ use std::thread::{self, ScopedJoinHandle};
 
 use sled::IVec;
 
+use super::disk;
 use super::log::{Place, Position};
+use super::watchdog::Watchdog;
 use crate::digest::{DIGEST_BYTES, Digest};
+
+/// Its name in a data directory.
+pub(super) const NAME: &str = "index";
 
 /// The one key that is no digest. Its value is the checkpoint up to which the index is complete.
 const CHECKPOINT_KEY: &[u8] = b"checkpoint";
@@ -72,12 +77,14 @@ pub struct Checkpoint {
 }
 
 /// What an index was found to hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     /// Up to where it says it is complete, and its messages as counted.
     pub checkpoint: Checkpoint,
     /// The message whose record is the last of all in the log.
     pub last: Option<(Digest, Place)>,
+    /// Messages whose records are not before the position that was asked for.
+    pub ahead: Vec<(Digest, Place)>,
 }
 
 impl Held {
@@ -88,29 +95,67 @@ impl Held {
             messages: 0,
         },
         last: None,
+        ahead: Vec::new(),
     };
 
     /// What two parts of an index hold together.
-    fn and(self, other: Self) -> Self {
+    fn and(mut self, other: Self) -> Self {
         let lasts = [self.last, other.last].into_iter().flatten();
+        self.ahead.extend(other.ahead);
         Self {
             checkpoint: Checkpoint {
                 position: self.checkpoint.position.min(other.checkpoint.position),
                 messages: self.checkpoint.messages + other.checkpoint.messages,
             },
             last: lasts.max_by_key(|(_, place)| place.at),
+            ahead: self.ahead,
         }
     }
 }
 
 /// The engine failed or found damage; nothing more is asked of it.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the index failed: {0}")]
-pub struct IndexError(String);
+#[error("the index failed: {reason}")]
+pub struct IndexError {
+    reason: String,
+    cause: Cause,
+}
+
+/// What it says about the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// It is damaged, or its disk is.
+    Failure,
+    /// Nothing: there was too little of something.
+    Lack,
+    /// It never was complete.
+    Unfinished,
+}
 
 impl IndexError {
-    pub(super) fn new(reason: &str) -> Self {
-        Self(reason.to_owned())
+    pub(super) fn new(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            cause: Cause::Failure,
+        }
+    }
+
+    /// For an index that has no checkpoint yet.
+    pub(super) fn unfinished() -> Self {
+        Self {
+            reason: "it was not drawn to its end".into(),
+            cause: Cause::Unfinished,
+        }
+    }
+
+    /// Whether there was too little of something, and that is all.
+    pub(super) fn is_lack(&self) -> bool {
+        self.cause == Cause::Lack
+    }
+
+    /// Whether the index never was complete, and that is all.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.cause == Cause::Unfinished
     }
 }
 
@@ -165,14 +210,14 @@ impl Index {
         part_directories(directory).any(|part| part.join(DATA_NAME).exists())
     }
 
-    /// Reads every entry, so that damage shows now and not in a year. Linear in their number; leaves
-    /// the cache warm.
+    /// Reads every entry, so that damage shows now and not in a year, and lists those whose records are not
+    /// before `from`. Linear in their number; leaves the cache warm.
     ///
     /// # Errors
     /// The first failure of the engine, then and ever after.
-    pub fn check(&self) -> Result<Held, IndexError> {
+    pub fn check(&self, from: Position) -> Result<Held, IndexError> {
         self.guard(|| {
-            let held: Vec<_> = each(&self.parts, Part::check)
+            let held: Vec<_> = each(&self.parts, |part| part.check(from))
                 .into_iter()
                 .collect::<Result<_, _>>()?;
             Ok(held.into_iter().reduce(Held::and).unwrap_or(Held::NOTHING))
@@ -299,11 +344,23 @@ impl Index {
     /// # Errors
     /// The first failure of the engine, then and ever after.
     pub fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), IndexError> {
+        self.checkpoint_watched(checkpoint, &Watchdog::new())
+    }
+
+    /// The same, each call that waits for the disk watched by `watchdog`.
+    pub(super) fn checkpoint_watched(
+        &self,
+        checkpoint: Checkpoint,
+        watchdog: &Watchdog,
+    ) -> Result<(), IndexError> {
         self.guard(|| {
             let position = checkpoint.position.to_u64().to_le_bytes();
             for Part { tree, data, .. } in &self.parts {
+                let call = watchdog.watch();
                 tree.insert(CHECKPOINT_KEY, &position)?;
                 tree.flush()?;
+                drop(call);
+                let _call = watchdog.watch();
                 data.sync_data()?;
             }
             Ok(())
@@ -378,7 +435,7 @@ impl Part {
         Ok(Self { number, tree, data })
     }
 
-    fn check(&self) -> Result<Held, IndexError> {
+    fn check(&self, from: Position) -> Result<Held, IndexError> {
         let mut held = Held::NOTHING;
         for entry in self.tree.iter() {
             let (key, value) = entry?;
@@ -395,6 +452,9 @@ impl Part {
                     return Err(IndexError::new("a part of it is in the wrong place"));
                 }
                 held.checkpoint.messages += 1;
+                if place.at >= from {
+                    held.ahead.push((digest, place));
+                }
                 if held.last.is_none_or(|(_, last)| last.at < place.at) {
                     held.last = Some((digest, place));
                 }
@@ -428,7 +488,7 @@ fn each<T: Sync, U: Send>(
         let threads: Vec<_> = items.iter().map(start).collect();
         let end = |thread: io::Result<ScopedJoinHandle<'_, _>>| {
             let ended = thread?.join();
-            ended.unwrap_or_else(|panic| Err(IndexError(panic_text(&*panic))))
+            ended.unwrap_or_else(|panic| Err(IndexError::new(panic_text(&*panic))))
         };
         threads.into_iter().map(end).collect()
     })
@@ -438,20 +498,39 @@ fn wrong_size() -> IndexError {
     IndexError::new("an entry has the wrong size")
 }
 
-/// Throws the index away.
+/// Where the index in `directory` is on its way out.
+pub(super) fn old(directory: &Path) -> PathBuf {
+    directory.with_extension("old")
+}
+
+/// Throws the index away: in one step, so that a crash leaves none and not a part of one, unless it is a
+/// file system of its own, or a link to another place. Such a directory stays, and is emptied.
 pub(super) fn remove(directory: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // Something else took its name: a file, a link.
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(directory),
-        other => other,
+    let old = old(directory);
+    disk::remove(&old)?;
+    let is_link_to_directory = directory.is_symlink() && directory.is_dir();
+    if !is_link_to_directory {
+        match fs::rename(directory, &old) {
+            Ok(()) => return disk::remove(&old),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+            Err(error) => return Err(error),
+        }
     }
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        // Belongs to the file system.
+        if entry.file_name() != "lost+found" {
+            disk::remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Turns a panic of the engine into an error.
 fn fence<T>(call: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
     catch_unwind(AssertUnwindSafe(call))
-        .unwrap_or_else(|panic| Err(IndexError(panic_text(&*panic))))
+        .unwrap_or_else(|panic| Err(IndexError::new(panic_text(&*panic))))
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
@@ -462,13 +541,21 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 
 impl From<sled::Error> for IndexError {
     fn from(error: sled::Error) -> Self {
-        Self(error.to_string())
+        let reason = error.to_string();
+        let cause = match error {
+            sled::Error::Io(error) => Self::from(error).cause,
+            _ => Cause::Failure,
+        };
+        Self { reason, cause }
     }
 }
 
 impl From<io::Error> for IndexError {
     fn from(error: io::Error) -> Self {
-        Self(error.to_string())
+        Self {
+            reason: error.to_string(),
+            cause: disk::lack(&error).map_or(Cause::Failure, |_| Cause::Lack),
+        }
     }
 }
 
@@ -585,7 +672,7 @@ mod tests {
         assert_eq!(index.range(None, 3).unwrap(), all);
         assert_eq!(index.range(None, 2).unwrap(), all[..2]);
         assert_eq!(index.range(Some(&first), 3).unwrap(), all[1..]);
-        assert_eq!(index.check().unwrap().checkpoint.messages, 3);
+        assert_eq!(index.check(LATER.at).unwrap().checkpoint.messages, 3);
         assert!(index.put(&second, Some(PLACE), LATER).unwrap());
         assert!(index.remove(&first, LATER).unwrap());
         assert!(index.remove(&third, PLACE).unwrap());
@@ -607,7 +694,7 @@ mod tests {
             position: Position::START,
             messages: 1000,
         };
-        assert_eq!(index.check().unwrap().checkpoint, none);
+        assert_eq!(index.check(LATER.at).unwrap().checkpoint, none);
         let last = Digest::of(b"last");
         index.put(&last, None, LATER).unwrap();
         let checkpoint = Checkpoint {
@@ -617,9 +704,10 @@ mod tests {
         index.checkpoint(checkpoint).unwrap();
         index.close().unwrap();
         let index = Index::open(directory.path(), CACHE).unwrap();
-        let held = index.check().unwrap();
+        let held = index.check(LATER.at).unwrap();
         assert_eq!(held.checkpoint, checkpoint);
         assert_eq!(held.last, Some((last, LATER)));
+        assert_eq!(held.ahead, [(last, LATER)]);
     }
 
     #[test]
@@ -631,11 +719,11 @@ mod tests {
         };
         let index = Index::open(directory.path(), CACHE).unwrap();
         index.checkpoint(checkpoint).unwrap();
-        assert_eq!(index.check().unwrap().checkpoint, checkpoint);
+        assert_eq!(index.check(LATER.at).unwrap().checkpoint, checkpoint);
         index.close().unwrap();
         remove(&directory.path().join("2")).unwrap();
         let index = Index::open(directory.path(), CACHE).unwrap();
-        assert_eq!(index.check().unwrap(), Held::NOTHING);
+        assert_eq!(index.check(LATER.at).unwrap(), Held::NOTHING);
     }
 
     #[test]

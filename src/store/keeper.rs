@@ -1,9 +1,11 @@
-//! The keeper: what is due now and then, beside the running groups. Checkpoints, before them the bodies of
-//! deleted messages, the next segment, the room on the disk.
+//! The keeper: what is due now and then, beside the running groups. Checkpoints, the next segment, the room
+//! on the disk. And the syncer, which a store with [`Durability::Os`] has beside it.
+//!
+//! They have threads of their own, as what they do has different deadlines: an answer must not wait for a
+//! segment, nor a sync for a checkpoint.
 
-use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -12,7 +14,6 @@ use super::Durability;
 use super::disk;
 use super::embedded::{CheckpointError, Shared};
 use super::index::Checkpoint;
-use super::log::Position;
 
 /// Time between checkpoints while messages come: bounds what the next start replays.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
@@ -26,51 +27,38 @@ const SPACE_INTERVAL: Duration = Duration::from_secs(1);
 /// The thread for what is due now and then.
 pub(super) struct Keeper {
     shared: Arc<Shared>,
-    checkpoint: Checkpoint,
-    checkpoint_at: Instant,
+    /// The last state that was written as a checkpoint, or found there.
+    written: Option<Checkpoint>,
+    /// A state that is to be written once what was deleted before it is erased. With deletions all the
+    /// time the newest never is.
+    next: Option<Checkpoint>,
     /// The last checkpoint could not be written.
     behind: bool,
     space_at: Instant,
-    /// With [`Durability::Os`]: what has been synced.
-    synced: Position,
 }
 
 impl Keeper {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let checkpoint = shared.indexed();
-        let now = Instant::now();
+        let is_written = shared.erasures.are_done_before(checkpoint.position);
         Self {
-            shared,
-            checkpoint,
-            checkpoint_at: now,
+            written: is_written.then_some(checkpoint),
+            next: None,
             behind: false,
-            space_at: now,
-            synced: checkpoint.position,
+            space_at: Instant::now(),
+            shared,
         }
     }
 
     /// Ends, with a last checkpoint, when nobody can poke it any more.
-    pub(super) fn run(mut self, poked: &mpsc::Receiver<()>) {
-        let tick = match self.shared.options.durability {
-            Durability::Disk => CHECKPOINT_INTERVAL,
-            Durability::Os => OS_SYNC_INTERVAL,
-        };
-        loop {
-            let due = match poked.recv_timeout(tick) {
-                Ok(()) => true,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.checkpoint_at.elapsed() >= CHECKPOINT_INTERVAL
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    self.keep(true);
-                    return;
-                }
-            };
-            self.keep(due);
+    pub(super) fn run(mut self, poked: &Receiver<()>) {
+        while poked.recv_timeout(CHECKPOINT_INTERVAL) != Err(RecvTimeoutError::Disconnected) {
+            self.keep();
         }
+        self.keep();
     }
 
-    fn keep(&mut self, checkpoint_due: bool) {
+    fn keep(&mut self) {
         if self.space_at.elapsed() >= SPACE_INTERVAL {
             self.shared.watch_space();
             self.space_at = Instant::now();
@@ -79,19 +67,28 @@ impl Keeper {
             return;
         }
         self.shared.prepare_segment();
-        let checkpoint = self.shared.indexed();
-        if let Err(error) = self.sync_log(checkpoint.position) {
-            self.shared.fail(&format!("cannot sync the log: {error}"));
-        } else if checkpoint_due && checkpoint != self.checkpoint {
+        let erasures = &self.shared.erasures;
+        // The newest, if it can be written at once.
+        let now = self.shared.indexed();
+        if self.next.is_none() || erasures.are_done_before(now.position) {
+            self.next = Some(now);
+        }
+        let next = self
+            .next
+            .take_if(|next| erasures.are_done_before(next.position));
+        if let Some(checkpoint) = next.filter(|next| self.written != Some(*next)) {
             self.write_checkpoint(checkpoint);
         }
     }
 
     fn write_checkpoint(&mut self, checkpoint: Checkpoint) {
-        self.checkpoint_at = Instant::now();
+        // A checkpoint must not be ahead of the log.
+        if !sync(&self.shared) {
+            return;
+        }
         match self.shared.write_checkpoint(checkpoint) {
             Ok(()) => {
-                self.checkpoint = checkpoint;
+                self.written = Some(checkpoint);
                 if std::mem::take(&mut self.behind) {
                     info!("checkpoints are written again");
                 }
@@ -108,14 +105,25 @@ impl Keeper {
             }
         }
     }
+}
 
-    /// A checkpoint must not be ahead of the log, so with [`Durability::Os`] the log goes first.
-    fn sync_log(&mut self, end: Position) -> io::Result<()> {
-        if self.shared.options.durability == Durability::Os && end != self.synced {
-            let _call = self.shared.watchdog.watch();
-            self.shared.log.sync(self.synced.segment..end.segment + 1)?;
-            self.synced = end;
-        }
-        Ok(())
+/// Syncs what was answered, again and again, until nobody can say anything through `stop` any more; then
+/// once more.
+pub(super) fn keep_synced(shared: &Shared, stop: &Receiver<()>) {
+    debug_assert_eq!(shared.options.durability, Durability::Os);
+    while stop.recv_timeout(OS_SYNC_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        sync(shared);
     }
+    sync(shared);
+}
+
+/// Returns whether the log is durable as far as the index goes.
+fn sync(shared: &Shared) -> bool {
+    if shared.has_failed() {
+        return false;
+    }
+    shared
+        .sync()
+        .map_err(|error| shared.fail(&format!("cannot sync the log: {error}")))
+        .is_ok()
 }

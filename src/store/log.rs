@@ -17,7 +17,7 @@
 //! |---:|---:|---|---|
 //! | 0 | 4 | magic | `ff 64 67 31`; the first byte never occurs in UTF-8, so no text holds a header |
 //! | 4 | 1 | kind | 1 message · 2 deletion · 3 filler |
-//! | 5 | 3 | – | zero |
+//! | 5 | 3 | note | of a message: 1 if it replaces a damaged record of the same text, else 0; of a deletion: the low 24 bits of the CRC-32C of its body, or 0, which says nothing; of a filler: 0 |
 //! | 8 | 8 | group | position at which this record's group starts, never behind the record |
 //! | 16 | 32 | digest | SHA-256 of the body; of a deletion, the message's; zero in a filler |
 //! | 48 | 4 | length | of the body, in bytes |
@@ -28,7 +28,8 @@
 //! A *position* is `segment number << 32 | offset in the segment`; positions grow along the log. A
 //! record that does not fit into the rest of a segment goes into the next one; the rest is covered
 //! by a filler, or left alone where it is shorter than a header (56 bytes). Names are the decimal
-//! numbers of positions, with eight digits or more; other files are not part of the log.
+//! numbers of positions, with eight digits or more. `log/ID` is the identity of the log, 32 hexadecimal
+//! digits and a newline; other files are not part of the log.
 //!
 //! To list a log: walk every segment in numeric order from offset 0, skip fillers, and step over
 //! `56 + length` rounded up to 8. Where magic, checksum or kind is wrong, or the record would leave its
@@ -38,9 +39,9 @@
 //! a deletion of that digest stands behind it. A message that one stands behind is gone: its body is
 //! zeros, or will be, and is not damage.
 //!
-//! The positions in a deletion are those of the records whose bodies it turns into zeros. The checksum
-//! does not cover them: whoever follows one makes sure that the record there has that digest and comes
-//! before the deletion.
+//! The positions in a deletion are those of the records whose bodies it turns into zeros. Version 0.1.0 left
+//! the note zero in all records: whoever follows a position makes sure that the record there has that digest
+//! and comes before the deletion.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -50,9 +51,11 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::disk;
+use super::identity::{self, Identity};
+use super::watchdog::Watchdog;
 use crate::digest::{DIGEST_BYTES, Digest};
 use crate::message::Message;
 
@@ -152,9 +155,14 @@ pub struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) content: Content,
+    /// Of a deletion, the [`checksum`] of its body, or 0 if there is none; of a message, [`HEALS`] or 0.
+    pub(super) note: u32,
     pub(super) group: Position,
     pub(super) length: u32,
 }
+
+/// The note of a message that replaces a damaged record.
+pub(super) const HEALS: u32 = 1;
 
 /// What the body of a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +175,11 @@ pub(super) enum Content {
     Filler,
 }
 
+/// The checksum of the positions in a deletion: 24 bits.
+fn checksum(positions: &[u8]) -> u32 {
+    crc32c::crc32c(positions) & 0x00ff_ffff
+}
+
 impl Header {
     pub(super) fn encode(&self) -> [u8; HEADER_BYTES as usize] {
         let (kind, digest) = match self.content {
@@ -174,11 +187,13 @@ impl Header {
             Content::Deletion(digest) => (KIND_DELETION, *digest.as_bytes()),
             Content::Filler => (KIND_FILLER, [0; DIGEST_BYTES]),
         };
+        let [note @ .., _] = self.note.to_le_bytes();
         let mut bytes = [0; HEADER_BYTES as usize];
         let (fields, checksum) = split_checksum(&mut bytes);
         let content = MAGIC
             .into_iter()
-            .chain([kind, 0, 0, 0])
+            .chain([kind])
+            .chain(note)
             .chain(self.group.to_u64().to_le_bytes())
             .chain(digest)
             .chain(self.length.to_le_bytes());
@@ -200,7 +215,7 @@ impl Header {
         if crc32c::crc32c(fields) != u32::from_le_bytes(checksum) {
             return None;
         }
-        let (&[kind, ..], rest) = fields.get(4..)?.split_first_chunk::<4>()?;
+        let (&[kind, n0, n1, n2], rest) = fields.get(4..)?.split_first_chunk::<4>()?;
         let (&group, rest) = rest.split_first_chunk::<8>()?;
         let (&digest, rest) = rest.split_first_chunk::<DIGEST_BYTES>()?;
         let (&length, _) = rest.split_first_chunk::<4>()?;
@@ -212,9 +227,21 @@ impl Header {
         };
         Some(Self {
             content,
+            note: u32::from_le_bytes([n0, n1, n2, 0]),
             group: Position::from_u64(u64::from_le_bytes(group)),
             length: u32::from_le_bytes(length),
         })
+    }
+}
+
+impl Header {
+    /// Whether `body` is what this header says, as far as it says something.
+    pub(super) fn covers(&self, body: &[u8]) -> bool {
+        match self.content {
+            Content::Message(digest) => Digest::of(body) == digest,
+            Content::Deletion(_) => self.note == 0 || checksum(body) == self.note,
+            Content::Filler => true,
+        }
     }
 }
 
@@ -241,24 +268,50 @@ pub struct Log {
     segments: RwLock<Vec<Option<Arc<File>>>>,
     /// Held while a segment is made, by the keeper ahead of time or by the committer.
     making: Mutex<()>,
+    /// Watches every call that changes the log.
+    watchdog: Arc<Watchdog>,
 }
 
 impl Log {
-    /// Opens all segments in `directory`, which is made if it is not there.
+    /// Opens all segments in `directory`, which is made if it is not there, and gives the log an identity
+    /// if it has none.
     ///
     /// # Errors
     /// If the directory cannot be made or read, or a segment cannot be opened.
     pub fn open(directory: &Path, segment_bytes: u32) -> io::Result<Self> {
         disk::create_directory(directory)?;
+        disk::give_to_owner_above(directory)?;
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "new") {
-                // A segment whose making was interrupted: it never had a record.
+            if is_unfinished(&path) {
                 fs::remove_file(&path)?;
             }
         }
         let access = OpenOptions::new().read(true).write(true).clone();
-        Self::open_segments(directory, segment_bytes, &access)
+        let log = Self::open_segments(directory, segment_bytes, &access)?;
+        if Identity::read(directory).is_none() {
+            Identity::random()?.write(directory)?;
+            if log.last_segment() > 0 {
+                info!(
+                    "the log has an identity now: earlier backups cannot be brought up to date, make new ones"
+                );
+            }
+        }
+        Ok(log)
+    }
+
+    /// A file in `directory` that is not part of a log with these segments.
+    pub(super) fn stranger(&self) -> io::Result<Option<PathBuf>> {
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let number = name.and_then(segment_number);
+            let is_segment = number.is_some_and(|number| self.segment(number).is_some());
+            if !is_segment && name != Some(identity::NAME) && !is_unfinished(&path) {
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
     }
 
     /// Opens all segments in `directory` for nothing but reading; a log that is being written to can
@@ -305,7 +358,13 @@ impl Log {
             segment_bytes,
             segments: RwLock::new(segments),
             making: Mutex::new(()),
+            watchdog: Arc::new(Watchdog::new()),
         })
+    }
+
+    /// What watches the calls that change the log, and may watch others.
+    pub(super) fn watchdog(&self) -> &Arc<Watchdog> {
+        &self.watchdog
     }
 
     /// Size of a segment in bytes.
@@ -328,6 +387,16 @@ impl Log {
     /// Reads the body at `place`, unchecked. One system call.
     pub(super) fn read(&self, place: Place) -> io::Result<Vec<u8>> {
         self.read_part(place, HEADER_BYTES, place.length)
+    }
+
+    /// Reads the body at `place`, unchecked, with zeros for what cannot be read, or is not there at all.
+    pub(super) fn read_around(&self, place: Place) -> io::Result<Vec<u8>> {
+        let mut body = vec![0; place.length as usize];
+        if let Some(file) = self.segment(place.at.segment) {
+            let offset = u64::from(place.at.offset) + u64::from(HEADER_BYTES);
+            disk::read_around(&file, &mut body, offset)?;
+        }
+        Ok(body)
     }
 
     /// Whether the record at `place` is that of `message`, header and body: whether a redraw of the
@@ -353,56 +422,95 @@ impl Log {
     /// The place of the message with this digest whose record is at `at`; `None` if there is another one,
     /// or none. One system call.
     pub(super) fn message_at(&self, at: Position, digest: &Digest) -> Option<Place> {
-        let header = self.read_part(Place { at, length: 0 }, 0, HEADER_BYTES);
-        let header = Header::decode(&header.ok()?)?;
-        let length = header.length;
-        let is_it = header.content == Content::Message(*digest);
-        is_it.then_some(Place { at, length })
+        let Header {
+            content, length, ..
+        } = self.header(at)?;
+        (content == Content::Message(*digest)).then_some(Place { at, length })
     }
 
-    /// The positions that the deletion at `place` says it erases; of one that is damaged, anything.
+    /// The positions that the deletion at `place` says it erases.
+    ///
+    /// # Errors
+    /// If they cannot be read, or are damaged.
     pub(super) fn erased_by(&self, place: Place) -> io::Result<Vec<Position>> {
-        let body = self.read(place)?;
+        let record = self.read_part(place, 0, HEADER_BYTES.saturating_add(place.length))?;
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the deletion is damaged");
+        let (header, body) = record
+            .split_at_checked(HEADER_BYTES as usize)
+            .ok_or_else(damaged)?;
+        if !Header::decode(header).is_some_and(|header| header.covers(body)) {
+            return Err(damaged());
+        }
         let (positions, _) = body.as_chunks();
         let positions = positions.iter().map(|bytes| u64::from_le_bytes(*bytes));
         Ok(positions.map(Position::from_u64).collect())
     }
 
-    /// Turns the bodies of these messages, all in `segment`, into zeros, durable on return; returns how
-    /// many were left alone. So is one whose record is not that of the message, and a segment that has
-    /// other names too: it is part of another store, a backup with links.
+    /// Turns the bodies of these messages, all in `segment`, into zeros, durable on return. A segment that
+    /// has other names too is left alone: it is part of another store, a backup with links.
     ///
     /// On a descriptor of its own: a failed sync is told to each once, and must not be taken from the
     /// one who appends.
-    pub(super) fn erase(&self, segment: u32, bodies: &[(Digest, Place)]) -> io::Result<usize> {
+    ///
+    /// # Errors
+    /// If there is too little of something, so that it is worth another try.
+    pub(super) fn erase(&self, segment: u32, bodies: &[(Digest, Place)]) -> io::Result<Erased> {
         let path = self.directory.join(segment_name(segment));
-        let file = match OpenOptions::new().write(true).open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(bodies.len()),
-            opened => opened?,
+        let mut erased = Erased::default();
+        let opened = self.watched(|| OpenOptions::new().read(true).write(true).open(path));
+        let file = match opened {
+            Ok(file) if file.metadata()?.nlink() == 1 => file,
+            Ok(_) => return Ok(Erased::none_of(bodies, None)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Erased::none_of(bodies, None));
+            }
+            Err(error) if disk::lack(&error).is_none() => {
+                return Ok(Erased::none_of(bodies, Some(error)));
+            }
+            Err(error) => return Err(error),
         };
-        if file.metadata()?.nlink() > 1 {
-            return Ok(bodies.len());
-        }
-        let mut left_alone = 0;
         for (digest, place) in bodies {
-            if self.message_at(place.at, digest) == Some(*place) {
-                let body = u64::from(place.at.offset + HEADER_BYTES);
-                disk::erase(&file, body, u64::from(place.length))?;
-            } else {
-                left_alone += 1;
+            if !self.is_record_of(*place, digest) {
+                erased.left_alone += 1;
+                continue;
+            }
+            let body = u64::from(place.at.offset + HEADER_BYTES);
+            match self.watched(|| disk::erase(&file, body, u64::from(place.length))) {
+                Err(error) if disk::lack(&error).is_none() => {
+                    erased.left_alone += 1;
+                    erased.failure = Some(error);
+                }
+                punched => punched?,
             }
         }
-        file.sync_data()?;
-        Ok(left_alone)
+        match self.watched(|| file.sync_data()) {
+            Err(error) if disk::lack(&error).is_none() => Ok(Erased::none_of(bodies, Some(error))),
+            synced => synced.map(|()| erased),
+        }
     }
 
-    /// The header of the first record of a segment, if it is good.
-    pub(super) fn first_header(&self, segment: u32) -> Option<Header> {
-        let place = Place {
-            at: Position { segment, offset: 0 },
-            length: 0,
-        };
-        Header::decode(&self.read_part(place, 0, HEADER_BYTES).ok()?)
+    /// Whether the record at `place` is that of the message with this digest, by its header, or by its
+    /// body where the header is damaged.
+    fn is_record_of(&self, place: Place, digest: &Digest) -> bool {
+        self.message_at(place.at, digest) == Some(place)
+            || self
+                .read(place)
+                .is_ok_and(|body| Digest::of(&body) == *digest)
+    }
+
+    /// The header at `at`, if it is good.
+    pub(super) fn header(&self, at: Position) -> Option<Header> {
+        Header::decode(
+            &self
+                .read_part(Place { at, length: 0 }, 0, HEADER_BYTES)
+                .ok()?,
+        )
+    }
+
+    /// A call that may wait for the disk, watched.
+    fn watched<T>(&self, call: impl FnOnce() -> T) -> T {
+        let _call = self.watchdog.watch();
+        call()
     }
 
     /// Reads `length` bytes of the record at `place`, from `offset` in the record on.
@@ -425,17 +533,22 @@ impl Log {
     /// Makes sure that segment `number` is there, with its blocks reserved and its directory entry
     /// durable. Costs nothing when it is, a few milliseconds and several syncs when it is not.
     pub(super) fn prepare(&self, number: u32) -> io::Result<()> {
+        // Each group asks. One whose segment is there must not wait for the making of the next.
+        if self.segment(number).is_some() {
+            return Ok(());
+        }
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         if self.segment(number).is_some() {
             return Ok(());
         }
         let path = self.directory.join(segment_name(number));
         let aside = path.with_extension("new");
-        let file = disk::create(&aside)?;
-        let made = disk::reserve(&file, u64::from(self.segment_bytes))
-            .and_then(|()| file.sync_all())
-            .and_then(|()| fs::rename(&aside, &path))
-            .and_then(|()| disk::sync_directory(&self.directory));
+        let file = self.watched(|| disk::create(&aside))?;
+        let made = self
+            .watched(|| disk::reserve(&file, u64::from(self.segment_bytes)))
+            .and_then(|()| self.watched(|| file.sync_all()))
+            .and_then(|()| self.watched(|| fs::rename(&aside, &path)))
+            .and_then(|()| self.watched(|| disk::sync_directory(&self.directory)));
         if let Err(error) = made {
             // What was reserved so far is given back: the disk is probably full.
             let _ = fs::remove_file(&aside);
@@ -453,11 +566,38 @@ impl Log {
     pub(super) fn sync(&self, range: Range<u32>) -> io::Result<()> {
         for number in range {
             if let Some(file) = self.segment(number) {
-                file.sync_data()?;
+                self.watched(|| file.sync_data())?;
             }
         }
         Ok(())
     }
+}
+
+/// What [`Log::erase`] came to.
+#[derive(Debug, Default)]
+pub(super) struct Erased {
+    /// Bodies that stay as they are.
+    pub(super) left_alone: usize,
+    /// Why, if the disk said so.
+    pub(super) failure: Option<io::Error>,
+}
+
+impl Erased {
+    fn none_of(bodies: &[(Digest, Place)], failure: Option<io::Error>) -> Self {
+        Self {
+            left_alone: bodies.len(),
+            failure,
+        }
+    }
+}
+
+/// Whether this is a segment, or the identity, whose making was interrupted: it never counted.
+fn is_unfinished(path: &Path) -> bool {
+    let stem = path.file_stem().and_then(|stem| stem.to_str());
+    path.extension().is_some_and(|extension| extension == "new")
+        && stem.is_some_and(|stem| {
+            stem == identity::NAME || segment_number(&format!("{stem}.log")).is_some()
+        })
 }
 
 /// Whether segments of these lengths can be of `segment_bytes` each. One may have been cut short, but
@@ -531,7 +671,7 @@ impl Appender {
     ) -> io::Result<Group> {
         let mut draft = self.draft();
         for message in messages {
-            draft.put(message)?;
+            draft.put(message, false)?;
         }
         draft.finish()
     }
@@ -550,7 +690,9 @@ impl Appender {
         }
     }
 
-    /// Writes the group that was prepared last; with `sync`, it is durable on return.
+    /// Writes the group that was prepared last; with `sync`, it is durable on return. Without, what it
+    /// has in other segments than its last is, and what was in them before: who syncs later has one
+    /// segment to sync.
     ///
     /// # Errors
     /// If it cannot be written or synced. Nobody knows what the disk holds then: nothing may be
@@ -562,14 +704,13 @@ impl Appender {
                 .segment(at.segment)
                 .ok_or_else(|| io::Error::other("a prepared segment is gone"))?;
             let bytes = self.buffer.get(range.clone()).unwrap_or_default();
-            file.write_all_at(bytes, u64::from(at.offset))?;
+            self.log
+                .watched(|| file.write_all_at(bytes, u64::from(at.offset)))?;
         }
         self.end = group.end;
         self.touched = self.touched.max(self.end);
-        if sync {
-            self.log.sync(group.start.segment..group.end.segment + 1)?;
-        }
-        Ok(())
+        let not_synced = group.end.segment + u32::from(sync);
+        self.log.sync(group.start.segment..not_synced)
     }
 
     /// Writes zeros behind the end, unless there are enough of them, or groups are so large that they
@@ -588,7 +729,8 @@ impl Appender {
         let rest = self.log.segment_bytes().saturating_sub(offset);
         let bytes = ZEROS_BYTES.min(rest);
         if let Some(file) = self.log.segment(segment) {
-            disk::overwrite(&file, offset.into(), bytes.into())?;
+            self.log
+                .watched(|| disk::overwrite(&file, offset.into(), bytes.into()))?;
             self.touched.offset += bytes;
         }
         Ok(())
@@ -607,16 +749,27 @@ pub(super) struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    /// Adds a message; returns where it will be.
-    pub(super) fn put(&mut self, message: &Message) -> io::Result<Place> {
-        self.add(Content::Message(message.digest()), message.as_bytes())
+    /// Adds a message; returns where it will be. It `heals` if the index has a damaged record of it.
+    pub(super) fn put(&mut self, message: &Message, heals: bool) -> io::Result<Place> {
+        let note = if heals { HEALS } else { 0 };
+        self.add(Content::Message(message.digest()), note, message.as_bytes())
     }
 
     /// Adds a deletion that erases the messages at `erased`; returns where it will be.
     pub(super) fn delete(&mut self, digest: Digest, erased: &[Place]) -> io::Result<Place> {
         let positions = erased.iter().map(|place| place.at.to_u64().to_le_bytes());
         let body: Vec<_> = positions.flatten().collect();
-        self.add(Content::Deletion(digest), &body)
+        self.add(Content::Deletion(digest), checksum(&body), &body)
+    }
+
+    /// Adds a record of a message of which only `body` is left: it reads as damaged, as it was.
+    pub(super) fn put_damaged(&mut self, digest: Digest, body: &[u8]) -> io::Result<Place> {
+        self.add(Content::Message(digest), 0, body)
+    }
+
+    /// Adds a record that means nothing.
+    pub(super) fn fill(&mut self) -> io::Result<Place> {
+        self.add(Content::Filler, 0, &[])
     }
 
     /// Whether there is nothing in it.
@@ -624,7 +777,7 @@ impl Draft<'_> {
         self.places.is_empty()
     }
 
-    fn add(&mut self, content: Content, body: &[u8]) -> io::Result<Place> {
+    fn add(&mut self, content: Content, note: u32, body: &[u8]) -> io::Result<Place> {
         let (length, bytes) = self.size(body)?;
         let Self {
             appender:
@@ -645,6 +798,7 @@ impl Draft<'_> {
                 let length = room - HEADER_BYTES;
                 let filler = Header {
                     content: Content::Filler,
+                    note: 0,
                     group: *start,
                     length,
                 };
@@ -660,6 +814,7 @@ impl Draft<'_> {
         let place = Place { at: *end, length };
         let header = Header {
             content,
+            note,
             group: *start,
             length,
         };
@@ -759,6 +914,7 @@ mod tests {
     fn a_header_reads_back_and_any_flipped_bit_is_seen() {
         let header = Header {
             content: Content::Message(Digest::of(b"foo")),
+            note: HEALS,
             group: Position {
                 segment: 7,
                 offset: 4096,
@@ -778,6 +934,7 @@ mod tests {
     fn a_header_cut_short_is_none() {
         let header = Header {
             content: Content::Filler,
+            note: 0,
             group: Position::START,
             length: 0,
         };

@@ -10,8 +10,10 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 
 use tracing::info;
 
-use super::directory::{OpenError, read_checkpoint};
-use super::embedded::Erasure;
+use super::Durability;
+use super::directory::{OpenError, is_in_reach, read_checkpoint};
+use super::disk;
+use super::erasures::Erasure;
 use super::findings::{Finding, Findings};
 use super::index::{self, Checkpoint, Held, Index, IndexError};
 use super::log::{Log, Place, Position};
@@ -50,6 +52,7 @@ impl Opened {
             end,
             erasures,
             findings: more,
+            unsynced_bytes: _,
         } = entered;
         for finding in more {
             findings.add(&finding);
@@ -64,37 +67,66 @@ impl Opened {
     }
 }
 
-/// Opens the index of the directory at `path` and completes it from `log`.
+/// Opens the index of the directory at `path` and completes it from `log`, whose last writer promised this
+/// durability.
 pub(super) fn open_index(
     path: &Path,
     cache_bytes: u64,
     log: &Log,
+    durability: Durability,
     progress: &(dyn Fn(String) + Sync),
 ) -> Result<Opened, OpenError> {
-    let directory = path.join("index");
-    let checkpoint = read_checkpoint(path, log);
+    let directory = path.join(index::NAME);
     let mut findings = Findings::default();
-    if let Some(checkpoint) = checkpoint {
-        progress("checking the index".into());
-        let opened = open_checked(&directory, cache_bytes, checkpoint, log)
-            .and_then(|(index, held)| replay(index, held, log, checkpoint, progress));
-        match opened {
-            Ok((index, entered)) => return Ok(Opened::new(index, entered, findings)),
-            Err(ReplayError::Log(source)) => return Err(OpenError::io("read the log")(source)),
-            Err(ReplayError::Index(reason)) => findings.add(&Finding::IndexRedrawn(reason)),
+    let mut acked = Position::START;
+    let source = Source {
+        log,
+        durability,
+        progress,
+    };
+    match read_checkpoint(path) {
+        Some(checkpoint) if is_in_reach(checkpoint, log) => {
+            progress("checking the index".into());
+            let opened = open_checked(&directory, cache_bytes, checkpoint, log)
+                .and_then(|(index, held)| replay(index, &held, &source, checkpoint.position));
+            match opened {
+                Ok((index, entered)) => return Ok(Opened::new(index, entered, findings)),
+                Err(ReplayError::Log(source)) => return Err(OpenError::io("read the log")(source)),
+                Err(ReplayError::Index(reason)) => findings.add(&Finding::IndexRedrawn(reason)),
+            }
+            acked = checkpoint.position;
         }
-    } else if log.last_segment() > 0 {
-        findings.add(&Finding::NoCheckpoint);
+        // More is missing than a log may lack: it goes on where it ends, and all of it was acknowledged.
+        Some(checkpoint) => {
+            acked.segment = log.last_segment() + 1;
+            findings.add(&Finding::CheckpointAhead {
+                checkpoint: checkpoint.position,
+                end: acked,
+            });
+        }
+        None if log.last_segment() > 0 => findings.add(&Finding::NoCheckpoint),
+        None => {}
     }
     index::remove(&directory).map_err(OpenError::io("remove the old index"))?;
     Index::open(&directory, cache_bytes)
         .map_err(ReplayError::from)
-        .and_then(|index| redraw(index, log, checkpoint, progress))
+        .and_then(|index| {
+            disk::give_all_to_owner_above(&directory)?;
+            let entered = enter(&index, 0, &source, Position::START, acked)?;
+            Ok((index, entered))
+        })
         .map(|(index, entered)| Opened::new(index, entered, findings))
         .map_err(|error| match error {
             ReplayError::Log(source) => OpenError::io("read the log")(source),
             ReplayError::Index(error) => OpenError::Index(error.to_string()),
         })
+}
+
+/// What an index is completed from.
+struct Source<'a> {
+    log: &'a Log,
+    durability: Durability,
+    progress: &'a (dyn Fn(String) + Sync),
 }
 
 /// Opens the index that is there if it can be read from end to end and is not behind the
@@ -109,70 +141,100 @@ fn open_checked(
         return Err(IndexError::new("it is missing").into());
     }
     let index = Index::open(directory, cache_bytes)?;
+    disk::give_all_to_owner_above(directory)?;
     let held = check(&index, expected, log)?;
     Ok((index, held))
 }
 
-/// Reads the whole index, and makes sure that it can be completed from `expected` on. Returns what it
-/// holds.
+/// Reads the whole index, and makes sure that it can be completed from `expected` on: it has every message
+/// from before, but for those that the log says were deleted since. Returns what it holds.
 pub(super) fn check(index: &Index, expected: Checkpoint, log: &Log) -> Result<Held, ReplayError> {
-    let held = index.check()?;
+    let held = index.check(expected.position)?;
     let Checkpoint { position, messages } = held.checkpoint;
+    let before = messages - held.ahead.len() as u64;
     let is_complete = position >= expected.position
-        && (messages >= expected.messages
-            || messages + gone(index, expected.position, log)? >= expected.messages);
+        && (before >= expected.messages
+            || before + gone(index, expected.position, log)? >= expected.messages);
     if is_complete {
         Ok(held)
+    } else if position == Position::START {
+        Err(IndexError::unfinished().into())
     } else {
         Err(IndexError::new("it is behind the checkpoint").into())
     }
 }
 
-/// How many of the messages that an index had at `from` it does not have any more because it is ahead,
-/// and has carried out deletions that stand behind.
+/// How many of the messages that an index had at `from` it does not have there any more because it is
+/// ahead: it has carried out deletions that come after, or knows a later record of a message that was damaged.
 fn gone(index: &Index, from: Position, log: &Log) -> Result<u64, ReplayError> {
-    let (mut seen, mut gone) = (HashSet::new(), 0);
+    let (mut seen, mut gone) = (HashSet::new(), HashSet::new());
     recovery::survey(log, from, from, |record| {
-        let Record { kind, digest, .. } = record;
-        // Only what is there is deleted: if nothing behind `from` put it, it was there before.
-        if seen.insert(digest) && kind == Kind::Deletion {
-            gone += u64::from(index.get(&digest)?.is_none());
+        let Record {
+            kind,
+            digest,
+            place,
+            heals,
+        } = record;
+        // Only what is there is deleted, or healed: if nothing put it since `from`, it was there before.
+        // If something did, a deletion may name an older record too.
+        let is_first = seen.insert(digest);
+        let was_before = match kind {
+            Kind::Message => is_first && heals,
+            Kind::Deletion => {
+                let names_older = |positions: Vec<Position>| positions.iter().any(|at| *at < from);
+                is_first || log.erased_by(place).is_ok_and(names_older)
+            }
+        };
+        if was_before && index.get(&digest)?.is_none_or(|now| now.at >= from) {
+            gone.insert(digest);
         }
         Ok::<_, ReplayError>(())
     })?;
-    Ok(gone)
+    Ok(gone.len() as u64)
 }
 
-/// Completes an index that has everything before `checkpoint`.
+/// Completes an index that has everything before `from`.
 fn replay(
     index: Index,
-    held: Held,
-    log: &Log,
-    checkpoint: Checkpoint,
-    progress: &(dyn Fn(String) + Sync),
+    held: &Held,
+    source: &Source<'_>,
+    from: Position,
 ) -> Result<(Index, Entered), ReplayError> {
-    let from = checkpoint.position;
+    let log = source.log;
     // Before the log grows over the place.
     let lost = held
         .last
-        .filter(|(digest, place)| !log.names(*place, digest).unwrap_or(false))
+        .filter(|(digest, place)| place.at < from && !log.names(*place, digest).unwrap_or(false))
         .map(|(_, place)| Finding::IndexAhead { last: place.at });
     let messages = held.checkpoint.messages;
-    let mut entered = enter(&index, messages, log, from, from, progress)?;
+    let mut entered = enter(&index, messages, source, from, from)?;
     entered.findings.extend(lost);
+    let lost = forget_lost(&index, &held.ahead, &entered, source)?;
+    entered.messages -= lost as u64;
+    entered.unsynced(lost);
     Ok((index, entered))
 }
 
-/// Fills an empty index from the whole log.
-fn redraw(
-    index: Index,
-    log: &Log,
-    checkpoint: Option<Checkpoint>,
-    progress: &(dyn Fn(String) + Sync),
-) -> Result<(Index, Entered), ReplayError> {
-    let acked = checkpoint.map_or(Position::START, |checkpoint| checkpoint.position);
-    let entered = enter(&index, 0, log, Position::START, acked, progress)?;
-    Ok((index, entered))
+/// Takes out of the index what it had of the end of the log and the log has not. Returns how many messages
+/// that is.
+fn forget_lost(
+    index: &Index,
+    ahead: &[(Digest, Place)],
+    entered: &Entered,
+    source: &Source<'_>,
+) -> Result<usize, ReplayError> {
+    let mut lost = 0;
+    for (digest, place) in ahead {
+        let is_there = match source.durability {
+            // What stands before the end was synced: if it is damaged, it answers with an error.
+            Durability::Disk => place.at < entered.end,
+            Durability::Os => source.log.names(*place, digest).unwrap_or(true),
+        };
+        if !is_there {
+            lost += usize::from(index.remove(digest, *place)?);
+        }
+    }
+    Ok(lost)
 }
 
 /// What the index has once the log was entered into it.
@@ -181,23 +243,38 @@ struct Entered {
     end: Position,
     erasures: Vec<Erasure>,
     findings: Vec<Finding>,
+    unsynced_bytes: u64,
+}
+
+impl Entered {
+    /// Reports, once, what was lost at the end of the log; `messages` of it are known.
+    fn unsynced(&mut self, messages: usize) {
+        let bytes = self.unsynced_bytes;
+        if messages > 0 || bytes > 0 {
+            self.findings.push(Finding::Unsynced { messages, bytes });
+        }
+    }
 }
 
 /// Enters what the log has from `from` on into `index`, which has `messages` messages.
 fn enter(
     index: &Index,
     mut messages: u64,
-    log: &Log,
+    source: &Source<'_>,
     from: Position,
     acked: Position,
-    progress: &(dyn Fn(String) + Sync),
 ) -> Result<Entered, ReplayError> {
+    let Source {
+        log,
+        durability,
+        progress,
+    } = *source;
     let mut read = 0_u64;
     let (recovered, entries) = thread::scope(|scope| {
         let mut lanes: Vec<_> = (0..index::PARTS)
             .map(|_| Lane::start(scope, index, log))
             .collect::<Result<_, _>>()?;
-        let recovered = recovery::recover(log, from, acked, |record| {
+        let recovered = recovery::recover(log, from, acked, durability, |record| {
             read += 1;
             if read.is_multiple_of(PROGRESS_MESSAGES) {
                 progress(format!("entering messages into the index: {read}"));
@@ -218,11 +295,18 @@ fn enter(
         messages = messages + part.came - part.went;
         erasures.extend(part.erasures);
     }
-    for damage in &recovered.damage {
+    let mut findings = Vec::new();
+    for damage in recovered.damage {
         if let Some((digest, place)) = damage.message {
             // So that it answers with an error and not with "not found".
-            messages += u64::from(index.put(&digest, None, place)?);
+            let is_lost = index.put(&digest, None, place)?;
+            messages += u64::from(is_lost);
+            // It was posted again, or the index has it here from before.
+            if !is_lost && index.get(&digest)? != Some(place) {
+                continue;
+            }
         }
+        findings.push(Finding::Damage(damage));
     }
     let bytes = recovered.torn_bytes;
     if bytes > 0 {
@@ -232,12 +316,13 @@ fn enter(
         checkpoint: acked,
         end: recovered.last_end,
     });
-    let damage = recovered.damage.into_iter().map(Finding::Damage);
+    findings.extend(ahead);
     Ok(Entered {
         messages,
         end: recovered.end,
         erasures,
-        findings: damage.chain(ahead).collect(),
+        findings,
+        unsynced_bytes: recovered.unsynced_bytes,
     })
 }
 
@@ -309,46 +394,50 @@ impl Entries {
             if let Some(before) = before {
                 self.went += u64::from(index.remove(&digest, before)?);
             }
-            let erased = erased_by(log, &digest, place, before)?;
-            self.erasures
-                .extend(erased.into_iter().map(|erased| Erasure {
-                    digest,
-                    place: erased,
-                    deleted_at: place.at,
-                }));
+            for erased in erased_by(log, &digest, place, before) {
+                self.erase(log, digest, erased, place.at);
+            }
             return Ok(());
         }
         if index.put(&digest, None, place)? {
             self.came += 1;
         } else {
-            // A later record of the same message heals an earlier, damaged one.
+            // A later record of the same message heals an earlier, damaged one, or says the same again.
             let known = index.get(&digest)?;
-            if known != Some(place) {
-                index.put(&digest, known, place)?;
+            if let Some(known) = known.filter(|known| *known != place) {
+                index.put(&digest, Some(known), place)?;
+                if known.at < place.at {
+                    self.erase(log, digest, known, place.at);
+                }
             }
         }
         Ok(())
     }
+
+    /// The body at `place` is to be erased, unless it is.
+    fn erase(&mut self, log: &Log, digest: Digest, place: Place, reason: Position) {
+        // One that cannot be read is left to the erasure, which says so.
+        let is_erased = |body: Vec<u8>| body.iter().all(|&byte| byte == 0);
+        if !log.read(place).is_ok_and(is_erased) {
+            self.erasures.push(Erasure {
+                digest,
+                place,
+                reason,
+            });
+        }
+    }
 }
 
-/// The records that the deletion at `deletion` erases, as it says or the index did, without those that are
-/// erased.
-fn erased_by(
-    log: &Log,
-    digest: &Digest,
-    deletion: Place,
-    indexed: Option<Place>,
-) -> io::Result<Vec<Place>> {
+/// The records that the deletion at `deletion` erases, as it says or the index did. If its positions cannot
+/// be read, which the reading of the log has said, there is only the index.
+fn erased_by(log: &Log, digest: &Digest, deletion: Place, indexed: Option<Place>) -> Vec<Place> {
     let mut places: Vec<_> = indexed.into_iter().collect();
-    for at in log.erased_by(deletion)? {
+    for at in log.erased_by(deletion).unwrap_or_default() {
         let before = Some(at).filter(|at| *at < deletion.at);
         let place = before.and_then(|at| log.message_at(at, digest));
         places.extend(place.filter(|&place| indexed != Some(place)));
     }
-    // Whose body cannot be read is left to the erasure, which says so.
-    let is_erased = |body: Vec<u8>| body.iter().all(|&byte| byte == 0);
-    places.retain(|&place| !log.read(place).is_ok_and(is_erased));
-    Ok(places)
+    places
 }
 
 /// What can end a replay, or keep an index from being completed.
@@ -392,7 +481,12 @@ mod tests {
 
         let index = Index::open(&directory.path().join("index"), 1 << 20).unwrap();
         let _ = index.fail(IndexError::new("engine"));
-        let entered = redraw(index, &log, None, &|_| ());
+        let source = Source {
+            log: &log,
+            durability: Durability::Disk,
+            progress: &|_| (),
+        };
+        let entered = enter(&index, 0, &source, Position::START, Position::START);
         assert!(
             matches!(&entered, Err(ReplayError::Index(error)) if error.to_string().contains("engine"))
         );

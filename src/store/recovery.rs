@@ -7,10 +7,18 @@
 //! stretch of the log:
 //!
 //! * before the checkpoint, or before the start of the last group → **damage**: it is reported and
-//!   left as it is, and the log goes on behind it;
+//!   left as it is, and the log goes on after it;
+//! * with a sector in it that the disk cannot read → **damage** too, wherever it is: a crash leaves
+//!   sectors that can be read, and what cannot be read must not be written over;
 //! * otherwise → **torn**: the crash hit the last group, for which no answer had left. What follows
 //!   the last good record is zeroed; a hole between good records of that group becomes a filler, so
 //!   that no later start takes it for damage.
+//!
+//! With [`Durability::Os`] groups are not synced one by one, so a later group proves nothing, only the
+//! checkpoint does: everything broken after it is torn.
+//!
+//! An error of one sector is damage of one stretch: reading goes on after it, here and wherever a whole
+//! log is read.
 //!
 //! A record with a good header and a body that does not hash to its digest is broken too, but names
 //! the message that is lost; if it is damage, it is kept in the index so that a look-up answers with
@@ -27,9 +35,11 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use super::Durability;
 use super::disk;
 use super::log::{
-    Content, HEADER_BYTES, Header, Log, MAGIC, Place, Position, RECORD_ALIGNMENT, record_bytes,
+    Content, HEADER_BYTES, HEALS, Header, Log, MAGIC, Place, Position, RECORD_ALIGNMENT,
+    record_bytes,
 };
 use crate::digest::Digest;
 
@@ -52,6 +62,8 @@ pub(super) struct Record {
     pub(super) digest: Digest,
     /// Where the record itself is.
     pub(super) place: Place,
+    /// It replaced a damaged record of the message.
+    pub(super) heals: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +96,8 @@ pub(super) struct Recovered {
     pub(super) damage: Vec<Damage>,
     /// Bytes of the last, unacknowledged group that were removed.
     pub(super) torn_bytes: u64,
+    /// Bytes of groups that were acknowledged with [`Durability::Os`] and lost before they were synced.
+    pub(super) unsynced_bytes: u64,
 }
 
 /// What a log holds, as it is.
@@ -92,11 +106,12 @@ pub(super) struct Survey {
     /// Where the next group goes.
     pub(super) end: Position,
     /// Behind the last record, or the start of what was read if there is none in it.
-    last_end: Position,
+    pub(super) last_end: Position,
     /// What was lost although it was acknowledged.
     pub(super) damage: Vec<Damage>,
     /// Bytes of the last group, which was never acknowledged.
     pub(super) torn_bytes: u64,
+    unsynced_bytes: u64,
     /// Those of its broken stretches that good records of it follow.
     holes: Vec<Damage>,
     /// Whether something is written behind the end.
@@ -107,7 +122,7 @@ pub(super) struct Survey {
 
 /// Reads the log from `from`, the start of a group, to its end, and makes it one that can be appended
 /// to. Each good record goes to `record`, in log order. What was in the log before `acked` is known
-/// to have been durable once.
+/// to have been durable once; with [`Durability::Os`], only that.
 ///
 /// # Errors
 /// Those of `record` and of reading and writing the segments, after which the log must not be used.
@@ -115,9 +130,12 @@ pub(super) fn recover<E: From<io::Error>>(
     log: &Log,
     from: Position,
     acked: Position,
+    durability: Durability,
     record: impl FnMut(Record) -> Result<(), E>,
 ) -> Result<Recovered, E> {
-    let survey = survey(log, from, acked, record)?;
+    // Without a checkpoint nothing is known but what the groups say.
+    let is_unsynced = durability == Durability::Os && acked > Position::START;
+    let survey = look_over(log, from..OPEN_END, acked, is_unsynced, record)?;
     for hole in &survey.holes {
         fill(log, hole, survey.last_group)?;
     }
@@ -135,6 +153,7 @@ pub(super) fn recover<E: From<io::Error>>(
         last_end: survey.last_end,
         damage: survey.damage,
         torn_bytes: survey.torn_bytes,
+        unsynced_bytes: survey.unsynced_bytes,
     })
 }
 
@@ -146,118 +165,204 @@ pub(super) fn survey<E: From<io::Error>>(
     log: &Log,
     from: Position,
     acked: Position,
-    mut record: impl FnMut(Record) -> Result<(), E>,
+    record: impl FnMut(Record) -> Result<(), E>,
 ) -> Result<Survey, E> {
-    let mut broken = Vec::new();
-    let mut deleted = HashMap::new();
-    let mut last_end = from;
-    let mut last_group = Position::START;
-    for segment in from.segment..=log.last_segment() {
-        let offset = if segment == from.segment {
-            from.offset
-        } else {
-            0
-        };
-        let Some(file) = log.segment(segment) else {
-            broken.push(Broken::missing(log, segment));
-            continue;
-        };
-        let mut scan = Scan::new(&file, log.segment_bytes(), Position { segment, offset });
-        while let Some(stretch) = scan.next()? {
-            match stretch {
-                Stretch::Record { at, header, good } => {
-                    let to = after(at, header.length);
-                    last_group = last_group.max(header.group);
-                    let place = Place {
-                        at,
-                        length: header.length,
-                    };
-                    match header.content {
-                        Content::Message(digest) if good => {
-                            record(Record {
-                                kind: Kind::Message,
-                                digest,
-                                place,
-                            })?;
-                        }
-                        Content::Message(digest) => {
-                            let message = Some((digest, place));
-                            broken.push(Broken {
-                                damage: Damage {
-                                    from: at,
-                                    to,
-                                    message,
-                                },
-                                blank: false,
-                            });
-                            continue;
-                        }
-                        Content::Deletion(digest) => {
-                            record(Record {
-                                kind: Kind::Deletion,
-                                digest,
-                                place,
-                            })?;
-                            deleted.insert(digest, at);
-                            if deleted.len() == DELETIONS_AT_ONCE {
-                                forget_deleted(&mut broken, &mut deleted);
-                            }
-                        }
-                        Content::Filler => {}
-                    }
-                    last_end = last_end.max(to);
-                }
-                Stretch::Broken(stretch) => broken.push(stretch),
-            }
-        }
-    }
-
-    forget_deleted(&mut broken, &mut deleted);
-    // Acknowledged, though broken: the log goes on behind it, also where nothing good follows.
-    let mut end = last_end.max(acked);
-    let is_damage =
-        |stretch: &Broken| stretch.damage.from < acked || stretch.damage.from < last_group;
-    for stretch in &broken {
-        if stretch.damage.message.is_some() && is_damage(stretch) {
-            last_end = last_end.max(stretch.damage.to);
-        }
-    }
-    end = end.max(last_end);
-    let mut survey = Survey {
-        end,
-        last_end,
-        damage: Vec::new(),
-        torn_bytes: 0,
-        holes: Vec::new(),
-        trailing: false,
-        last_group,
-    };
-    for stretch in broken {
-        if stretch.damage.from >= end {
-            // Without any byte set it is just what was not written yet.
-            if !stretch.blank {
-                survey.trailing = true;
-                survey.torn_bytes += stretch.bytes();
-            }
-        } else if is_damage(&stretch) {
-            survey.damage.push(stretch.damage);
-        } else {
-            survey.torn_bytes += stretch.bytes();
-            survey.holes.push(stretch.damage);
-        }
-    }
-    Ok(survey)
+    look_over(log, from..OPEN_END, acked, false, record)
 }
 
-/// Takes those out of `broken` that a deletion explains. What is broken behind it came later: so none of
-/// the deletions is needed any more.
-fn forget_deleted(broken: &mut Vec<Broken>, deleted: &mut HashMap<Digest, Position>) {
-    let is_deleted = |stretch: &Broken| {
-        let message = stretch.damage.message;
-        message.is_some_and(|(digest, place)| deleted.get(&digest) > Some(&place.at))
+/// The same for what a log had up to `end`, all of which was acknowledged, while more is appended.
+///
+/// # Errors
+/// Those of `record` and of reading the segments.
+pub(super) fn survey_before<E: From<io::Error>>(
+    log: &Log,
+    end: Position,
+    record: impl FnMut(Record) -> Result<(), E>,
+) -> Result<Survey, E> {
+    look_over(log, Position::START..end, end, false, record)
+}
+
+/// Where no log ends.
+const OPEN_END: Position = Position {
+    segment: u32::MAX,
+    offset: u32::MAX,
+};
+
+/// `is_unsynced`: what is not before `acked` may lack parts anywhere.
+fn look_over<E: From<io::Error>>(
+    log: &Log,
+    range: Range<Position>,
+    acked: Position,
+    is_unsynced: bool,
+    mut record: impl FnMut(Record) -> Result<(), E>,
+) -> Result<Survey, E> {
+    let mut found = Found {
+        broken: Vec::new(),
+        weak: Vec::new(),
+        deleted: HashMap::new(),
+        last_end: range.start,
+        last_group: Position::START,
     };
-    broken.retain(|stretch| !is_deleted(stretch));
-    deleted.clear();
+    let mut from = range.start;
+    while from < range.end && from.segment <= log.last_segment() {
+        let segment = from.segment;
+        if let Some(file) = log.segment(segment) {
+            let mut scan = Scan::new(&file, log.segment_bytes(), from);
+            while scan.position() < range.end
+                && let Some(stretch) = scan.next()?
+            {
+                if let Some(good) = found.add(stretch) {
+                    record(good)?;
+                }
+            }
+        } else {
+            found.broken.push(Broken::missing(log, segment));
+        }
+        from = Position {
+            segment: segment + 1,
+            offset: 0,
+        };
+    }
+    Ok(found.judge(acked, is_unsynced))
+}
+
+/// What was found in a log, before it is known what of it was acknowledged.
+struct Found {
+    broken: Vec<Broken>,
+    /// Deletions whose positions are damaged: they count all the same.
+    weak: Vec<Damage>,
+    /// The last deletions, with their positions.
+    deleted: HashMap<Digest, Position>,
+    last_end: Position,
+    last_group: Position,
+}
+
+impl Found {
+    /// Adds the next stretch of the log; returns what it says about a message, if it is good.
+    fn add(&mut self, stretch: Stretch) -> Option<Record> {
+        let (at, header, fault) = match stretch {
+            Stretch::Record { at, header, fault } => (at, header, fault),
+            Stretch::Broken(stretch) => {
+                self.broken.push(stretch);
+                return None;
+            }
+        };
+        let Header {
+            content,
+            note,
+            group,
+            length,
+        } = header;
+        let damage = Damage {
+            from: at,
+            to: after(at, length),
+            message: None,
+        };
+        let place = Place { at, length };
+        self.last_group = self.last_group.max(group);
+        let good = match (content, fault) {
+            (Content::Message(digest), Some(Fault { unreadable_to })) => {
+                let message = Some((digest, place));
+                self.broken.push(Broken {
+                    damage: Damage { message, ..damage },
+                    blank: false,
+                    unreadable_to,
+                });
+                return None;
+            }
+            (Content::Message(digest), None) => Some((Kind::Message, digest)),
+            (Content::Deletion(digest), fault) => {
+                self.weak.extend(fault.map(|_| damage));
+                self.deleted.insert(digest, at);
+                if self.deleted.len() == DELETIONS_AT_ONCE {
+                    self.forget_deleted();
+                }
+                Some((Kind::Deletion, digest))
+            }
+            (Content::Filler, _) => None,
+        };
+        self.last_end = self.last_end.max(damage.to);
+        good.map(|(kind, digest)| Record {
+            kind,
+            digest,
+            place,
+            heals: kind == Kind::Message && note == HEALS,
+        })
+    }
+
+    /// Takes out of what is broken what a deletion explains. What is broken after it came later: so none of
+    /// the deletions is needed any more.
+    fn forget_deleted(&mut self) {
+        let is_deleted = |stretch: &Broken| {
+            let message = stretch.damage.message;
+            message.is_some_and(|(digest, place)| self.deleted.get(&digest) > Some(&place.at))
+        };
+        self.broken.retain(|stretch| !is_deleted(stretch));
+        self.deleted.clear();
+    }
+
+    /// Tells what is torn from what is damaged.
+    fn judge(mut self, acked: Position, is_unsynced: bool) -> Survey {
+        self.forget_deleted();
+        let Self {
+            broken,
+            mut weak,
+            mut last_end,
+            last_group,
+            ..
+        } = self;
+        let was_acked =
+            |damage: &Damage| damage.from < acked || !is_unsynced && damage.from < last_group;
+        // Acknowledged, though broken: the log goes on after it, also where nothing good follows.
+        let mut end = acked;
+        for stretch in &broken {
+            // What cannot be read is not written over.
+            end = end.max(stretch.unreadable_to.unwrap_or(end));
+            if was_acked(&stretch.damage) {
+                let to = match stretch.damage.message {
+                    Some(_) => stretch.damage.to,
+                    // It may reach into the last group, of which nothing good is left.
+                    None => stretch.damage.to.min(last_group),
+                };
+                last_end = last_end.max(to);
+            }
+        }
+        end = end.max(last_end);
+        weak.retain(was_acked);
+        let mut survey = Survey {
+            end,
+            last_end,
+            damage: weak,
+            torn_bytes: 0,
+            unsynced_bytes: 0,
+            holes: Vec::new(),
+            trailing: false,
+            last_group,
+        };
+        for stretch in broken {
+            let bytes = stretch.bytes();
+            let Damage { from, to, message } = stretch.damage;
+            if from >= end {
+                // Without any byte set it is just what was not written yet.
+                if !stretch.blank {
+                    survey.trailing = true;
+                    survey.torn_bytes += bytes;
+                }
+            } else if was_acked(&stretch.damage) || stretch.unreadable_to.is_some() {
+                let to = to.min(end);
+                survey.damage.push(Damage { from, to, message });
+            } else {
+                if from < last_group {
+                    survey.unsynced_bytes += bytes;
+                } else {
+                    survey.torn_bytes += bytes;
+                }
+                survey.holes.push(stretch.damage);
+            }
+        }
+        survey.damage.sort_by_key(|damage| damage.from);
+        survey
+    }
 }
 
 /// The position behind a record.
@@ -283,7 +388,9 @@ fn fill(log: &Log, torn: &Damage, group: Position) -> io::Result<()> {
     };
     let header = Header {
         content: Content::Filler,
-        group,
+        note: 0,
+        // Never after the record: a hole in an earlier group, which was not synced, has its own.
+        group: group.min(torn.from),
         length,
     };
     file.write_all_at(&header.encode(), u64::from(torn.from.offset))
@@ -325,8 +432,10 @@ fn rewrite(log: &Log, range: Range<Position>) -> io::Result<()> {
         let mut window = Window::of(&file);
         for offset in (from..to).step_by(WINDOW_BYTES as usize) {
             let length = (to - offset).min(WINDOW_BYTES);
-            let bytes = window.at(offset, length as usize)?;
-            file.write_all_at(bytes, u64::from(offset))?;
+            window.load(offset, length as usize)?;
+            for (at, bytes) in window.readable() {
+                file.write_all_at(bytes, at)?;
+            }
         }
     }
     Ok(())
@@ -337,6 +446,8 @@ fn rewrite(log: &Log, range: Range<Position>) -> io::Result<()> {
 struct Broken {
     damage: Damage,
     blank: bool,
+    /// Behind the last byte of it that cannot be read, if there is one.
+    unreadable_to: Option<Position>,
 }
 
 impl Broken {
@@ -353,6 +464,7 @@ impl Broken {
                 message: None,
             },
             blank: false,
+            unreadable_to: None,
         }
     }
 
@@ -364,13 +476,20 @@ impl Broken {
 /// One step of a [`Scan`].
 #[derive(Debug)]
 enum Stretch {
-    /// A record with a good header; `good` if its body is what the header says.
+    /// A record with a good header; with a fault if its body is not what the header says.
     Record {
         at: Position,
         header: Header,
-        good: bool,
+        fault: Option<Fault>,
     },
     Broken(Broken),
+}
+
+/// What is wrong with a body.
+#[derive(Debug)]
+struct Fault {
+    /// See [`Broken`].
+    unreadable_to: Option<Position>,
 }
 
 /// Walks through one segment.
@@ -391,31 +510,39 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// Where the next stretch starts.
+    fn position(&self) -> Position {
+        Position {
+            segment: self.segment,
+            offset: self.offset,
+        }
+    }
+
     /// The next stretch, `None` at the end of the segment. A rest shorter than a header belongs to
     /// no stretch.
     fn next(&mut self) -> io::Result<Option<Stretch>> {
         if self.segment_bytes.saturating_sub(self.offset) < HEADER_BYTES {
             return Ok(None);
         }
-        let at = Position {
-            segment: self.segment,
-            offset: self.offset,
-        };
+        let at = self.position();
         let Some(header) = self.header(self.offset)? else {
             return self.broken(at).map(Some);
         };
-        let good = match header.content {
-            Content::Message(digest) => {
+        let is_good = match header.content {
+            Content::Filler => true,
+            Content::Message(_) | Content::Deletion(_) => {
                 let body = self
                     .window
                     .at(self.offset + HEADER_BYTES, header.length as usize)?;
-                Digest::of(body) == digest
+                header.covers(body)
             }
-            // Deletions stand without their bodies, and fillers have none.
-            Content::Deletion(_) | Content::Filler => true,
         };
-        self.offset = after(at, header.length).offset;
-        Ok(Some(Stretch::Record { at, header, good }))
+        let to = after(at, header.length);
+        let fault = (!is_good).then(|| Fault {
+            unreadable_to: self.unreadable_in(at, to),
+        });
+        self.offset = to.offset;
+        Ok(Some(Stretch::Record { at, header, fault }))
     }
 
     /// The good header at `offset`, if there is one and its record fits where it stands.
@@ -431,9 +558,22 @@ impl<'a> Scan<'a> {
         Ok((fits && header.group <= at).then_some(header))
     }
 
+    /// Behind the last byte between these two positions that cannot be read, if there is one in what was
+    /// read last.
+    fn unreadable_in(&self, from: Position, to: Position) -> Option<Position> {
+        let offset = self.window.unreadable_in(from.offset..to.offset)?;
+        // Where the next record can be, whatever part of a sector is in the stretch.
+        let offset = offset.next_multiple_of(RECORD_ALIGNMENT).min(to.offset);
+        Some(Position {
+            segment: self.segment,
+            offset,
+        })
+    }
+
     /// Steps over everything up to the next good header or the end of the segment.
     fn broken(&mut self, from: Position) -> io::Result<Stretch> {
         let mut blank = true;
+        let mut unreadable_to = None;
         loop {
             if self.segment_bytes - self.offset > BLANK_STEP_BYTES + HEADER_BYTES {
                 let step = self.window.at(self.offset, BLANK_STEP_BYTES as usize)?;
@@ -443,11 +583,21 @@ impl<'a> Scan<'a> {
                 }
             }
             let word = self.window.at(self.offset, RECORD_ALIGNMENT as usize)?;
+            let is_magic = word.starts_with(&MAGIC);
             blank &= word.iter().all(|&byte| byte == 0);
-            if word.starts_with(&MAGIC)
-                && self.offset > from.offset
-                && self.header(self.offset)?.is_some()
-            {
+            let word = Position {
+                segment: self.segment,
+                offset: self.offset + RECORD_ALIGNMENT,
+            };
+            let is_unreadable = self.unreadable_in(
+                Position {
+                    offset: self.offset,
+                    ..word
+                },
+                word,
+            );
+            unreadable_to = is_unreadable.or(unreadable_to);
+            if is_magic && self.offset > from.offset && self.header(self.offset)?.is_some() {
                 break;
             }
             self.offset += RECORD_ALIGNMENT;
@@ -456,10 +606,7 @@ impl<'a> Scan<'a> {
                 break;
             }
         }
-        let to = Position {
-            segment: self.segment,
-            offset: self.offset,
-        };
+        let to = self.position();
         Ok(Stretch::Broken(Broken {
             damage: Damage {
                 from,
@@ -467,16 +614,23 @@ impl<'a> Scan<'a> {
                 message: None,
             },
             blank,
+            unreadable_to,
         }))
     }
 }
 
-/// A part of a file in memory. What lies behind the end of the file reads as zeros.
+/// A part of a file in memory. What lies behind the end of the file reads as zeros, what the disk cannot
+/// read as [`UNREADABLE`].
 struct Window<'a> {
     file: &'a File,
     start: u32,
     bytes: Vec<u8>,
+    /// Parts of `bytes`, in ascending order.
+    unreadable: Vec<Range<usize>>,
 }
+
+/// No zero, since zeros were never written, and no start of a header.
+const UNREADABLE: u8 = 0xee;
 
 impl<'a> Window<'a> {
     fn of(file: &'a File) -> Self {
@@ -484,27 +638,64 @@ impl<'a> Window<'a> {
             file,
             start: 0,
             bytes: Vec::new(),
+            unreadable: Vec::new(),
         }
     }
 
     /// The `length` bytes at `offset`.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "a record that is not there must not pass for one that is"
+    )]
     fn at(&mut self, offset: u32, length: usize) -> io::Result<&[u8]> {
         let inside = |start: u32, bytes: &[u8]| {
             let from = offset.checked_sub(start)? as usize;
-            (from + length <= bytes.len()).then_some(from..from + length)
+            (from + length <= bytes.len()).then_some(from)
         };
-        if inside(self.start, &self.bytes).is_none() {
-            self.bytes = vec![0; length.max(WINDOW_BYTES as usize)];
-            self.start = offset;
-            let mut filled = 0;
-            while let Some(rest) = self.bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-                match self.file.read_at(rest, u64::from(offset) + filled as u64)? {
-                    0 => break,
-                    read => filled += read,
-                }
+        let from = if let Some(from) = inside(self.start, &self.bytes) {
+            from
+        } else {
+            self.load(offset, length.max(WINDOW_BYTES as usize))?;
+            0
+        };
+        Ok(&self.bytes[from..from + length])
+    }
+
+    /// Reads the `length` bytes at `offset`, and nothing else.
+    fn load(&mut self, offset: u32, length: usize) -> io::Result<()> {
+        self.bytes = vec![0; length];
+        self.start = offset;
+        self.unreadable = disk::read_around(self.file, &mut self.bytes, offset.into())?;
+        for range in &self.unreadable {
+            if let Some(bytes) = self.bytes.get_mut(range.clone()) {
+                bytes.fill(UNREADABLE);
             }
         }
-        let range = inside(self.start, &self.bytes).unwrap_or_default();
-        Ok(self.bytes.get(range).unwrap_or_default())
+        Ok(())
+    }
+
+    /// Behind the last byte between these offsets that cannot be read, as far as they were read.
+    fn unreadable_in(&self, offsets: Range<u32>) -> Option<u32> {
+        let last = |range: &Range<usize>| {
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "a window is inside a segment"
+            )]
+            let offset = |at: usize| self.start + at as u32;
+            (offset(range.start) < offsets.end && offsets.start < offset(range.end))
+                .then(|| offset(range.end).min(offsets.end))
+        };
+        self.unreadable.iter().rev().find_map(last)
+    }
+
+    /// What could be read, piece by piece, each with its offset in the file.
+    fn readable(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let starts = std::iter::once(0).chain(self.unreadable.iter().map(|range| range.end));
+        let ends = self.unreadable.iter().map(|range| range.start);
+        let pieces = starts.zip(ends.chain([self.bytes.len()]));
+        pieces.filter_map(|(from, to)| {
+            let bytes = self.bytes.get(from..to)?;
+            Some((u64::from(self.start) + from as u64, bytes))
+        })
     }
 }

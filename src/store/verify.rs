@@ -5,8 +5,8 @@
 //! start could not redraw is ever changed. This room finds and names, and mends nothing.
 //!
 //! What the next start puts right without a loss is no finding: a group that was never acknowledged, an
-//! index that is not there, messages behind the checkpoint that are not in the index yet, deletions there
-//! that it has not carried out. Neither is a damaged record whose message was posted again since; it is
+//! index that is not there or was not drawn to its end, messages after the checkpoint that are not in the
+//! index yet, deletions there that it has not carried out. Neither is a damaged record whose message was posted again since; it is
 //! counted. Nor is whatever became of a message that was deleted.
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,11 +15,12 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use super::directory::{DataDirectory, OpenError, has_checkpoint, read_checkpoint};
-use super::index::{Checkpoint, Index, IndexError};
+use super::directory::{DataDirectory, OpenError, has_checkpoint, is_in_reach, read_checkpoint};
+use super::index::{self, Checkpoint, Index, IndexError};
 use super::log::{Log, Position};
 use super::opening::{self, ReplayError};
 use super::recovery::{self, Damage, Kind, Record, Survey};
+use super::{disk, reserve};
 use crate::digest::Digest;
 
 /// Index entries that are held against the log at once.
@@ -58,6 +59,13 @@ pub enum Finding {
         /// Where its record should be.
         at: Position,
     },
+    /// The log ends before what is known to have been in it: segments are missing.
+    EndsEarly {
+        /// Where it ends.
+        end: Position,
+        /// Up to where it was durable once.
+        checkpoint: Position,
+    },
     /// The index cannot be read, or is older than it can be; the next start redraws it.
     Index(String),
     /// The checkpoint makes no sense; the next start redraws the index.
@@ -73,6 +81,7 @@ impl Finding {
             Self::NotInIndex { .. } => "not-in-index",
             Self::NotDeleted { .. } => "not-deleted",
             Self::NotInLog { .. } => "not-in-log",
+            Self::EndsEarly { .. } => "ends-early",
             Self::Index(_) => "index",
             Self::Checkpoint => "checkpoint",
         }
@@ -85,7 +94,8 @@ impl Finding {
             Self::Damaged { from: at, .. }
             | Self::NotInIndex { at, .. }
             | Self::NotDeleted { at, .. }
-            | Self::NotInLog { at, .. } => Some(*at),
+            | Self::NotInLog { at, .. }
+            | Self::EndsEarly { end: at, .. } => Some(*at),
             Self::Index(_) | Self::Checkpoint => None,
         }
     }
@@ -98,7 +108,7 @@ impl Finding {
             Self::NotInIndex { digest, .. }
             | Self::NotDeleted { digest, .. }
             | Self::NotInLog { digest, .. } => Some(*digest),
-            Self::Index(_) | Self::Checkpoint => None,
+            Self::EndsEarly { .. } | Self::Index(_) | Self::Checkpoint => None,
         }
     }
 }
@@ -136,6 +146,10 @@ impl fmt::Display for Finding {
             Self::NotInLog { digest, .. } => write!(
                 formatter,
                 "the index has message {digest} here, and the log has not"
+            ),
+            Self::EndsEarly { checkpoint, .. } => write!(
+                formatter,
+                "the log ends here, and what followed up to {checkpoint} is missing"
             ),
             Self::Index(reason) => write!(
                 formatter,
@@ -193,6 +207,21 @@ pub fn verify(
     directory: &DataDirectory,
     cache_bytes: u64,
     progress: &dyn Fn(u64, u64),
+    tell: impl FnMut(&Finding),
+) -> Result<Verified, OpenError> {
+    let path = &directory.path;
+    // The engine of the index writes to open it.
+    reserve::release_if_full(path).map_err(OpenError::io("give up the reserve"))?;
+    let verified = verify_with_room(directory, cache_bytes, progress, tell);
+    // For the next start. If there is no room for it, the next server makes it when there is.
+    let _ = reserve::keep(path);
+    verified
+}
+
+fn verify_with_room(
+    directory: &DataDirectory,
+    cache_bytes: u64,
+    progress: &dyn Fn(u64, u64),
     mut tell: impl FnMut(&Finding),
 ) -> Result<Verified, OpenError> {
     let path = &directory.path;
@@ -203,11 +232,11 @@ pub fn verify(
         findings += 1;
         tell(finding);
     };
-    let checkpoint = read_checkpoint(path, &log);
+    let checkpoint = read_checkpoint(path);
     if checkpoint.is_none() && has_checkpoint(path) {
         tell(&Finding::Checkpoint);
     }
-    let index = open_index(path, cache_bytes, checkpoint, &log, &mut tell);
+    let index = open_index(path, cache_bytes, checkpoint, &log, &mut tell)?;
     let extent = Extent {
         acked: checkpoint.map_or(Position::START, |checkpoint| checkpoint.position),
         is_growing: false,
@@ -220,6 +249,8 @@ pub fn verify(
     if let Some(Err(error)) = index.map(Index::close) {
         tell(&Finding::Index(error.to_string()));
     }
+    disk::give_all_to_owner_above(&path.join(index::NAME))
+        .map_err(OpenError::io("give the files of the index to their owner"))?;
     let examined = examined.map_err(|interrupted| match interrupted {
         Interrupted::Stopped => OpenError::io("go on")(io::ErrorKind::Interrupted.into()),
         Interrupted::Log(error) => OpenError::io("read the log")(error),
@@ -251,7 +282,7 @@ pub(super) fn examine(
     let (mut records, mut deletions) = (0, 0);
     // Messages that the index does not have, unless a deletion comes.
     let mut missing = BTreeMap::new();
-    let mut survey = read_log(log, acked, pace, |record| {
+    let mut survey = read_log(log, extent, pace, |record| {
         let Record { kind, digest, .. } = record;
         let at = record.place.at;
         match kind {
@@ -273,23 +304,21 @@ pub(super) fn examine(
             _ => {}
         }
     })?;
-    if extent.is_growing && !missing.is_empty() {
-        // A deletion may have been appended to what was read ahead already.
-        recovery::survey(log, acked, acked, |record| {
-            if record.kind == Kind::Deletion {
-                missing.remove(&record.digest);
-            }
-            Ok::<_, io::Error>(())
-        })?;
+    if extent.is_growing {
+        survey.torn_bytes = 0;
+        forget_deleted(log, acked, &mut missing, &mut survey.damage)?;
     }
     for (digest, at) in missing {
         tell(&Finding::NotInIndex { digest, at });
     }
-    if extent.is_growing {
-        survey.damage.retain(|damage| damage.from < acked);
-        survey.torn_bytes = 0;
+    // Where segments are missing at the end, there is nothing that could be read as damaged.
+    if survey.last_end < acked && log.last_segment() < last_written(acked) {
+        tell(&Finding::EndsEarly {
+            end: survey.last_end,
+            checkpoint: acked,
+        });
     }
-    let healed = tell_damage(log, &survey, index, pace, tell)?;
+    let healed = tell_damage(log, &survey, index, extent, pace, tell)?;
     let indexed = hold_against_log(index, log, tell);
     Ok(Verified {
         records,
@@ -301,28 +330,73 @@ pub(super) fn examine(
     })
 }
 
+/// Takes out what a deletion explains that was appended after `end`: it may have been carried out, in the
+/// index and in the log, before its message was read here.
+fn forget_deleted(
+    log: &Log,
+    end: Position,
+    missing: &mut BTreeMap<Digest, Position>,
+    damage: &mut Vec<Damage>,
+) -> Result<(), Interrupted> {
+    let named = damage.iter().filter_map(|damage| damage.message);
+    let mut damaged: HashMap<_, _> = named.map(|(digest, _)| (digest, false)).collect();
+    if missing.is_empty() && damaged.is_empty() {
+        return Ok(());
+    }
+    recovery::survey(log, end, end, |record| {
+        if record.kind == Kind::Deletion {
+            missing.remove(&record.digest);
+            if let Some(is_deleted) = damaged.get_mut(&record.digest) {
+                *is_deleted = true;
+            }
+        }
+        Ok::<_, io::Error>(())
+    })?;
+    let is_deleted = |damage: &Damage| {
+        let message = damage.message;
+        message.is_some_and(|(digest, _)| damaged.get(&digest) == Some(&true))
+    };
+    damage.retain(|damage| !is_deleted(damage));
+    Ok(())
+}
+
+/// The number of the last segment of a log that ends at `end`.
+fn last_written(end: Position) -> u32 {
+    end.segment - u32::from(end.offset == 0)
+}
+
 /// The index, if a start would take it as it is.
+///
+/// # Errors
+/// If there is too little of something to open it, so that nothing can be said of it.
 fn open_index(
     path: &Path,
     cache_bytes: u64,
     checkpoint: Option<Checkpoint>,
     log: &Log,
     tell: &mut impl FnMut(&Finding),
-) -> Option<Index> {
-    let directory = path.join("index");
+) -> Result<Option<Index>, OpenError> {
+    let directory = path.join(index::NAME);
     // Without a checkpoint a start draws a new one. Without data it does too, and a backup has none.
-    let expected = checkpoint.filter(|_| Index::exists(&directory))?;
-    let index = Index::open(&directory, cache_bytes)
-        .inspect_err(|error| tell(&Finding::Index(error.to_string())))
-        .ok()?;
-    let reason = match opening::check(&index, expected, log) {
-        Ok(_) => return Some(index),
+    let checkpoint = checkpoint.filter(|_| Index::exists(&directory));
+    let Some(expected) = checkpoint.filter(|expected| is_in_reach(*expected, log)) else {
+        return Ok(None);
+    };
+    let checked = Index::open(&directory, cache_bytes)
+        .map_err(ReplayError::from)
+        .and_then(|index| opening::check(&index, expected, log).map(|held| (index, held)));
+    let reason = match checked {
+        Ok((index, _)) => return Ok(Some(index)),
+        Err(ReplayError::Index(error)) if error.is_lack() => {
+            return Err(OpenError::io("open the index")(io::Error::other(error)));
+        }
+        Err(ReplayError::Index(error)) if error.is_unfinished() => return Ok(None),
         Err(ReplayError::Index(error)) => error.to_string(),
         // Whoever reads the log next says so.
         Err(ReplayError::Log(_)) => "it cannot be held against the log".into(),
     };
     tell(&Finding::Index(reason));
-    None
+    Ok(None)
 }
 
 /// Asks the index nothing more.
@@ -331,16 +405,16 @@ fn give_up(index: &mut Option<&Index>, error: &IndexError, tell: &mut dyn FnMut(
     *index = None;
 }
 
-/// Walks through the whole log.
+/// Walks through the log, as far as it can be judged.
 fn read_log(
     log: &Log,
-    acked: Position,
+    extent: Extent,
     pace: Pace<'_>,
     mut take: impl FnMut(Record),
 ) -> Result<Survey, Interrupted> {
     let segment_bytes = u64::from(log.segment_bytes());
     let total = segment_bytes * u64::from(log.last_segment());
-    let survey = recovery::survey(log, Position::START, acked, |record| {
+    let record = |record: Record| {
         let at = record.place.at;
         let segments = u64::from(at.segment.saturating_sub(1));
         let done = segments * segment_bytes + u64::from(at.offset);
@@ -349,7 +423,12 @@ fn read_log(
         }
         take(record);
         Ok(())
-    })?;
+    };
+    let survey = if extent.is_growing {
+        recovery::survey_before(log, extent.acked, record)?
+    } else {
+        recovery::survey(log, Position::START, extent.acked, record)?
+    };
     match pace(total, total) {
         ControlFlow::Continue(()) => Ok(survey),
         ControlFlow::Break(()) => Err(Interrupted::Stopped),
@@ -361,13 +440,14 @@ fn tell_damage(
     log: &Log,
     survey: &Survey,
     index: Option<&Index>,
+    extent: Extent,
     pace: Pace<'_>,
     tell: &mut dyn FnMut(&Finding),
 ) -> Result<u64, Interrupted> {
     if survey.damage.is_empty() {
         return Ok(0);
     }
-    let good = good_records(log, &survey.damage, pace)?;
+    let good = good_records(log, &survey.damage, extent, pace)?;
     let mut healed = 0;
     for Damage { from, to, message } in &survey.damage {
         let is_healed = message.is_some_and(|(digest, place)| {
@@ -392,11 +472,12 @@ fn tell_damage(
 fn good_records(
     log: &Log,
     damage: &[Damage],
+    extent: Extent,
     pace: Pace<'_>,
 ) -> Result<HashMap<Digest, bool>, Interrupted> {
     let damaged = damage.iter().filter_map(|damage| damage.message);
     let mut good: HashMap<_, _> = damaged.map(|(digest, _)| (digest, false)).collect();
-    read_log(log, Position::START, pace, |record| {
+    read_log(log, extent, pace, |record| {
         if let Some(good) = good.get_mut(&record.digest) {
             // What is damaged stands behind the deletion, or it would be no damage.
             *good = record.kind == Kind::Message;

@@ -1,14 +1,14 @@
 //! `digestd backup`: a copy that is a store.
 
 use super::progress::Progress;
-use super::{plural, say};
+use super::{Findings, plural, say};
 use crate::cli::BackupArgs;
 use crate::store::{self, Method};
 
 /// Copies a store, or brings a copy up to date.
 ///
 /// # Errors
-/// See [`store::back_up`].
+/// [`Findings`] if the disk could not read everything; else see [`store::back_up`].
 pub fn back_up(arguments: &BackupArgs) -> anyhow::Result<()> {
     let method = if arguments.hard_link {
         Method::HardLink
@@ -35,5 +35,13 @@ pub fn back_up(arguments: &BackupArgs) -> anyhow::Result<()> {
         done.end.segment,
         done.end.offset
     ));
-    Ok(())
+    for (at, bytes) in &done.unreadable {
+        say(&format!(
+            "log/{} at {}: {} cannot be read, and are zeros in the copy",
+            at.file_name(),
+            at.offset,
+            plural(*bytes, "byte")
+        ));
+    }
+    Ok(Findings::none_of(done.unreadable.len() as u64)?)
 }

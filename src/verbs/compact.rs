@@ -1,4 +1,4 @@
-//! `digestd compact`: a log without what nobody can ask for any more.
+//! `digestd compact`: a log without what no client can ask for any more.
 
 use bytesize::ByteSize;
 
@@ -8,10 +8,11 @@ use crate::cli::DataArgs;
 use crate::config;
 use crate::store::{self, CompactError, DataDirectory};
 
-/// Writes the log of a store anew.
+/// Writes the log of a store again.
 ///
 /// # Errors
-/// [`Findings`] if messages are damaged that would be lost; else what kept it from being done.
+/// [`Findings`] if messages are damaged, which they still are afterwards, or log and index do not agree; else
+/// what kept it from being done.
 pub fn compact(arguments: &DataArgs) -> anyhow::Result<()> {
     let directory = DataDirectory::claim_existing(&arguments.data_dir)?;
     let bar = Progress::of_bytes(0);
@@ -25,8 +26,8 @@ pub fn compact(arguments: &DataArgs) -> anyhow::Result<()> {
     });
     drop(bar);
     let done = compacted.map_err(|error| match error {
-        CompactError::Damaged(count) => {
-            say("left as it is: what is damaged has to be posted again first");
+        CompactError::Inconsistent(count) => {
+            say(&format!("left as it is: {error}"));
             Findings(count).into()
         }
         CompactError::Store(error) => anyhow::Error::from(error),
@@ -37,5 +38,11 @@ pub fn compact(arguments: &DataArgs) -> anyhow::Result<()> {
         ByteSize(done.bytes_before),
         ByteSize(done.bytes_after)
     ));
-    Ok(())
+    if done.damaged > 0 {
+        say(&format!(
+            "{} damaged and taken along as it is: post it again",
+            plural(done.damaged, "message")
+        ));
+    }
+    Ok(Findings::none_of(done.damaged)?)
 }

@@ -106,7 +106,7 @@ fn summary(verified: &Verified) -> String {
     )];
     parts.push(match verified.indexed {
         Some(messages) => format!("{} in the index", plural(messages, "message")),
-        None => "the index will be redrawn at the next start".into(),
+        None => "the next start draws the index".into(),
     });
     if verified.deletions > 0 {
         parts.push(plural(verified.deletions, "deletion"));

@@ -87,29 +87,65 @@ fn a_store_with_nothing_to_leave_out_is_left_as_it_is() {
     assert_compact(&data, &texts);
 }
 
+/// One whose text is damaged, one whose header is: both are known to the index.
 #[test]
-fn a_store_with_damage_that_was_not_mended_is_left_as_it_is() {
+fn what_is_damaged_is_taken_along_and_still_answers_with_an_error() {
     let texts = texts(0..1000);
     let data = healed(&texts);
-    let record = data.record_of(&texts[5]);
-    data.flip(&record.file, record.body().start * 8);
-    let before = data.log();
-    let refused = compacted(&data);
-    assert!(
-        matches!(refused, Err(CompactError::Damaged(1))),
-        "{refused:?}"
-    );
-    assert!(data.log() == before);
-    let store = data.open();
-    assert_text(&store, &texts[5], &Err(StoreError::Damaged));
-    close(store);
+    let [body, header, gone] = [5, 6, 7].map(|number| data.record_of(&texts[number]));
+    data.flip(&body.file, body.body().start * 8);
+    data.flip(&header.file, header.offset * 8);
+    // Of a third nothing is left.
+    data.edit(&gone.file, |content| {
+        content[gone.offset..gone.end()].fill(0);
+    });
 
     let mut command = digestd();
     command.arg("compact").arg("--data-dir").arg(data.path());
     let outcome = run(&mut command, b"");
     assert_eq!(outcome.code, Some(3), "{outcome:?}");
-    assert!(outcome.stderr.contains(&record.digest.to_string()));
-    assert!(outcome.stderr.contains("posted again first"), "{outcome:?}");
+    for record in [&body, &header, &gone] {
+        assert!(outcome.stderr.contains(&record.digest.to_string()));
+    }
+    assert!(outcome.stderr.contains("post it again"), "{outcome:?}");
+
+    for lost in ["index.none", "index", "checkpoint"] {
+        println!("without {lost}");
+        let copy = data.copy();
+        copy.remove(lost);
+        let store = copy.open();
+        // The text behind the damaged header was whole.
+        for (text, whole) in [(&texts[5], false), (&texts[6], true), (&texts[7], false)] {
+            let expected = if whole {
+                Ok(Some(text.clone()))
+            } else {
+                Err(StoreError::Damaged)
+            };
+            assert_text(&store, text, &expected);
+        }
+        assert_holds(&store, &texts[..5]);
+        assert_holds(&store, &texts[8..]);
+        assert_eq!(store.messages(), 1000);
+        put_all(&store, &texts);
+        close(store);
+        compacted(&copy).unwrap();
+        assert_compact(&copy, &texts);
+    }
+}
+
+#[test]
+fn files_that_are_no_part_of_the_log_are_not_removed_with_it() {
+    let texts = texts(0..100);
+    let data = healed(&texts);
+    for name in ["log/notes.txt", "log/00002026.log", "log/notes.new"] {
+        data.write(name, "not ours");
+        let error = compacted(&data).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+        assert_eq!(data.read(name), b"not ours");
+        data.remove(name);
+    }
+    compacted(&data).unwrap();
+    assert_compact(&data, &texts);
 }
 
 #[test]
@@ -118,8 +154,6 @@ fn damage_that_names_no_message_is_left_out_once_the_message_is_there_again() {
     let data = Data::with(&texts);
     let record = data.record_of(&texts[5]);
     data.flip(&record.file, record.offset * 8);
-    // The index still points at it: somebody misses it.
-    assert!(compacted(&data).is_err());
     let store = data.open();
     put(&store, &texts[5]).unwrap();
     close(store);

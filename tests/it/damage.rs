@@ -506,9 +506,12 @@ fn damage_to_the_second_record_of_a_message_does_not_hide_the_first() {
     put(&store, &aged.victim).unwrap();
     put(&store, &text_of(1, 100)).unwrap();
     close(store);
-    // The first is well again, the second is not.
+    // The first, which was erased, is well again, the second is not.
     let sound = aged.data.record_of(&aged.victim);
-    data.flip(&sound.file, (sound.body().start + 7) * 8 + 3);
+    let body = aged.data.body(&sound);
+    data.edit(&sound.file, |content| {
+        content[sound.body()].copy_from_slice(&body);
+    });
     let second = data
         .records()
         .into_iter()

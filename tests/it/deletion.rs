@@ -460,6 +460,7 @@ fn a_compacted_log_has_neither_the_message_nor_its_deletion() {
     drop(directory);
     let Compacted {
         messages,
+        damaged: _,
         bytes_before,
         bytes_after,
     } = done;
@@ -531,11 +532,14 @@ fn a_copy_taken_while_messages_are_deleted_has_no_findings() {
         });
         for _ in 0..10 {
             let copy = Data::new();
+            let before = deleted.load(Ordering::Relaxed);
             backed_up(&data, &copy, Method::Copy);
+            // One may be under way on either side.
+            let meanwhile = deleted.load(Ordering::Relaxed) - before + 1;
             assert_no_findings(&copy);
             let (served, lines) = copy.open_and_listen();
             assert_heard_nothing_of_damage(&lines);
-            assert!(served.messages() >= 29);
+            assert!(served.messages() + meanwhile as u64 >= 30);
             close(served);
         }
         over.store(true, Ordering::Relaxed);
