@@ -6,8 +6,9 @@
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`],
 //!   [`verify`], [`scrub`], [`backup`], [`compact`], [`upgrade`], with [`store_support`];
 //! * the real binaries: [`command`], [`tokens`], [`rates`], [`logs`], [`tls`], [`supervisor`], [`doctor`], [`export`], [`import`],
-//!   [`crash`], [`power`], [`failure`], [`full`], [`memory`], [`samples`], [`readme`], [`browser`],
-//!   [`caches`], [`strangers`], and [`gifts`] for the second one, with [`process`], [`writers`] and [`trace`].
+//!   [`crash`], [`power`], [`failure`], [`sectors`], [`slow`], [`full`], [`memory`], [`samples`], [`readme`], [`browser`],
+//!   [`caches`], [`strangers`], and [`gifts`] for the second one, with [`process`], [`writers`],
+//!   [`disk`] and [`trace`].
 
 #![allow(
     clippy::unwrap_used,
@@ -31,6 +32,7 @@ mod delete;
 mod deletion;
 mod digest_fields;
 mod directory;
+mod disk;
 mod doctor;
 mod export;
 mod failure;
@@ -57,7 +59,9 @@ mod reader;
 mod readme;
 mod samples;
 mod scrub;
+mod sectors;
 mod shutdown;
+mod slow;
 mod store;
 mod store_support;
 mod strangers;

@@ -1,0 +1,86 @@
+//! A disk that is slow or has bad sectors, as the real binary sees it: `disk.c`, which the compiler that
+//! builds the allocator builds too.
+
+use std::fs;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::process::{Launch, digestd};
+
+/// What a disk does that is not in order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BadDisk {
+    bad: Vec<String>,
+    slow: Option<String>,
+    trace: Option<PathBuf>,
+}
+
+impl BadDisk {
+    /// These bytes of a file cannot be read, whatever it will be called.
+    pub(crate) fn unreadable(mut self, file: &Path, bytes: &Range<usize>) -> Self {
+        let inode = fs::metadata(file).unwrap().ino();
+        self.bad
+            .push(format!("{inode} {} {}", bytes.start, bytes.len()));
+        self
+    }
+
+    /// Syncs of files with this in their path take so long.
+    pub(crate) fn slow(mut self, part: &str, milliseconds: u32) -> Self {
+        self.slow = Some(format!("{part} {milliseconds}"));
+        self
+    }
+
+    /// Writes and syncs are written down.
+    pub(crate) fn traced(mut self, file: &Path) -> Self {
+        self.trace = Some(file.to_owned());
+        self
+    }
+
+    /// The environment of a process that has this disk.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
+        let path = |path: &Path| path.to_str().unwrap().to_owned();
+        let bad = (!self.bad.is_empty()).then(|| ("DISK_BAD", self.bad.join(" ")));
+        let slow = self.slow.clone().map(|slow| ("DISK_SLOW", slow));
+        let trace = self.trace.as_ref().map(|file| ("DISK_TRACE", path(file)));
+        let library = ("LD_PRELOAD", path(library()));
+        [Some(library), bad, slow, trace]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    /// A command line of the binary on this disk.
+    pub(crate) fn digestd(&self) -> Command {
+        let mut command = digestd();
+        command.envs(self.environment());
+        command
+    }
+
+    /// A server on this disk.
+    pub(crate) fn launch(&self, launch: Launch) -> Launch {
+        let environment = self.environment().into_iter();
+        environment.fold(launch, |launch, (name, value)| launch.env(name, value))
+    }
+}
+
+fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let library = directory.path().join("disk.so");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/disk.c");
+        let built = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
+            .args([&*library, Path::new(source)])
+            .arg("-ldl")
+            .status();
+        assert!(built.unwrap().success());
+        // Others may be building it too: each has its own, and leaves one that is always the same.
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("disk.so");
+        fs::rename(library, &kept).unwrap();
+        kept
+    })
+}
