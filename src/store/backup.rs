@@ -302,7 +302,7 @@ impl Copy {
         if kept.end.is_some_and(|kept| kept > end) {
             return Err(self.foreign("it is longer"));
         }
-        let is_same = |(at, header)| source.header(at).is_none_or(|other| other == header);
+        let is_same = |(at, header)| source.header(at) == Some(header);
         if !kept.last.is_none_or(is_same) {
             return Err(self.foreign("it holds other messages"));
         }

@@ -225,11 +225,13 @@ fn forget_lost(
 ) -> Result<usize, ReplayError> {
     let mut lost = 0;
     for (digest, place) in ahead {
-        let is_there = match source.durability {
-            // What stands before the end was synced: if it is damaged, it answers with an error.
-            Durability::Disk => place.at < entered.end,
-            Durability::Os => source.log.names(*place, digest).unwrap_or(true),
-        };
+        let is_there = place.at < entered.end
+            && match source.durability {
+                // It was synced: if it is damaged, it answers with an error.
+                Durability::Disk => true,
+                // What cannot be read answers with one, too.
+                Durability::Os => source.log.names(*place, digest).unwrap_or(true),
+            };
         if !is_there {
             lost += usize::from(index.remove(digest, *place)?);
         }

@@ -1,16 +1,22 @@
 //! `digestd backup`: a copy is a store that has everything acknowledged before it was begun, whatever
 //! goes on meanwhile.
 
+use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use digestd::store::{BackedUp, Method, OpenError, back_up, verify};
+use digestd::store::{BackedUp, Method, OpenError, back_up, compact, verify};
+use rustix::process::Signal;
 
-use crate::process::{Launch, Outcome, digestd, run};
-use crate::store_support::{Data, assert_holds, close, put_all, texts};
+use crate::process::{Launch, Outcome, Process, digestd, run, wait_until};
+use crate::store_support::{
+    Data, assert_holds, close, delete, heard, put, put_all, text_of, texts,
+};
 
 fn backed_up(source: &Data, copy: &Data, method: Method) -> BackedUp {
     try_back_up(source, copy, method).unwrap_or_else(|error| panic!("{error}"))
@@ -242,4 +248,286 @@ fn a_store_that_is_served_is_backed_up_and_restored_by_serving_the_copy() {
     let held = backup(&source, &copy);
     assert_eq!(held.code, Some(4), "{held:?}");
     restored.stop();
+}
+
+// What is not the copy of this log.
+
+/// Tries a backup that has to fail with this in its sentence, and to leave the copy as it is.
+fn assert_refused(source: &Data, copy: &Data, sentence: &str) {
+    let before = copy.log();
+    let outcome = backup(source.path(), copy.path());
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stderr.contains(sentence), "{outcome:?}");
+    assert!(copy.log() == before);
+}
+
+fn compact_all(data: &Data) {
+    let directory = data.claim_again().unwrap();
+    compact(&directory, 1 << 20, &|_, _| (), |finding| {
+        panic!("{finding}")
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_copy_from_before_a_compaction_is_not_brought_up_to_date() {
+    let texts = texts(0..1000);
+    for deleted in [5, 995] {
+        let (data, copy) = (Data::with(&texts), Data::new());
+        backed_up(&data, &copy, Method::Copy);
+        let store = data.open();
+        for text in &texts[deleted..deleted + 5] {
+            assert!(delete(&store, text).unwrap());
+        }
+        close(store);
+        compact_all(&data);
+        let store = data.open();
+        put_all(
+            &store,
+            &(0..2000)
+                .map(|number| format!("later {number}"))
+                .collect::<Vec<_>>(),
+        );
+        close(store);
+        assert_refused(&data, &copy, "before it was compacted");
+        assert_eq!(verified(&copy), 1000);
+    }
+}
+
+#[test]
+fn the_copy_of_another_store_is_left_alone() {
+    // The first segments are the same, or there is nothing at all to compare.
+    for (one, other) in [(0..900, 0..300), (0..300, 300..310), (0..300, 0..0)] {
+        let texts = texts(other);
+        let (data, others, copy) = (
+            Data::with(&self::texts(one)),
+            Data::with(&texts),
+            Data::new(),
+        );
+        backed_up(&others, &copy, Method::Copy);
+        assert_refused(&data, &copy, "of another store");
+        copy.assert_sound(&texts);
+    }
+}
+
+#[test]
+fn a_copy_that_was_served_goes_its_own_way() {
+    let texts = texts(0..300);
+    let (data, copy) = (Data::with(&texts), Data::new());
+    backed_up(&data, &copy, Method::Copy);
+    let restored = Launch::new(copy.path())
+        .option("--body-max", "60KiB")
+        .start();
+    let own = restored.client().publish("its own").unwrap();
+    restored.stop();
+    let store = data.open();
+    put_all(&store, &self::texts(300..600));
+    close(store);
+    // Whatever an operator tidies up.
+    for name in ["nothing", "index", "checkpoint"] {
+        copy.remove(name);
+        assert_refused(&data, &copy, "it was served since");
+    }
+    let restored = Launch::new(copy.path())
+        .option("--body-max", "60KiB")
+        .start();
+    assert_eq!(restored.client().fetch(&own), Some("its own".into()));
+    restored.stop();
+}
+
+/// A store that was restored from an early backup has the identity of the later ones.
+#[test]
+fn a_later_copy_is_not_brought_up_to_date_from_an_earlier_one_that_was_served() {
+    let (data, early, late) = (Data::with(&texts(0..600)), Data::new(), Data::new());
+    backed_up(&data, &early, Method::Copy);
+    let store = data.open();
+    put_all(&store, &texts(600..1200));
+    put(&store, "the last group").unwrap();
+    close(store);
+    backed_up(&data, &late, Method::Copy);
+    let store = early.open();
+    put_all(&store, &texts(5000..5100));
+    close(store);
+    assert_refused(&early, &late, "it is longer");
+    let store = early.open();
+    put_all(&store, &texts(5100..8000));
+    close(store);
+    assert_refused(&early, &late, "it holds other messages");
+    assert_eq!(verified(&late), 1201);
+}
+
+#[test]
+fn a_copy_stays_one_when_it_is_read() {
+    let texts = texts(0..1000);
+    let (data, copy) = (Data::with(&texts[..500]), Data::new());
+    backed_up(&data, &copy, Method::Copy);
+    for verb in ["verify", "export"] {
+        let mut command = digestd();
+        let outcome = run(command.arg(verb).arg("--data-dir").arg(copy.path()), b"");
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    }
+    let store = data.open();
+    put_all(&store, &texts[500..]);
+    assert!(delete(&store, &texts[10]).unwrap());
+    close(store);
+    let outcome = backup(data.path(), copy.path());
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let (store, lines) = copy.open_and_listen();
+    assert!(!heard(&lines, "behind the checkpoint"), "{lines:?}");
+    assert_holds(&store, &texts[11..]);
+    assert_eq!(store.messages(), 999);
+}
+
+#[test]
+fn logs_without_an_identity_are_refused_with_what_to_do() {
+    let (data, old) = (Data::of_0_1_0("data"), Data::of_0_1_0("backup"));
+    let outcome = backup(data.path(), Data::new().path());
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(
+        outcome
+            .stderr
+            .contains("start this version of digestd on it once"),
+        "{outcome:?}"
+    );
+    close(data.open());
+    assert_refused(&data, &old, "make a new one");
+    let copy = Data::new();
+    backed_up(&data, &copy, Method::Copy);
+    verified(&copy);
+}
+
+#[test]
+fn a_damaged_identity_costs_a_new_backup_and_no_message() {
+    let texts = texts(0..300);
+    let (data, copy) = (Data::with(&texts), Data::new());
+    backed_up(&data, &copy, Method::Copy);
+    for content in ["", "rubbish", "0123456789abcdef0123456789abcdeF\n"] {
+        data.write("log/ID", content);
+        data.assert_sound(&texts);
+        assert_eq!(data.read("log/ID").len(), 33);
+        assert_refused(&data, &copy, "make a new one");
+    }
+}
+
+#[test]
+fn a_first_backup_that_was_interrupted_is_known_for_what_it_is() {
+    let texts = texts(0..1000);
+    let (data, copy) = (Data::with(&texts), Data::new());
+    backed_up(&data, &copy, Method::Copy);
+    let whole = copy.log();
+    for kept in 0..whole.len() - 1 {
+        for number in kept + 1..=whole.len() {
+            copy.remove(&format!("log/{number:08}.log"));
+        }
+        let mut command = digestd();
+        let outcome = run(
+            command.arg("verify").arg("--data-dir").arg(copy.path()),
+            b"",
+        );
+        assert_eq!(
+            outcome.code,
+            Some(3),
+            "{kept} of {}: {outcome:?}",
+            whole.len()
+        );
+        backed_up(&data, &copy, Method::Copy);
+        assert!(copy.log() == whole);
+    }
+}
+
+/// Stopped in the middle, and gone on with when the log is another one.
+#[test]
+fn a_backup_of_a_store_that_is_compacted_meanwhile_fails() {
+    for method in [None, Some("--hard-link")] {
+        let texts: Vec<_> = (0..400).map(|number| text_of(number, 30_000)).collect();
+        let data = Data::with(&texts);
+        let store = data.open();
+        for text in texts.iter().step_by(3) {
+            assert!(delete(&store, text).unwrap());
+        }
+        close(store);
+        let copy = Data::new();
+        let child = digestd()
+            .arg("backup")
+            .args(method)
+            .arg(copy.path())
+            .arg("--data-dir")
+            .arg(data.path())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut child = Process(child);
+        wait_until("it copies", || copy.has("log/00000003.log"));
+        child.signal(Signal::STOP);
+        compact_all(&data);
+        child.signal(Signal::CONT);
+        assert_eq!(child.wait().code(), Some(1));
+        let outcome = backup(data.path(), copy.path());
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        let again = Data::new();
+        backed_up(&data, &again, Method::Copy);
+        verified(&again);
+    }
+}
+
+// Deletions meanwhile.
+
+/// Messages live for a second; backups are made all the time. `DIGESTD_TEST_BACKUPS` says how many.
+#[test]
+#[ignore = "takes a quarter of a minute"]
+fn a_backup_ends_however_fast_messages_are_deleted() {
+    const WRITERS: usize = 8;
+    let count = std::env::var("DIGESTD_TEST_BACKUPS").ok();
+    let count: usize = count.map_or(5, |count| count.parse().unwrap());
+    let data = Data::new();
+    let store = data.open();
+    let over = AtomicBool::new(false);
+    // By digest: the texts that were acknowledged and whose deletion was not begun.
+    let there = Mutex::new(HashSet::new());
+    thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let (store, over, there) = (&store, &over, &there);
+            scope.spawn(move || {
+                let mut live = VecDeque::new();
+                for number in (0..).take_while(|_| !over.load(Relaxed)) {
+                    let text = text_of(number, 2000) + &writer.to_string();
+                    put(store, &text).unwrap();
+                    there.lock().unwrap().insert(text.clone());
+                    live.push_back((Instant::now(), text));
+                    while live
+                        .front()
+                        .is_some_and(|(put, _)| put.elapsed() > Duration::from_secs(1))
+                    {
+                        let (_, text) = live.pop_front().unwrap();
+                        there.lock().unwrap().remove(&text);
+                        assert!(delete(store, &text).unwrap());
+                    }
+                    // Fifty a second.
+                    thread::sleep(Duration::from_millis(20));
+                }
+            });
+        }
+        wait_until("there are deletions", || store.messages() > 300);
+        for round in 0..count {
+            let copy = Data::new();
+            let before = there.lock().unwrap().clone();
+            let started = Instant::now();
+            let done = backed_up(&data, &copy, Method::Copy);
+            let took = started.elapsed();
+            let after = there.lock().unwrap().clone();
+            let kept: Vec<_> = before.intersection(&after).cloned().collect();
+            verified(&copy);
+            let (store, lines) = copy.open_and_listen();
+            assert!(!heard(&lines, "damaged"), "{lines:?}");
+            assert_holds(&store, &kept);
+            println!(
+                "{round}: {} segments in {took:?}, {} texts",
+                done.taken,
+                kept.len()
+            );
+            close(store);
+            thread::sleep(Duration::from_millis(300));
+        }
+        over.store(true, Relaxed);
+    });
 }

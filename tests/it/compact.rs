@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use digestd::store::{CompactError, Compacted, Finding, StoreError, compact, verify};
+use digestd::store::{CompactError, Compacted, StoreError, compact};
 use rustix::process::Signal;
 
 use crate::process::{Process, digestd, run};
@@ -17,16 +17,6 @@ const CACHE_BYTES: u64 = 1 << 20;
 fn compacted(data: &Data) -> Result<Compacted, CompactError> {
     let directory = data.claim_again().unwrap();
     compact(&directory, CACHE_BYTES, &|_, _| (), |_| ())
-}
-
-fn findings(data: &Data) -> Vec<Finding> {
-    let directory = data.claim_again().unwrap();
-    let mut findings = Vec::new();
-    verify(&directory, CACHE_BYTES, &|_, _| (), |finding| {
-        findings.push(finding.clone());
-    })
-    .unwrap();
-    findings
 }
 
 /// Every tenth message was damaged and posted again.
@@ -46,7 +36,7 @@ fn healed(texts: &[String]) -> Data {
 /// The good records of messages, each message once.
 fn assert_compact(data: &Data, texts: &[String]) {
     data.assert_sound(texts);
-    assert_eq!(findings(data), []);
+    assert_eq!(data.findings(), []);
     let records = data.records();
     let messages = records.iter().filter(|record| record.kind == 1);
     let digests: Vec<_> = messages.map(|record| record.digest).collect();
@@ -157,7 +147,7 @@ fn damage_that_names_no_message_is_left_out_once_the_message_is_there_again() {
     let store = data.open();
     put(&store, &texts[5]).unwrap();
     close(store);
-    assert_eq!(findings(&data).len(), 1);
+    assert_eq!(data.findings().len(), 1);
     compacted(&data).unwrap();
     assert_compact(&data, &texts);
 }

@@ -32,13 +32,9 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// Nothing is wrong with the store, says whoever reads all of it.
+/// Nothing is wrong with the store, says who reads all of it.
 fn assert_no_findings(data: &Data) {
-    let directory = data.claim_again().unwrap();
-    verify(&directory, 1 << 20, &|_, _| (), |finding| {
-        panic!("{finding}")
-    })
-    .unwrap();
+    assert_eq!(data.findings(), []);
 }
 
 /// Opens the store in several ways, each of which finds `texts` and nothing wrong.
@@ -747,4 +743,128 @@ fn puts_deletions_and_look_ups_that_race_could_have_come_one_after_the_other() {
         killed.assert_sound(&left);
         assert_sound_however_opened(&data, &left);
     }
+}
+
+// Every record of a text.
+
+/// Puts the same texts by many at once; each ends up with one record that is not erased.
+#[test]
+fn a_text_that_many_put_at_once_is_erased_with_its_deletion() {
+    const CLIENTS: usize = 32;
+    let texts = texts(0..300);
+    for durability in [Durability::Disk, Durability::Os] {
+        let data = Data::new();
+        let store = data.open_with(Options {
+            durability,
+            ..options()
+        });
+        thread::scope(|scope| {
+            for client in 0..CLIENTS {
+                let (store, texts) = (&store, &texts);
+                scope.spawn(move || {
+                    // Not all in the same order.
+                    for text in texts.iter().cycle().skip(client * 7).take(texts.len()) {
+                        let receipt = put(store, text).unwrap();
+                        assert_eq!(receipt.digest(), Digest::of(text.as_bytes()));
+                    }
+                });
+            }
+        });
+        assert_holds_only(&store, &texts);
+        for text in &texts {
+            assert_eq!(delete(&store, text), Ok(true));
+            assert_eq!(get(&store, text), Ok(None));
+        }
+        close(store);
+        let log = data.log().concat();
+        for text in &texts {
+            let is_there = log
+                .windows(text.len())
+                .any(|window| window == text.as_bytes());
+            assert!(!is_there, "{durability:?}: {text}");
+        }
+        assert_sound_however_opened(&data, &[]);
+    }
+}
+
+#[test]
+fn a_text_that_is_known_by_the_time_it_would_be_written_is_not_written_again() {
+    let texts = texts(0..200);
+    let data = Data::new();
+    let store = data.open();
+    thread::scope(|scope| {
+        // As many as may wait.
+        for _ in 0..5 {
+            scope.spawn(|| put_all(&store, &texts));
+        }
+    });
+    close(store);
+    assert_eq!(data.records().len(), texts.len());
+}
+
+#[test]
+fn a_damaged_record_is_erased_once_its_text_was_posted_again() {
+    let texts = texts(0..100);
+    let data = Data::with(&texts);
+    for (text, in_header) in [(&texts[10], false), (&texts[20], true)] {
+        let record = data.record_of(text);
+        let at = if in_header {
+            record.offset
+        } else {
+            record.body().start
+        };
+        let store = data.open();
+        data.flip(&record.file, at * 8);
+        put(&store, text).unwrap();
+        close(store);
+        assert!(is_zero(&data.body(&record)), "in the header: {in_header}");
+        let store = data.open();
+        assert_holds_only(&store, &texts);
+        // A kill right after it costs no redraw either.
+        let (killed, lines) = data.copy().open_and_listen();
+        assert!(!heard(&lines, "redrawn"), "{lines:?}");
+        drop(killed);
+        close(store);
+    }
+    assert_no_findings_but(&data, 1);
+    for text in &texts {
+        let store = data.open();
+        assert_eq!(delete(&store, text), Ok(true));
+        close(store);
+    }
+    let log = data.log().concat();
+    for text in &texts {
+        let is_there = log
+            .windows(text.len())
+            .any(|window| window == text.as_bytes());
+        assert!(!is_there, "{text}");
+    }
+}
+
+/// What a header held that is damaged is not known.
+fn assert_no_findings_but(data: &Data, unknown: usize) {
+    let findings = data.findings();
+    assert_eq!(findings.len(), unknown, "{findings:?}");
+    assert!(findings.iter().all(|finding| finding.digest().is_none()));
+}
+
+/// The records that version 0.1.0 wrote twice are found when the index is drawn again.
+#[test]
+fn the_second_record_of_a_text_is_erased_when_the_index_is_drawn() {
+    let data = Data::of_0_1_0("data");
+    data.remove("index");
+    close(data.open());
+    let doubles = |data: &Data| {
+        let records = data.records().into_iter();
+        let whole =
+            records.filter(|record| record.kind == Record::MESSAGE && !is_zero(&data.body(record)));
+        let mut digests: Vec<_> = whole.map(|record| record.digest).collect();
+        let all = digests.len();
+        digests.sort_unstable();
+        digests.dedup();
+        all - digests.len()
+    };
+    assert!(doubles(&Data::of_0_1_0("data")) > 10);
+    assert_eq!(doubles(&data), 0);
+    assert_no_findings(&data);
 }

@@ -49,7 +49,7 @@ impl FileSystem {
     }
 }
 
-fn as_root(program: &str, options: &[&str], path: &Path) {
+pub(crate) fn as_root(program: &str, options: &[&str], path: &Path) {
     let sudo: &[&str] = if getuid().is_root() {
         &[]
     } else {

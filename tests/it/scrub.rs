@@ -1,14 +1,16 @@
 //! The scrub: what it finds in a store that is being served, and that it finds nothing that is not so.
 
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use digestd::digest::Digest;
 use digestd::store::{EmbeddedStore, Store, keep_scrubbing};
 
-use crate::process::Launch;
-use crate::store_support::{Data, close, heard, listen, put, put_all, texts};
+use crate::process::{Client, Launch};
+use crate::store_support::{Data, close, heard, listen, put, put_all, text_of, texts};
 
 const FOUND: &str = "the store is not as promised";
 const DONE: &str = "everything stored was read and checked";
@@ -103,4 +105,47 @@ fn a_server_scrubs_if_it_is_told_to() {
     let server = launch.option("--scrub-interval", "1h").start();
     server.wait_for(FOUND);
     server.stop();
+}
+
+/// The messages that are deleted are read after their bodies were erased, and their deletions stand where
+/// nothing was when the scrub began.
+#[test]
+fn a_scrub_knows_deletions_in_segments_that_were_made_since_it_began() {
+    const CLIENTS: usize = 8;
+    let texts: Vec<_> = (0..900).map(|number| text_of(number, 30_000)).collect();
+    let data = Data::with(&texts);
+    let tokens = data.path().with_extension("tokens");
+    let line = format!("all read,write,delete {}\n", Digest::of(b"all"));
+    fs::write(&tokens, line).unwrap();
+    let server = Launch::new(data.path())
+        .option("--body-max", "32KiB")
+        .option("--scrub-interval", "1h")
+        .option("--tokens", tokens)
+        .start();
+    let ask = |client: &mut Client, method, path: &str, body: &str, status| {
+        let fields = [
+            ("Authorization", "Bearer all"),
+            ("Content-Type", "text/plain"),
+        ];
+        let answer = client.ask(method, path, &fields, body.as_bytes()).unwrap();
+        assert_eq!(answer.status, status);
+    };
+    for number in 900..905 {
+        let text = text_of(number, 30_000);
+        ask(&mut server.client(), "POST", "/messages", &text, 201);
+    }
+    thread::scope(|scope| {
+        for some in texts[300..].chunks(600 / CLIENTS) {
+            let mut client = server.client();
+            scope.spawn(move || {
+                for text in some {
+                    let path = format!("/messages/{}", Digest::of(text.as_bytes()));
+                    ask(&mut client, "DELETE", &path, "", 204);
+                }
+            });
+        }
+    });
+    server.wait_for(DONE);
+    let log = server.stop();
+    assert!(!log.contains("ERROR"), "{log}");
 }

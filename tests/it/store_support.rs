@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use digestd::digest::Digest;
 use digestd::message::Message;
 use digestd::store::{
-    DataDirectory, Durability, EmbeddedStore, OpenError, Options, Receipt, Store, StoreError,
+    DataDirectory, Durability, EmbeddedStore, Finding, OpenError, Options, Receipt, Store,
+    StoreError, verify,
 };
 use flate2::read::GzDecoder;
 use tempfile::TempDir;
@@ -151,6 +152,15 @@ impl Data {
     pub(crate) fn take(&self, name: &str, other: &Self) {
         self.remove(name);
         copy_all(&other.path().join(name), &self.path().join(name)).unwrap();
+    }
+
+    /// What verification finds.
+    pub(crate) fn findings(&self) -> Vec<Finding> {
+        let directory = self.claim_again().unwrap();
+        let mut findings = Vec::new();
+        let take = |finding: &Finding| findings.push(finding.clone());
+        verify(&directory, 1 << 20, &|_, _| (), take).unwrap();
+        findings
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {

@@ -3,12 +3,12 @@
 
 use std::ops::Range;
 
-use digestd::store::EmbeddedStore;
+use digestd::store::{Durability, EmbeddedStore, Options, Store};
 
 use crate::store_support::{
     DAMAGED, Data, Dice, HEADER_BYTES, LogBytes, Record, SEGMENT_BYTES, TORN,
-    assert_heard_nothing_of_damage, assert_holds, assert_holds_only, assert_text, close, heard,
-    options, put, put_all, text_of, texts,
+    assert_heard_nothing_of_damage, assert_holds, assert_holds_only, assert_text, close, delete,
+    heard, options, put, put_all, text_of, texts,
 };
 
 /// A crash between the write of a group and its sync: the log has the group, in the state that each
@@ -280,4 +280,143 @@ fn fill_up(store: &EmbeddedStore, data: &Data, room: usize) -> String {
     let text = text_of(0, SEGMENT_BYTES as usize - room - end - HEADER_BYTES);
     put(store, &text).unwrap();
     text
+}
+
+/// Of the group that was torn one header came to the disk: it proves that the group before it was
+/// acknowledged, also where that one's last record is damaged and a search for it ends at the header.
+#[test]
+fn damage_right_before_a_torn_group_is_not_taken_for_a_part_of_it() {
+    for in_last_group in [false, true] {
+        let data = Data::with(&texts(0..20));
+        let mut log = LogBytes::of(&data);
+        let (acked, torn) = (texts(100..110), texts(200..210));
+        log.append_group(&acked);
+        log.append_group(&torn);
+        log.write_to(&data);
+        let last = data.record_of(&acked[9]);
+        let header = data.record_of(&torn[if in_last_group { 4 } else { 0 }]);
+        data.edit(&last.file, |content| {
+            let start = content[..header.offset].to_vec();
+            let kept = content[header.offset..header.offset + HEADER_BYTES].to_vec();
+            content.fill(0);
+            content[..last.end()].copy_from_slice(&start[..last.end()]);
+            content[header.offset..header.offset + HEADER_BYTES].copy_from_slice(&kept);
+        });
+        data.flip(&last.file, last.offset * 8);
+
+        let copy = data.copy();
+        let (store, lines) = copy.open_and_listen();
+        assert!(heard(&lines, DAMAGED), "{lines:?}");
+        assert_holds(&store, &[texts(0..20), acked[..9].to_vec()].concat());
+        put_all(&store, &texts(300..310));
+        close(store);
+        // It was left as it was.
+        copy.flip(&last.file, last.offset * 8);
+        copy.leave_only_the_log();
+        let store = copy.open();
+        assert_holds_only(&store, &[texts(0..20), acked, texts(300..310)].concat());
+    }
+}
+
+// With `--durability os`: the answer leaves before the sync, so a power cut takes what was not synced,
+// whatever is there of later groups.
+
+fn os() -> Options {
+    Options {
+        durability: Durability::Os,
+        ..options()
+    }
+}
+
+/// A state of a store, and the same with the index as it came to be after `change`: sled writes what it has
+/// in mind, also what stands after a checkpoint.
+fn index_ahead(texts: &[String], change: impl FnOnce(&EmbeddedStore)) -> Data {
+    let data = Data::with(texts);
+    let cut = data.copy();
+    let store = data.open_with(os());
+    change(&store);
+    close(store);
+    cut.take("index", &data);
+    cut
+}
+
+/// A start says once what was lost, and then all is well.
+fn assert_found_once(data: &Data, check: impl Fn(&EmbeddedStore)) {
+    let store = data.open_with(os());
+    assert_eq!(store.findings().len(), 1, "{:?}", store.findings());
+    assert_eq!(store.stats().integrity_failures, 1);
+    check(&store);
+    // Killed at once, and closed.
+    let killed = data.copy();
+    close(store);
+    for data in [&killed, data] {
+        assert_eq!(data.findings(), []);
+        let store = data.open_with(os());
+        assert_eq!(store.findings(), Vec::<String>::new());
+        check(&store);
+        assert_eq!(store.stats().integrity_failures, 0);
+        close(store);
+        let copy = data.copy();
+        copy.leave_only_the_log();
+        check(&copy.open());
+    }
+}
+
+#[test]
+fn messages_that_a_power_cut_took_are_not_found_though_the_index_had_them() {
+    let (kept, lost) = (texts(0..300), texts(300..1000));
+    for lost in [&lost[..1], &lost] {
+        let data = index_ahead(&kept, |store| put_all(store, lost));
+        assert_found_once(&data, |store| {
+            assert_holds_only(store, &kept);
+            for text in lost {
+                assert_text(store, text, &Ok(None));
+            }
+        });
+        let store = data.open_with(os());
+        put_all(&store, lost);
+        assert_holds(&store, lost);
+    }
+}
+
+#[test]
+fn messages_whose_deletion_a_power_cut_took_are_there_again_at_once() {
+    let kept = texts(0..300);
+    // As many come as go, and more: their number says nothing.
+    for puts in [0, 10, 500] {
+        let data = index_ahead(&kept, |store| {
+            for text in &kept[..10] {
+                assert_eq!(delete(store, text), Ok(true));
+            }
+            put_all(store, &texts(300..300 + puts));
+        });
+        // What was deleted was erased only if its deletion was synced: here, it was not.
+        assert_found_once(&data, |store| assert_holds_only(store, &kept));
+    }
+}
+
+#[test]
+fn holes_that_a_power_cut_left_are_no_damage_where_nothing_was_synced() {
+    let (kept, lost) = (texts(0..20), texts(100..130));
+    let data = Data::with(&kept);
+    let mut log = LogBytes::of(&data);
+    for text in &lost {
+        log.append_group([text]);
+    }
+    log.write_to(&data);
+    let records: Vec<_> = lost.iter().map(|text| data.record_of(text)).collect();
+    // A block in the middle, and the last header but one.
+    data.edit("log/00000001.log", |content| {
+        content[records[3].offset..records[7].offset + 20].fill(0);
+        content[records[28].offset] ^= 1;
+    });
+    let is_lost = |number: usize| (3..8).contains(&number) || number == 28;
+    assert!(heard(&data.copy().open_and_listen().1, DAMAGED));
+    assert_found_once(&data, |store| {
+        assert_holds(store, &kept);
+        for (number, text) in lost.iter().enumerate() {
+            let expected = (!is_lost(number)).then(|| text.clone());
+            assert_text(store, text, &Ok(expected));
+        }
+    });
 }

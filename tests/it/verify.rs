@@ -10,7 +10,10 @@ use digestd::store::{Finding, OpenError, Verified, verify};
 use serde_json::Value;
 
 use crate::process::{Digestd, Launch, Outcome, digestd, run};
-use crate::store_support::{Data, Record, SEGMENT_BYTES, close, put, put_all, texts};
+use crate::store_support::{
+    Data, Record, SEGMENT_BYTES, assert_holds_only, assert_text, close, delete, heard, put,
+    put_all, texts,
+};
 
 const CACHE_BYTES: u64 = 1 << 20;
 
@@ -362,4 +365,113 @@ fn what_a_server_has_is_verified_from_outside() {
         lines(&outcome)[0],
         format!("message {} is damaged", record.digest)
     );
+}
+
+// Copies that broke off, and what is no finding.
+
+#[test]
+fn a_copy_whose_last_segments_are_missing_is_found_out() {
+    let texts = texts(0..2000);
+    let data = Data::with(&texts);
+    let last = data.records().pop().unwrap();
+    let segments = usize::try_from(last.position() >> 32).unwrap();
+    assert!(segments > 7);
+    for (kept, index) in [
+        (segments - 1, false),
+        (segments - 1, true),
+        (segments - 5, false),
+        (1, true),
+        (0, false),
+    ] {
+        println!("{kept} of {segments}, index kept: {index}");
+        let copy = data.copy();
+        for name in copy.files("log") {
+            let is_kept = name.ends_with("ID") || name <= format!("log/{kept:08}.log");
+            if !is_kept {
+                copy.remove(&name);
+            }
+        }
+        if !index {
+            copy.remove("index");
+        }
+        let outcome = verify_command(copy.path(), &[]);
+        assert_eq!(outcome.code, Some(3), "{outcome:?}");
+        let lines = lines(&outcome);
+        let names_end = |line: &&&str| line.contains("the log ends here");
+        assert_eq!(lines.iter().filter(names_end).count(), 1, "{lines:?}");
+    }
+    // More are missing than a log may lack.
+    let far = Data::with(&texts[..10]);
+    let content = format!("position {} 800\nmessages 10\n", 1 << 20);
+    let checksum = crc32c::crc32c(content.as_bytes());
+    far.write("checkpoint", format!("{content}crc32c {checksum:08x}\n"));
+    let (_, findings) = verified(&far);
+    assert_eq!(findings[0].kind(), "ends-early");
+    let (store, lines) = far.open_and_listen();
+    assert!(heard(&lines, "is ahead of the log"), "{lines:?}");
+    put_all(&store, &texts[10..20]);
+    close(store);
+    let store = far.open();
+    assert_holds_only(&store, &texts[..20]);
+}
+
+/// As a kill leaves it: the next start begins again, and nothing is lost.
+#[test]
+fn an_index_that_is_half_drawn_or_half_removed_is_no_finding() {
+    let texts = texts(0..300);
+    let data = Data::with(&texts);
+    let records = data.records();
+    let half_drawn = data.copy();
+    half_drawn.remove("index");
+    let index = Index::open(&half_drawn.path().join("index"), CACHE_BYTES).unwrap();
+    for record in &records[..100] {
+        index.put(&record.digest, None, place(record)).unwrap();
+    }
+    index.close().unwrap();
+    let half_removed = data.copy();
+    let index = |name: &str| half_removed.path().join(name);
+    fs::rename(index("index"), index("index.old")).unwrap();
+    half_removed.remove("index.old/2");
+    for copy in [half_drawn, half_removed] {
+        let outcome = verify_command(copy.path(), &[]);
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        copy.assert_sound(&texts);
+        assert!(!copy.has("index.old"));
+    }
+}
+
+#[test]
+fn damaged_positions_of_a_deletion_are_named_and_the_deletion_holds() {
+    let texts = texts(0..300);
+    let data = Data::with(&texts);
+    let before = data.copy();
+    let store = data.open();
+    assert!(delete(&store, &texts[100]).unwrap());
+    put(&store, "the last group").unwrap();
+    close(store);
+    let of_deletion = |record: &Record| record.kind == Record::DELETION;
+    let deletion = data.records().into_iter().find(of_deletion).unwrap();
+    for bit in [0, 13, 40] {
+        let copy = data.copy();
+        copy.flip(&deletion.file, deletion.body().start * 8 + bit);
+        let (verified, findings) = verified(&copy);
+        assert_eq!(verified.deletions, 1);
+        let kinds: Vec<_> = findings.iter().map(Finding::kind).collect();
+        assert_eq!(kinds, ["damaged"]);
+        assert_eq!(findings[0].at(), Some(at(&deletion)));
+
+        // The erasure is done from what the index knows.
+        let record = before.record_of(&texts[100]);
+        let body = before.body(&record);
+        copy.edit(&record.file, |content| {
+            content[record.body()].copy_from_slice(&body);
+        });
+        copy.take("index", &before);
+        copy.take("checkpoint", &before);
+        let (store, lines) = copy.open_and_listen();
+        assert!(heard(&lines, "the log is damaged"), "{lines:?}");
+        assert_text(&store, &texts[100], &Ok(None));
+        close(store);
+        assert!(copy.body(&record).iter().all(|&byte| byte == 0));
+    }
 }
