@@ -78,7 +78,7 @@ pub(super) fn open_index(
 ) -> Result<Opened, OpenError> {
     let directory = path.join(index::NAME);
     let mut findings = Findings::default();
-    let mut acked = Position::START;
+    let mut acked = None;
     let source = Source {
         log,
         durability,
@@ -94,14 +94,18 @@ pub(super) fn open_index(
                 Err(ReplayError::Log(source)) => return Err(OpenError::io("read the log")(source)),
                 Err(ReplayError::Index(reason)) => findings.add(&Finding::IndexRedrawn(reason)),
             }
-            acked = checkpoint.position;
+            acked = Some(checkpoint.position);
         }
         // More is missing than a log may lack: it goes on where it ends, and all of it was acknowledged.
         Some(checkpoint) => {
-            acked.segment = log.last_segment() + 1;
+            let end = Position {
+                segment: log.last_segment() + 1,
+                offset: 0,
+            };
+            acked = Some(end);
             findings.add(&Finding::CheckpointAhead {
                 checkpoint: checkpoint.position,
-                end: acked,
+                end,
             });
         }
         None if log.last_segment() > 0 => findings.add(&Finding::NoCheckpoint),
@@ -207,7 +211,7 @@ fn replay(
         .filter(|(digest, place)| place.at < from && !log.names(*place, digest).unwrap_or(false))
         .map(|(_, place)| Finding::IndexAhead { last: place.at });
     let messages = held.checkpoint.messages;
-    let mut entered = enter(&index, messages, source, from, from)?;
+    let mut entered = enter(&index, messages, source, from, Some(from))?;
     entered.findings.extend(lost);
     let lost = forget_lost(&index, &held.ahead, &entered, source)?;
     entered.messages -= lost as u64;
@@ -264,7 +268,7 @@ fn enter(
     mut messages: u64,
     source: &Source<'_>,
     from: Position,
-    acked: Position,
+    acked: Option<Position>,
 ) -> Result<Entered, ReplayError> {
     let Source {
         log,
@@ -314,10 +318,9 @@ fn enter(
     if bytes > 0 {
         info!(bytes, "removed an unfinished group from the end of the log");
     }
-    let ahead = (recovered.last_end < acked).then_some(Finding::CheckpointAhead {
-        checkpoint: acked,
-        end: recovered.last_end,
-    });
+    let end = recovered.last_end;
+    let ahead = acked.filter(|acked| end < *acked);
+    let ahead = ahead.map(|checkpoint| Finding::CheckpointAhead { checkpoint, end });
     findings.extend(ahead);
     Ok(Entered {
         messages,
@@ -488,7 +491,7 @@ mod tests {
             durability: Durability::Disk,
             progress: &|_| (),
         };
-        let entered = enter(&index, 0, &source, Position::START, Position::START);
+        let entered = enter(&index, 0, &source, Position::START, None);
         assert!(
             matches!(&entered, Err(ReplayError::Index(error)) if error.to_string().contains("engine"))
         );

@@ -122,30 +122,27 @@ pub(super) struct Survey {
 
 /// Reads the log from `from`, the start of a group, to its end, and makes it one that can be appended
 /// to. Each good record goes to `record`, in log order. What was in the log before `acked` is known
-/// to have been durable once; with [`Durability::Os`], only that.
+/// to have been durable once; with [`Durability::Os`], only that. Without it, the groups alone say
+/// what was.
 ///
 /// # Errors
 /// Those of `record` and of reading and writing the segments, after which the log must not be used.
 pub(super) fn recover<E: From<io::Error>>(
     log: &Log,
     from: Position,
-    acked: Position,
+    acked: Option<Position>,
     durability: Durability,
     record: impl FnMut(Record) -> Result<(), E>,
 ) -> Result<Recovered, E> {
-    // Without a checkpoint nothing is known but what the groups say.
-    let is_unsynced = durability == Durability::Os && acked > Position::START;
-    let survey = look_over(log, from..OPEN_END, acked, is_unsynced, record)?;
+    let is_unsynced = durability == Durability::Os && acked.is_some();
+    let before = acked.unwrap_or(Position::START);
+    let survey = look_over(log, from..OPEN_END, before, is_unsynced, record)?;
     for hole in &survey.holes {
         fill(log, hole, survey.last_group)?;
     }
     erase_after(log, survey.end, survey.trailing)?;
     // The last process may have ended because a sync failed.
-    let unproved = if acked > Position::START {
-        acked
-    } else {
-        survey.last_group
-    };
+    let unproved = acked.unwrap_or(survey.last_group);
     rewrite(log, unproved..survey.end)?;
     log.sync(from.segment..log.last_segment() + 1)?;
     Ok(Recovered {

@@ -1,15 +1,20 @@
 //! Random lives of a store against a map: whatever happens between, what was acknowledged is there
-//! with its exact bytes, and nothing else is; neither is what was deleted.
+//! with its exact bytes, and nothing else is; neither is what was deleted. With `--durability os` a power
+//! cut may take what came since the last sync, and no more.
 
 use std::collections::HashMap;
 
 use digestd::digest::Digest;
 use digestd::message::Message;
-use digestd::store::{EmbeddedStore, Store};
+use digestd::store::{
+    Durability, EmbeddedStore, Method, OpenError, Options, Store, back_up, compact,
+};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
 
-use crate::store_support::{Data, assert_text, close, delete, put, put_all, text_of, wait};
+use crate::store_support::{
+    Data, Dice, Record, assert_text, close, delete, options, put, put_all, text_of, wait,
+};
 
 /// Texts are taken from so few that many are put again.
 const TEXTS: usize = 30;
@@ -32,6 +37,15 @@ enum Event {
     Kill,
     LoseIndex,
     LoseAllButTheLog,
+    /// Brings the backup up to date, or makes a new one where it is refused.
+    BackUp,
+    /// Goes on from the backup.
+    Restore,
+    Compact,
+    /// Goes on with the other durability.
+    ChangeDurability,
+    /// Cuts the power, with `--durability os`: of what was written since the last restart, a part is lost.
+    CutPower(u64),
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -46,8 +60,13 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => Just(Event::Kill),
         1 => Just(Event::LoseIndex),
         1 => Just(Event::LoseAllButTheLog),
+        2 => Just(Event::BackUp),
+        1 => Just(Event::Restore),
+        1 => Just(Event::Compact),
+        1 => Just(Event::ChangeDurability),
+        2 => any::<u64>().prop_map(Event::CutPower),
     ];
-    prop::collection::vec(event, 1..14)
+    prop::collection::vec(event, 1..18)
 }
 
 /// A change that is waited for later.
@@ -60,15 +79,34 @@ enum Begun {
 struct Life {
     data: Data,
     store: EmbeddedStore,
+    durability: Durability,
     acked: HashMap<Digest, String>,
+    /// A copy, and what was acknowledged before it was made.
+    backup: Option<(Data, HashMap<Digest, String>)>,
 }
 
 impl Life {
     fn new() -> Self {
-        let data = Data::new();
-        let store = data.open();
-        let acked = HashMap::new();
-        Self { data, store, acked }
+        Self::begin(Data::new(), Durability::Disk, HashMap::new(), None)
+    }
+
+    fn begin(
+        data: Data,
+        durability: Durability,
+        acked: HashMap<Digest, String>,
+        backup: Option<(Data, HashMap<Digest, String>)>,
+    ) -> Self {
+        let store = data.open_with(Options {
+            durability,
+            ..options()
+        });
+        Self {
+            data,
+            store,
+            durability,
+            acked,
+            backup,
+        }
     }
 
     fn live_through(self, event: Event) -> Self {
@@ -98,13 +136,27 @@ impl Life {
             Event::Restart => self.reopen(|_| ()),
             Event::Kill => {
                 let data = self.data.copy();
-                let store = data.open();
-                Self {
-                    data,
-                    store,
-                    ..self
-                }
+                Self::begin(data, self.durability, self.acked, self.backup)
             }
+            Event::BackUp => self.back_up(),
+            Event::Restore => self.restore(),
+            Event::Compact => self.reopen(|data| {
+                let directory = data.claim_again().unwrap();
+                compact(&directory, 1 << 20, &|_, _| (), |finding| {
+                    panic!("{finding}")
+                })
+                .unwrap();
+            }),
+            Event::ChangeDurability => {
+                close(self.store);
+                let durability = match self.durability {
+                    Durability::Disk => Durability::Os,
+                    Durability::Os => Durability::Disk,
+                };
+                Self::begin(self.data, durability, self.acked, self.backup)
+            }
+            Event::CutPower(seed) if self.durability == Durability::Os => self.cut_power(seed),
+            Event::CutPower(_) => self,
             Event::LoseIndex => self.reopen(|data| data.remove("index")),
             Event::LoseAllButTheLog => self.reopen(Data::leave_only_the_log),
         }
@@ -155,8 +207,91 @@ impl Life {
     fn reopen(self, meanwhile: impl FnOnce(&Data)) -> Self {
         close(self.store);
         meanwhile(&self.data);
-        let store = self.data.open();
-        Self { store, ..self }
+        Self::begin(self.data, self.durability, self.acked, self.backup)
+    }
+
+    fn back_up(mut self) -> Self {
+        let (copy, _) = self
+            .backup
+            .take()
+            .unwrap_or_else(|| (Data::new(), HashMap::new()));
+        let try_into = |copy: &Data| loop {
+            match back_up(self.data.path(), copy.path(), Method::Copy, &|_, _| ()) {
+                Err(OpenError::Held { .. }) => {}
+                result => return result,
+            }
+        };
+        // Compacted since, or gone on with from an earlier state.
+        let copy = match try_into(&copy) {
+            Ok(_) => copy,
+            Err(OpenError::Foreign { .. }) => {
+                let copy = Data::new();
+                try_into(&copy).unwrap();
+                copy
+            }
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(copy.findings(), []);
+        self.backup = Some((copy, self.acked.clone()));
+        self
+    }
+
+    /// The copy itself stays as it is.
+    fn restore(self) -> Self {
+        let Some((copy, acked)) = &self.backup else {
+            return self;
+        };
+        let (data, acked) = (copy.copy(), acked.clone());
+        close(self.store);
+        Self::begin(data, self.durability, acked, self.backup)
+    }
+
+    /// Of what stands after the checkpoint, blocks are lost. What it says nothing of is as it was, and of the
+    /// rest a text is there, whole, or not.
+    fn cut_power(self, seed: u64) -> Self {
+        let data = self.data.copy();
+        let synced = checkpoint(&data);
+        let (before, after): (Vec<_>, Vec<_>) = data
+            .records()
+            .into_iter()
+            .partition(|record| record.position() < synced);
+        // Its reason was synced then: such a block is not lost.
+        let is_erased = |record: &Record| {
+            let body = data.body(record);
+            record.kind == Record::MESSAGE && !body.is_empty() && body.iter().all(|&byte| byte == 0)
+        };
+        let deletes = |record: &Record| {
+            let is_deletion = |other: &&Record| other.kind == Record::DELETION;
+            after
+                .iter()
+                .filter(is_deletion)
+                .any(|it| it.digest == record.digest)
+        };
+        if before
+            .iter()
+            .chain(&after)
+            .any(|it| is_erased(it) && deletes(it))
+        {
+            return self;
+        }
+        lose_blocks(&data, &after, &mut Dice(seed));
+        let durability = self.durability;
+        let life = Self::begin(data, durability, HashMap::new(), None);
+        let findings = life.store.findings();
+        assert!(findings.len() <= 1, "{findings:?}");
+        let mut acked = HashMap::new();
+        for text in (0..TEXTS).map(text) {
+            let digest = Digest::of(text.as_bytes());
+            let found = life.store.get(&digest).unwrap();
+            assert!(found.as_ref().is_none_or(|found| found.text() == text));
+            if !after.iter().any(|record| record.digest == digest) {
+                assert_eq!(found.is_some(), self.acked.contains_key(&digest));
+            }
+            acked.extend(found.map(|_| (digest, text)));
+        }
+        close(life.store);
+        assert_eq!(life.data.findings(), []);
+        Self::begin(life.data, durability, acked, None)
     }
 
     fn check(&self, number: usize) {
@@ -172,6 +307,37 @@ impl Life {
             self.check(number);
         }
         assert_eq!(self.store.messages(), self.acked.len() as u64);
+    }
+}
+
+/// The position of the checkpoint.
+fn checkpoint(data: &Data) -> u64 {
+    let text = String::from_utf8(data.read("checkpoint")).unwrap();
+    let mut words = text.split_whitespace().skip(1);
+    let mut number = || words.next().unwrap().parse::<u64>().unwrap();
+    number() << 32 | number()
+}
+
+/// Some of the sectors that hold these records are zeros, or all.
+fn lose_blocks(data: &Data, records: &[Record], dice: &mut Dice) {
+    const SECTOR_BYTES: usize = 512;
+    let is_lost = match dice.below(3) {
+        0 => |_: &mut Dice| true,
+        1 => |dice: &mut Dice| dice.below(2) == 0,
+        _ => |dice: &mut Dice| dice.below(8) == 0,
+    };
+    for record in records {
+        data.edit(&record.file, |content| {
+            let mut from = record.offset;
+            while from < record.end() {
+                let to = (from / SECTOR_BYTES + 1) * SECTOR_BYTES;
+                let to = to.min(record.end());
+                if is_lost(dice) {
+                    content[from..to].fill(0);
+                }
+                from = to;
+            }
+        });
     }
 }
 
