@@ -23,6 +23,11 @@ use super::recovery::{self, Damage, Kind, Record, Survey};
 use super::{disk, reserve};
 use crate::digest::Digest;
 
+/// Room that the engine may take on the disk to open the index: a snapshot, 5 bytes a message, and what it
+/// had in mind. With less it may leave an index that the next start has to draw again.
+const ROOM_BYTES: u64 = 4 << 20;
+const ROOM_BYTES_A_MESSAGE: u64 = 8;
+
 /// Index entries that are held against the log at once.
 const ENTRIES_AT_ONCE: usize = 1024;
 
@@ -382,6 +387,15 @@ fn open_index(
     let Some(expected) = checkpoint.filter(|expected| is_in_reach(*expected, log)) else {
         return Ok(None);
     };
+    let room = disk::space(path).map_err(OpenError::io("see how much room the disk has"))?;
+    let needed = ROOM_BYTES + expected.messages * ROOM_BYTES_A_MESSAGE;
+    if room.free < needed {
+        let reason = format!(
+            "it needs {needed} bytes of room on the disk, and {} are free",
+            room.free
+        );
+        return Err(OpenError::io("open the index")(io::Error::other(reason)));
+    }
     let checked = Index::open(&directory, cache_bytes)
         .map_err(ReplayError::from)
         .and_then(|index| opening::check(&index, expected, log).map(|held| (index, held)));

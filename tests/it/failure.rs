@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 
-use crate::process::{Digestd, Launch, PATIENCE};
+use crate::process::{Digestd, Launch, PATIENCE, digestd, run};
 use crate::trace::{Call, calls};
 
 /// What the log says once.
@@ -73,7 +73,7 @@ fn assert_failed(server: &Digestd, acked: &[String]) {
     assert_eq!(status("/livez"), 200);
     assert_eq!(status("/readyz"), 200);
     for text in acked {
-        let digest = digestd::digest::Digest::of(text.as_bytes());
+        let digest = ::digestd::digest::Digest::of(text.as_bytes());
         assert_eq!(client.fetch(&digest).as_ref(), Some(text));
         // It is known, and on the disk.
         client.publish(text).unwrap();
@@ -87,7 +87,7 @@ fn assert_all_there(launch: &Launch, acked: &[String]) {
     let server = launch.start();
     let mut client = server.client();
     for text in acked {
-        let digest = digestd::digest::Digest::of(text.as_bytes());
+        let digest = ::digestd::digest::Digest::of(text.as_bytes());
         assert_eq!(client.fetch(&digest).as_ref(), Some(text));
     }
     client.publish("after the restart").unwrap();
@@ -277,4 +277,99 @@ fn a_sync_that_does_not_return_makes_it_unready_and_then_ends_it() {
     let is_acked = |text: &String| Some(text) != unanswered.as_ref();
     let acked: Vec<_> = (0..1000).map(text).take_while(is_acked).collect();
     assert_all_there(&launch(data.path()), &acked);
+}
+
+/// The sector of a deleted body may be the reason why it was deleted.
+#[test]
+#[ignore = "needs strace"]
+fn a_body_that_cannot_be_erased_stops_neither_the_store_nor_a_start() {
+    let data = tempfile::tempdir().unwrap();
+    let tokens = data.path().with_extension("tokens");
+    let line = format!(
+        "all read,write,delete {}\n",
+        ::digestd::digest::Digest::of(b"all")
+    );
+    fs::write(&tokens, line).unwrap();
+    let ask = |server: &Digestd, method: &str, path: &str, body: &str| {
+        let fields = [
+            ("Authorization", "Bearer all"),
+            ("Content-Type", "text/plain"),
+        ];
+        let answer = server.client().ask(method, path, &fields, body.as_bytes());
+        answer.unwrap().status
+    };
+    let path = |text: &str| {
+        format!(
+            "/messages/{}",
+            ::digestd::digest::Digest::of(text.as_bytes())
+        )
+    };
+    // Segments and the reserve are there then: all that is left to fallocate are holes.
+    let server = launch(data.path()).option("--tokens", &tokens).start();
+    for number in 0..20 {
+        assert_eq!(ask(&server, "POST", "/messages", &text(number)), 201);
+    }
+    server.stop();
+    for round in 0..2 {
+        let server = inject(data.path(), "fallocate", "error=EIO")
+            .option("--tokens", &tokens)
+            .start();
+        for number in 0..round {
+            assert_eq!(ask(&server, "GET", &path(&text(number)), ""), 404);
+        }
+        assert_eq!(ask(&server, "DELETE", &path(&text(round)), ""), 204);
+        server.wait_for("the disk did not erase them");
+        assert_eq!(ask(&server, "POST", "/messages", "goes on"), 201);
+        assert_eq!(ask(&server, "GET", "/readyz/write", ""), 200);
+        assert_eq!(ask(&server, "GET", &path(&text(round)), ""), 404);
+        // With its deletion alone in the log, as after a kill.
+        let log = if round == 0 {
+            server.kill()
+        } else {
+            server.stop()
+        };
+        assert!(!log.contains("ERROR"), "{log}");
+    }
+    let outcome = run(
+        digestd().arg("verify").arg("--data-dir").arg(data.path()),
+        b"",
+    );
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn a_compaction_that_the_file_system_does_not_allow_is_refused_before_anything_is_done() {
+    let data = tempfile::tempdir().unwrap();
+    let server = launch(data.path()).start();
+    let digest = server.client().publish("kept").unwrap();
+    server.stop();
+    let files = ["checkpoint", "index/0/db", "log/00000001.log", "log/ID"];
+    let content = || files.map(|name| fs::read(data.path().join(name)).unwrap());
+    let before = content();
+    let mut command = std::process::Command::new("strace");
+    command
+        .args(["-f", "-q", "-o", "/dev/null", "-e", "trace=renameat2"])
+        .args(["-e", "inject=renameat2:error=EINVAL"])
+        .arg(env!("CARGO_BIN_EXE_digestd"));
+    command.arg("compact").arg("--data-dir").arg(data.path());
+    let outcome = run(&mut command, b"");
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(
+        outcome.stderr.contains("exchange two directories"),
+        "{outcome:?}"
+    );
+    assert!(content() == before);
+    let mut names: Vec<_> = fs::read_dir(data.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["FORMAT", "LOCK", "checkpoint", "index", "log", "reserve"]
+    );
+    let server = launch(data.path()).start();
+    assert_eq!(server.client().fetch(&digest), Some("kept".into()));
+    server.stop();
 }

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -13,7 +14,7 @@ use digestd::digest::Digest;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::getuid;
 
-use crate::process::{Client, Digestd, Launch, PATIENCE};
+use crate::process::{Client, Digestd, Launch, PATIENCE, digestd, run};
 
 /// A file system of 64 MiB, gone when dropped.
 struct FileSystem(tempfile::TempDir);
@@ -308,4 +309,98 @@ fn assert_reads(server: &Digestd, acked: &[String], has_failed: bool) {
     }
     let ready = client.ask("GET", "/readyz/write", &[], b"").unwrap();
     assert_eq!(ready.status, 503);
+}
+
+/// A store with half of its texts deleted, and room for little more.
+#[test]
+#[ignore = "needs root"]
+fn a_compaction_without_room_leaves_the_disk_as_it_was() {
+    let file_system = FileSystem::mount();
+    let server = file_system.launch("0B").start();
+    let mut client = server.client();
+    let acked: Vec<_> = (0..400).map(text).collect();
+    for text in &acked {
+        client.publish(text).unwrap();
+    }
+    server.stop();
+    // A record that was damaged and posted again is something to leave out.
+    let log = file_system.data().join("log/00000001.log");
+    let flip = |path: &Path| {
+        let mut content = fs::read(path).unwrap();
+        content[100] ^= 1;
+        fs::write(path, content).unwrap();
+    };
+    flip(&log);
+    let server = file_system.launch("0B").start();
+    server.client().publish(&acked[0]).unwrap();
+    server.stop();
+    let room = |taken: u64| {
+        let space = rustix::fs::statvfs(file_system.0.path()).unwrap();
+        space.f_bavail * space.f_frsize - taken
+    };
+    let taken = file_system.take(Some(room(6 << 20)));
+    let before = room(0);
+    let outcome = run(
+        digestd()
+            .arg("compact")
+            .arg("--data-dir")
+            .arg(file_system.data()),
+        b"",
+    );
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stderr.contains("No space left"), "{outcome:?}");
+    assert!(!file_system.data().join("log.new").exists());
+    assert!(room(0) + (1 << 20) > before, "{} {before}", room(0));
+    let server = file_system.launch("0B").start();
+    let mut client = server.client();
+    assert_all_there(&mut client, &acked);
+    client.publish("there is room as before").unwrap();
+    server.stop();
+    taken.give_back();
+}
+
+/// The engine of the index writes to open it, and what it lacks is no fault of the store.
+#[test]
+#[ignore = "needs root"]
+fn a_store_on_a_full_disk_is_verified() {
+    let file_system = FileSystem::mount();
+    let fill = |numbers: Range<usize>| {
+        let server = file_system.launch("0B").start();
+        for number in numbers {
+            server.client().publish(&text(number)).unwrap();
+        }
+        server.kill();
+    };
+    fill(0..100);
+    let verify = || {
+        let mut command = digestd();
+        let outcome = run(
+            command
+                .arg("verify")
+                .arg("--data-dir")
+                .arg(file_system.data()),
+            b"",
+        );
+        assert!(!file_system.data().join("index.old").exists());
+        outcome
+    };
+    let taken = file_system.take(None);
+    let outcome = verify();
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    taken.give_back();
+    // Without the reserve nothing can be said, which is not the same as that something is wrong.
+    fill(100..120);
+    fs::remove_file(file_system.data().join("reserve")).unwrap();
+    let taken = file_system.take(None);
+    let outcome = verify();
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stderr.contains("room on the disk"), "{outcome:?}");
+    taken.give_back();
+    let outcome = verify();
+    assert_eq!(
+        outcome.code,
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&outcome.stdout)
+    );
 }

@@ -151,15 +151,12 @@ fn a_power_cut_with_os_costs_what_was_not_synced_and_one_finding() {
             found += findings.len();
             let mut kept = Vec::new();
             for text in &texts {
-                match get(&store, text).unwrap() {
-                    Some(other) => {
-                        assert!(other == *text);
-                        kept.push(text.clone());
-                    }
-                    None => {
-                        let digest = Digest::of(text.as_bytes()).to_string();
-                        lost += usize::from(acked.contains(&digest));
-                    }
+                if let Some(found) = get(&store, text).unwrap() {
+                    assert!(found == *text);
+                    kept.push(found);
+                } else {
+                    let digest = Digest::of(text.as_bytes()).to_string();
+                    lost += usize::from(acked.contains(&digest));
                 }
             }
             put(&store, "after the cut").unwrap();
