@@ -48,6 +48,10 @@ pub(super) const NAME: &str = "index";
 /// The one key that is no digest. Its value is the checkpoint up to which the index is complete.
 const CHECKPOINT_KEY: &[u8] = b"checkpoint";
 
+/// Its value is up to where an index that is being drawn has everything, and how many messages it had then,
+/// which the first part says for all.
+const PROGRESS_KEY: &[u8] = b"progress";
+
 /// sled's name for its data file.
 const DATA_NAME: &str = "db";
 
@@ -76,6 +80,16 @@ pub struct Checkpoint {
     pub messages: u64,
 }
 
+impl Checkpoint {
+    /// What two parts of an index have together.
+    fn and(self, other: Self) -> Self {
+        Self {
+            position: self.position.min(other.position),
+            messages: self.messages + other.messages,
+        }
+    }
+}
+
 /// What an index was found to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
@@ -83,6 +97,8 @@ pub struct Held {
     pub checkpoint: Checkpoint,
     /// The message whose record is the last of all in the log.
     pub last: Option<(Digest, Place)>,
+    /// Up to where it has everything, if it is being drawn.
+    pub progress: Option<Checkpoint>,
     /// Messages whose records are not before the position that was asked for.
     pub ahead: Vec<(Digest, Place)>,
 }
@@ -95,6 +111,7 @@ impl Held {
             messages: 0,
         },
         last: None,
+        progress: None,
         ahead: Vec::new(),
     };
 
@@ -102,11 +119,10 @@ impl Held {
     fn and(mut self, other: Self) -> Self {
         let lasts = [self.last, other.last].into_iter().flatten();
         self.ahead.extend(other.ahead);
+        let progress = self.progress.zip(other.progress);
         Self {
-            checkpoint: Checkpoint {
-                position: self.checkpoint.position.min(other.checkpoint.position),
-                messages: self.checkpoint.messages + other.checkpoint.messages,
-            },
+            progress: progress.map(|(one, other)| one.and(other)),
+            checkpoint: self.checkpoint.and(other.checkpoint),
             last: lasts.max_by_key(|(_, place)| place.at),
             ahead: self.ahead,
         }
@@ -268,7 +284,7 @@ impl Index {
             let ranges = parts.map(|part| part.tree.range((from, Bound::Unbounded)));
             for entry in ranges.flatten() {
                 let (key, value) = entry?;
-                if key == CHECKPOINT_KEY {
+                if key == CHECKPOINT_KEY || key == PROGRESS_KEY {
                     continue;
                 }
                 let key = <&Key>::try_from(&*key).map_err(|_| wrong_size())?;
@@ -358,9 +374,29 @@ impl Index {
             for Part { tree, data, .. } in &self.parts {
                 let call = watchdog.watch();
                 tree.insert(CHECKPOINT_KEY, &position)?;
+                // It is complete: whatever becomes of it, it is not one to be completed.
+                tree.remove(PROGRESS_KEY)?;
                 tree.flush()?;
                 drop(call);
                 let _call = watchdog.watch();
+                data.sync_data()?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes durable that an index which is being drawn has everything before the position of `progress`.
+    ///
+    /// # Errors
+    /// The first failure of the engine, then and ever after.
+    pub(super) fn note_progress(&self, progress: Checkpoint) -> Result<(), IndexError> {
+        self.guard(|| {
+            let position = progress.position.to_u64();
+            let messages = std::iter::once(progress.messages).chain(std::iter::repeat(0));
+            for (Part { tree, data, .. }, messages) in self.parts.iter().zip(messages) {
+                let value = [position, messages].map(u64::to_le_bytes);
+                tree.insert(PROGRESS_KEY, value.as_flattened())?;
+                tree.flush()?;
                 data.sync_data()?;
             }
             Ok(())
@@ -442,6 +478,15 @@ impl Part {
             if key == CHECKPOINT_KEY {
                 if let Some((bytes, _)) = value.split_first_chunk() {
                     held.checkpoint.position = Position::from_u64(u64::from_le_bytes(*bytes));
+                }
+                continue;
+            }
+            if key == PROGRESS_KEY {
+                if let ([position, messages], []) = value.as_chunks() {
+                    held.progress = Some(Checkpoint {
+                        position: Position::from_u64(u64::from_le_bytes(*position)),
+                        messages: u64::from_le_bytes(*messages),
+                    });
                 }
                 continue;
             }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::io;
 use std::panic::resume_unwind;
 use std::path::Path;
-use std::sync::mpsc::{self, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use tracing::info;
@@ -17,7 +17,7 @@ use super::erasures::Erasure;
 use super::findings::{Finding, Findings};
 use super::index::{self, Checkpoint, Held, Index, IndexError};
 use super::log::{Log, Place, Position};
-use super::recovery::{self, Kind, Record};
+use super::recovery::{self, Kind, OPEN_END, Record};
 use crate::digest::Digest;
 
 /// Messages between two lines about progress: some fifths of a second, and on the slowest disk less than the
@@ -29,6 +29,10 @@ const BATCH_RECORDS: usize = 256;
 
 /// Batches that the reading of the log may be ahead of a thread.
 const BATCHES_AHEAD: usize = 4;
+
+/// Records between two notes of how far an index is drawn: some seconds of work, which is what an interrupted
+/// start costs the next one.
+const RECORDS_BETWEEN_NOTES: u64 = 500_000;
 
 /// An index that has everything the log has.
 #[derive(Debug)]
@@ -83,6 +87,7 @@ pub(super) fn open_index(
         log,
         durability,
         progress,
+        records_between_notes: RECORDS_BETWEEN_NOTES,
     };
     match read_checkpoint(path) {
         Some(checkpoint) if is_in_reach(checkpoint, log) => {
@@ -111,14 +116,7 @@ pub(super) fn open_index(
         None if log.last_segment() > 0 => findings.add(&Finding::NoCheckpoint),
         None => {}
     }
-    index::remove(&directory).map_err(OpenError::io("remove the old index"))?;
-    Index::open(&directory, cache_bytes)
-        .map_err(ReplayError::from)
-        .and_then(|index| {
-            disk::give_all_to_owner_above(&directory)?;
-            let entered = enter(&index, 0, &source, Position::START, acked)?;
-            Ok((index, entered))
-        })
+    draw(&directory, cache_bytes, &source, acked)
         .map(|(index, entered)| Opened::new(index, entered, findings))
         .map_err(|error| match error {
             ReplayError::Log(source) => OpenError::io("read the log")(source),
@@ -126,11 +124,66 @@ pub(super) fn open_index(
         })
 }
 
+/// Draws the index from the whole log, or goes on with what an interrupted start has drawn of it.
+fn draw(
+    directory: &Path,
+    cache_bytes: u64,
+    source: &Source<'_>,
+    acked: Option<Position>,
+) -> Result<(Index, Entered), ReplayError> {
+    let (index, drawn) = if let Some(begun) = resume(directory, cache_bytes, source.log) {
+        begun
+    } else {
+        index::remove(directory)?;
+        (Index::open(directory, cache_bytes)?, Drawn::NOTHING)
+    };
+    disk::give_all_to_owner_above(directory)?;
+    let entered = enter(&index, drawn, source, Position::START, acked)?;
+    Ok((index, entered))
+}
+
+/// An index that is being drawn, if there is one to go on with.
+fn resume(directory: &Path, cache_bytes: u64, log: &Log) -> Option<(Index, Drawn)> {
+    if !Index::exists(directory) {
+        return None;
+    }
+    let index = Index::open(directory, cache_bytes).ok()?;
+    let progress = index.check(OPEN_END).ok()?.progress?;
+    // As if it were a checkpoint.
+    let held = index.check(progress.position).ok()?;
+    let before = held.checkpoint.messages - held.ahead.len() as u64;
+    let gone = gone(&index, progress.position, log).ok()?;
+    (held.checkpoint.position == Position::START && before + gone >= progress.messages).then_some((
+        index,
+        Drawn {
+            before: progress.position,
+            messages: held.checkpoint.messages,
+        },
+    ))
+}
+
+/// What an index has before anything is entered into it.
+#[derive(Clone, Copy)]
+struct Drawn {
+    /// All messages that were put before this position, unless they were deleted since.
+    before: Position,
+    /// So many in all.
+    messages: u64,
+}
+
+impl Drawn {
+    const NOTHING: Self = Self {
+        before: Position::START,
+        messages: 0,
+    };
+}
+
 /// What an index is completed from.
 struct Source<'a> {
     log: &'a Log,
     durability: Durability,
     progress: &'a (dyn Fn(String) + Sync),
+    records_between_notes: u64,
 }
 
 /// Opens the index that is there if it can be read from end to end and is not behind the
@@ -210,8 +263,11 @@ fn replay(
         .last
         .filter(|(digest, place)| place.at < from && !log.names(*place, digest).unwrap_or(false))
         .map(|(_, place)| Finding::IndexAhead { last: place.at });
-    let messages = held.checkpoint.messages;
-    let mut entered = enter(&index, messages, source, from, Some(from))?;
+    let drawn = Drawn {
+        before: from,
+        messages: held.checkpoint.messages,
+    };
+    let mut entered = enter(&index, drawn, source, from, Some(from))?;
     entered.findings.extend(lost);
     let lost = forget_lost(&index, &held.ahead, &entered, source)?;
     entered.messages -= lost as u64;
@@ -262,10 +318,11 @@ impl Entered {
     }
 }
 
-/// Enters what the log has from `from` on into `index`, which has `messages` messages.
+/// Enters what the log has from `from` on into `index`, which has what `drawn` says. Deletions are entered
+/// again, for what they erase.
 fn enter(
     index: &Index,
-    mut messages: u64,
+    drawn: Drawn,
     source: &Source<'_>,
     from: Position,
     acked: Option<Position>,
@@ -274,7 +331,9 @@ fn enter(
         log,
         durability,
         progress,
+        records_between_notes,
     } = *source;
+    let mut messages = drawn.messages;
     let mut read = 0_u64;
     let (recovered, entries) = thread::scope(|scope| {
         let mut lanes: Vec<_> = (0..index::PARTS)
@@ -284,6 +343,14 @@ fn enter(
             read += 1;
             if read.is_multiple_of(PROGRESS_MESSAGES) {
                 progress(format!("entering messages into the index: {read}"));
+            }
+            let at = record.place.at;
+            if record.kind == Kind::Message && at < drawn.before {
+                return Ok(());
+            }
+            // Of a replay there is little to save, and the index has a checkpoint already.
+            if from == Position::START && read.is_multiple_of(records_between_notes) {
+                note_progress(index, &mut lanes, at, drawn)?;
             }
             let lane = lanes.get_mut(index::part_of(&record.digest));
             lane.map_or_else(
@@ -331,11 +398,39 @@ fn enter(
     })
 }
 
+/// Notes how far an index is drawn, once the lanes have entered everything before `at`.
+fn note_progress(
+    index: &Index,
+    lanes: &mut [Lane<'_>],
+    at: Position,
+    drawn: Drawn,
+) -> Result<(), ReplayError> {
+    let mut messages = drawn.messages;
+    let reached: Vec<_> = lanes
+        .iter_mut()
+        .map(Lane::reach)
+        .collect::<Result<_, _>>()?;
+    for reached in reached {
+        let ended = |_| IndexError::new("a lane ended");
+        let (came, went) = reached.recv().map_err(ended)?;
+        messages = messages + came - went;
+    }
+    let position = at;
+    Ok(index.note_progress(Checkpoint { position, messages })?)
+}
+
 /// A thread that enters the records of one part of the index, in the order of the log.
 struct Lane<'scope> {
     next: Vec<Record>,
-    sender: SyncSender<Vec<Record>>,
+    sender: SyncSender<Step>,
     thread: ScopedJoinHandle<'scope, Result<Entries, ReplayError>>,
+}
+
+/// What a lane is to do.
+enum Step {
+    Enter(Vec<Record>),
+    /// To say how many messages came and went so far.
+    Report(SyncSender<(u64, u64)>),
 }
 
 impl<'scope> Lane<'scope> {
@@ -344,11 +439,19 @@ impl<'scope> Lane<'scope> {
         index: &'env Index,
         log: &'env Log,
     ) -> Result<Self, IndexError> {
-        let (sender, receiver) = mpsc::sync_channel::<Vec<Record>>(BATCHES_AHEAD);
+        let (sender, receiver) = mpsc::sync_channel(BATCHES_AHEAD);
         let enter = move || {
             let mut entries = Entries::default();
-            for record in receiver.iter().flatten() {
-                entries.enter(index, log, record)?;
+            for step in &receiver {
+                match step {
+                    Step::Enter(records) => {
+                        for record in records {
+                            entries.enter(index, log, record)?;
+                        }
+                    }
+                    // Who asked may have given up.
+                    Step::Report(to) => drop(to.send((entries.came, entries.went))),
+                }
             }
             Ok(entries)
         };
@@ -365,17 +468,29 @@ impl<'scope> Lane<'scope> {
         if self.next.len() < BATCH_RECORDS {
             return Ok(());
         }
-        self.send()
+        self.send_next()
     }
 
-    fn send(&mut self) -> Result<(), ReplayError> {
+    fn send_next(&mut self) -> Result<(), ReplayError> {
         let records = std::mem::take(&mut self.next);
-        let sent = self.sender.send(records);
+        self.send(Step::Enter(records))
+    }
+
+    fn send(&mut self, step: Step) -> Result<(), ReplayError> {
+        let sent = self.sender.send(step);
         sent.map_err(|_| IndexError::new("a lane ended").into())
     }
 
+    /// Says how many messages came and went, once everything that was pushed is entered.
+    fn reach(&mut self) -> Result<Receiver<(u64, u64)>, ReplayError> {
+        let (sender, reached) = mpsc::sync_channel(1);
+        self.send_next()?;
+        self.send(Step::Report(sender))?;
+        Ok(reached)
+    }
+
     fn end(mut self) -> Result<Entries, ReplayError> {
-        let sent = self.send();
+        let sent = self.send_next();
         drop(self.sender);
         let entries = self.thread.join();
         let entries = entries.unwrap_or_else(|panic| resume_unwind(panic))?;
@@ -490,10 +605,83 @@ mod tests {
             log: &log,
             durability: Durability::Disk,
             progress: &|_| (),
+            records_between_notes: RECORDS_BETWEEN_NOTES,
         };
-        let entered = enter(&index, 0, &source, Position::START, None);
+        let entered = enter(&index, Drawn::NOTHING, &source, Position::START, None);
         assert!(
             matches!(&entered, Err(ReplayError::Index(error)) if error.to_string().contains("engine"))
         );
+    }
+
+    #[test]
+    fn an_index_that_was_half_drawn_is_completed_and_not_begun_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name| directory.path().join(name);
+        let log = Arc::new(Log::open(&path("log"), 64 << 10).unwrap());
+        let texts: Vec<_> = (0..3000).map(|n| Message::new(n.to_string())).collect();
+        let mut appender = Appender::new(Arc::clone(&log), Position::START);
+        let mut places = Vec::new();
+        for texts in texts.chunks(100) {
+            let group = appender.prepare(texts).unwrap();
+            appender.write(&group, false).unwrap();
+            places.extend_from_slice(group.places());
+        }
+        // After the note, a message from before it is deleted.
+        let gone = texts[10].digest();
+        let mut draft = appender.draft();
+        draft.delete(gone, &[places[10]]).unwrap();
+        let group = draft.finish().unwrap();
+        appender.write(&group, false).unwrap();
+
+        let source = Source {
+            log: &log,
+            durability: Durability::Disk,
+            progress: &|_| (),
+            records_between_notes: 1000,
+        };
+        let index = Index::open(&path("index"), 1 << 20).unwrap();
+        let drawn = Drawn::NOTHING;
+        // What was entered after the note may be there or not: here, it is.
+        let begun = thread::scope(|scope| {
+            let mut lanes = [(); index::PARTS].map(|()| Lane::start(scope, &index, &log).unwrap());
+            for (text, place) in texts[..2500].iter().zip(&places) {
+                if place.at == places[2000].at {
+                    note_progress(&index, &mut lanes, place.at, drawn).unwrap();
+                }
+                let record = Record {
+                    kind: Kind::Message,
+                    digest: text.digest(),
+                    place: *place,
+                    heals: false,
+                };
+                lanes[index::part_of(&record.digest)].push(record).unwrap();
+            }
+            lanes
+                .map(|lane| lane.end().unwrap().came)
+                .iter()
+                .sum::<u64>()
+        });
+        assert_eq!(begun, 2500);
+        index.close().unwrap();
+
+        let (index, drawn) = resume(&path("index"), 1 << 20, &log).unwrap();
+        assert_eq!((drawn.before, drawn.messages), (places[2000].at, 2500));
+        index.close().unwrap();
+        let (index, entered) = draw(&path("index"), 1 << 20, &source, None).unwrap();
+        assert_eq!(entered.messages, 2999);
+        for (number, (text, place)) in texts.iter().zip(&places).enumerate() {
+            let expected = Some(*place).filter(|_| number != 10);
+            assert_eq!(index.get(&text.digest()).unwrap(), expected, "{number}");
+        }
+        // One that lacks something is begun again.
+        let position = appender.end();
+        index
+            .note_progress(Checkpoint {
+                position,
+                messages: 5000,
+            })
+            .unwrap();
+        index.close().unwrap();
+        assert!(resume(&path("index"), 1 << 20, &log).is_none());
     }
 }

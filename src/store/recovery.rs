@@ -180,7 +180,7 @@ pub(super) fn survey_before<E: From<io::Error>>(
 }
 
 /// Where no log ends.
-const OPEN_END: Position = Position {
+pub(super) const OPEN_END: Position = Position {
     segment: u32::MAX,
     offset: u32::MAX,
 };
