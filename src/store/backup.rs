@@ -94,16 +94,23 @@ pub fn back_up(
     // Before the log: it may lie in a segment that is not there yet.
     let checkpoint = read_checkpoint(source);
     let log = open_log(&log_directory, segment_bytes)?;
-    let until = End::of(&log).map_err(read())?;
+    let acked = checkpoint.map_or(Position::START, |checkpoint| checkpoint.position);
+    let until = End::of(&log, acked).map_err(read())?;
     copy.check(&kept, &log, until.end)?;
     let first = kept.segments + 1;
     copy.begin(checkpoint)?;
     let mut unreadable = Vec::new();
     for segment in first..=until.end.segment {
         progress(segment - 1, until.end.segment);
-        let taken = copy.take(&log_directory, &log, segment, &until, method);
-        let taken = taken.map_err(OpenError::io(format!("back up segment {segment}")))?;
-        unreadable.extend(taken);
+        let taken = copy.take(
+            &log_directory,
+            &log,
+            segment,
+            &until,
+            method,
+            &mut unreadable,
+        );
+        taken.map_err(OpenError::io(format!("back up segment {segment}")))?;
     }
     drop(log);
 
@@ -118,8 +125,7 @@ pub fn back_up(
         offset: 0,
     };
     let deleted = deleted(&log, start..until.end).map_err(read())?;
-    drop(log);
-    copy.fill(&log_directory, &deleted)
+    copy.fill(&log, &deleted, &mut unreadable)
         .and_then(|()| disk::sync_directory(&copy.log_directory))
         .map_err(OpenError::io("finish the copy"))?;
     progress(until.end.segment, until.end.segment);
@@ -143,13 +149,14 @@ struct End {
 }
 
 impl End {
-    /// Reads the last segment that has records, and those after it.
-    fn of(log: &Log) -> io::Result<Self> {
+    /// Reads the last segment that has records, and those after it. What stands before `acked` is known to
+    /// have been durable.
+    fn of(log: &Log, acked: Position) -> io::Result<Self> {
         let mut from = Position::START;
         for segment in (1..=log.last_segment()).rev() {
             from = Position { segment, offset: 0 };
             let mut records = 0;
-            let survey = recovery::survey(log, from, from, |_| {
+            let survey = recovery::survey(log, from, from.max(acked), |_| {
                 records += 1;
                 Ok::<_, io::Error>(())
             })?;
@@ -272,8 +279,10 @@ impl Copy {
             return Ok(Kept::default());
         }
         let read = || OpenError::io("read the copy");
-        let end = End::of(&log).map_err(read())?;
-        let segments = end.last_group.segment - 1;
+        let end = End::of(&log, Position::START).map_err(read())?;
+        let is_gap = |segment: &u32| log.segment(*segment).is_none();
+        let whole = (1..end.last_group.segment).find(is_gap);
+        let segments = whole.unwrap_or(end.last_group.segment) - 1;
         let mut last = None;
         if segments > 0 {
             let from = Position {
@@ -319,7 +328,7 @@ impl Copy {
         })
     }
 
-    /// Takes a segment of a log that ends at `until`; returns what of it cannot be read.
+    /// Takes a segment of a log that ends at `until`.
     fn take(
         &self,
         from: &Path,
@@ -327,23 +336,22 @@ impl Copy {
         segment: u32,
         until: &End,
         method: Method,
-    ) -> io::Result<Vec<(Position, u64)>> {
-        let Some(file) = log.segment(segment) else {
-            return Ok(Vec::new());
-        };
-        // Whoever opens the copy may mend what its last group reaches into.
-        if method == Method::HardLink && segment < until.last_group.segment {
-            self.link(from, segment, &file)?;
-            return Ok(Vec::new());
-        }
+        unreadable: &mut Vec<(Position, u64)>,
+    ) -> io::Result<()> {
         let bytes = if segment < until.end.segment {
             self.segment_bytes
         } else {
             until.end.offset
         };
-        let unreadable = self.copy(segment, &file, bytes)?;
-        let with_segment = |(offset, bytes)| (Position { segment, offset }, bytes);
-        Ok(unreadable.into_iter().map(with_segment).collect())
+        let Some(file) = log.segment(segment) else {
+            unreadable.push((Position { segment, offset: 0 }, bytes.into()));
+            return Ok(());
+        };
+        // Whoever opens the copy may mend what its last group reaches into.
+        if method == Method::HardLink && segment < until.last_group.segment {
+            return self.link(from, segment, &file);
+        }
+        self.copy(segment, &file, bytes, unreadable)
     }
 
     fn link(&self, from: &Path, segment: u32, file: &File) -> io::Result<()> {
@@ -357,25 +365,43 @@ impl Copy {
     }
 
     /// Copies the first `bytes` of a segment; the rest is zero, and what cannot be read.
-    fn copy(&self, segment: u32, file: &File, bytes: u32) -> io::Result<Vec<(u32, u64)>> {
+    fn copy(
+        &self,
+        segment: u32,
+        file: &File,
+        bytes: u32,
+        unreadable: &mut Vec<(Position, u64)>,
+    ) -> io::Result<()> {
         let (aside, to) = self.names(segment)?;
         let copy = disk::create(&aside)?;
         let mut whole = file;
         io::Seek::rewind(&mut whole)?;
-        // The kernel copies, as long as it can.
-        let unreadable = match io::copy(&mut whole.take(bytes.into()), &mut &copy) {
-            Ok(_) => Vec::new(),
-            Err(_) => copy_around(file, &copy, bytes)?,
+        let mut note = |offset: u32, bytes: u64| {
+            unreadable.push((Position { segment, offset }, bytes));
         };
+        // The kernel copies, as long as it can.
+        match io::copy(&mut whole.take(bytes.into()), &mut &copy) {
+            Ok(copied) => {
+                let offset = u32::try_from(copied).unwrap_or(bytes);
+                if offset < bytes {
+                    note(offset, (bytes - offset).into());
+                }
+            }
+            Err(_) => copy_around(file, &copy, bytes, note)?,
+        }
         copy.set_len(self.segment_bytes.into())?;
         copy.sync_all()?;
-        fs::rename(&aside, &to)?;
-        Ok(unreadable)
+        fs::rename(&aside, &to)
     }
 
     /// Turns each of these records whose body is not there any more into a filler. A segment that was linked
     /// is copied before.
-    fn fill(&self, from: &Path, deleted: &BTreeSet<(Position, Digest)>) -> io::Result<()> {
+    fn fill(
+        &self,
+        from: &Log,
+        deleted: &BTreeSet<(Position, Digest)>,
+        unreadable: &mut Vec<(Position, u64)>,
+    ) -> io::Result<()> {
         let mut open: Option<(u32, File)> = None;
         for &(at, digest) in deleted {
             let file = match open.take() {
@@ -384,7 +410,7 @@ impl Copy {
                     if let Some((_, file)) = other {
                         file.sync_all()?;
                     }
-                    self.open_segment(from, at.segment)?
+                    self.open_segment(from, at.segment, unreadable)?
                 }
             };
             self.fill_record(&file, at, digest)?;
@@ -394,11 +420,17 @@ impl Copy {
     }
 
     /// A segment of the copy, for writing.
-    fn open_segment(&self, from: &Path, segment: u32) -> io::Result<File> {
+    fn open_segment(
+        &self,
+        from: &Log,
+        segment: u32,
+        unreadable: &mut Vec<(Position, u64)>,
+    ) -> io::Result<File> {
         let path = self.log_directory.join(name(segment));
-        if fs::metadata(&path)?.nlink() > 1 {
-            let file = File::open(from.join(name(segment)))?;
-            self.copy(segment, &file, self.segment_bytes)?;
+        if fs::metadata(&path)?.nlink() > 1
+            && let Some(file) = from.segment(segment)
+        {
+            self.copy(segment, &file, self.segment_bytes, unreadable)?;
         }
         File::options().read(true).write(true).open(path)
     }
@@ -439,16 +471,20 @@ fn name(segment: u32) -> String {
     Position { segment, offset: 0 }.file_name()
 }
 
-/// Copies the first `bytes` of `from` but for what cannot be read; returns that.
-fn copy_around(from: &File, to: &File, bytes: u32) -> io::Result<Vec<(u32, u64)>> {
-    let mut unreadable = Vec::new();
+/// Copies the first `bytes` of `from` but for what cannot be read, which goes to `note`.
+fn copy_around(
+    from: &File,
+    to: &File,
+    bytes: u32,
+    mut note: impl FnMut(u32, u64),
+) -> io::Result<()> {
     for offset in (0..bytes).step_by(WINDOW_BYTES as usize) {
         let mut window = vec![0; (bytes - offset).min(WINDOW_BYTES) as usize];
         for range in disk::read_around(from, &mut window, offset.into())? {
             #[expect(clippy::cast_possible_truncation, reason = "inside a window")]
-            unreadable.push((offset + range.start as u32, range.len() as u64));
+            note(offset + range.start as u32, range.len() as u64);
         }
         to.write_all_at(&window, offset.into())?;
     }
-    Ok(unreadable)
+    Ok(())
 }

@@ -15,7 +15,7 @@
 //! of its text, and goes on answering with an error until it is posted again. Those records come first, so
 //! that a later group proves that they are no torn ones.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -24,7 +24,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Durability;
-use super::directory::{DataDirectory, OpenError, remove_checkpoint, write_checkpoint};
+use super::directory::{
+    DataDirectory, OpenError, read_durability, remove_checkpoint, write_checkpoint,
+};
 use super::disk;
 use super::index::{self, Checkpoint, Index, IndexError};
 use super::log::{Appender, Log, Place, Position};
@@ -90,7 +92,7 @@ pub fn compact(
 ) -> Result<Compacted, CompactError> {
     let path = &directory.path;
     directory.remove_leftovers()?;
-    disk::try_exchange(path).map_err(OpenError::io(
+    disk::try_exchange(path, "log").map_err(OpenError::io(
         "exchange two directories in one step, which this file system has to be able to do",
     ))?;
     let log = open_log(directory, "log")?;
@@ -104,6 +106,7 @@ pub fn compact(
         );
     }
     directory.unmark()?;
+    let durability = read_durability(path).unwrap_or(Durability::Disk);
     let Opened {
         index,
         messages,
@@ -112,26 +115,26 @@ pub fn compact(
         erasures: _,
         // It looks for damage itself.
         findings: _,
-    } = opening::open_index(path, cache_bytes, &log, Durability::Disk, &|_| ())?;
+    } = opening::open_index(path, cache_bytes, &log, durability, &|_| ())?;
     let damaged = Damaged::find(&log, &index, end, progress, tell);
     let written = damaged.and_then(|damaged| {
-        let has_left = damaged.is_needed;
-        let written =
-            has_left.then(|| write_aside(directory, &log, &index, messages, &damaged, end));
-        // What was written so far takes room that the service needs.
-        let written = written
-            .transpose()
-            .inspect_err(|_| drop(remove_aside(path)));
-        Ok((written?, damaged.messages.len() as u64))
+        if !damaged.is_needed {
+            return Ok(None);
+        }
+        write_aside(directory, &log, &index, messages, &damaged, end)
+            .map(Some)
+            // What was written so far takes room that the service needs.
+            .inspect_err(|_| drop(remove_aside(path)))
     });
     // Before its files are removed; what it says now matters to nobody.
     drop(index);
-    let (written, damaged) = written?;
+    let written = written?;
     if written.is_some() {
         exchange(path)?;
         redraw(directory, cache_bytes)?;
         remove_aside(path)?;
     }
+    let (end_after, damaged) = written.unwrap_or((end, 0));
     let bytes = |end: Position| {
         let segments = u64::from(end.segment.saturating_sub(1));
         segments * u64::from(directory.segment_bytes) + u64::from(end.offset)
@@ -140,7 +143,7 @@ pub fn compact(
         messages,
         damaged,
         bytes_before: bytes(end),
-        bytes_after: bytes(written.unwrap_or(end)),
+        bytes_after: bytes(end_after),
     })
 }
 
@@ -156,8 +159,10 @@ fn remove_aside(path: &Path) -> io::Result<()> {
 
 /// What is wrong with a store that is compacted.
 struct Damaged {
-    /// Messages that answer with an error.
+    /// Messages that answer with an error, and of which nothing better is left.
     messages: BTreeSet<Digest>,
+    /// Others that have a good record, which the index does not point at.
+    mended: BTreeMap<Digest, Place>,
     /// Whether there is anything to leave out.
     is_needed: bool,
 }
@@ -200,20 +205,44 @@ impl Damaged {
         if inconsistent > 0 {
             return Err(CompactError::Inconsistent(inconsistent));
         }
-        let doubles = Some(examined.records + messages.len() as u64) != examined.indexed;
-        let is_needed = unknown > 0
-            || !messages.is_empty()
-            || examined.healed > 0
-            || examined.deletions > 0
-            || doubles;
+        let is_sound = messages.is_empty();
+        let mended = good_records(log, &messages, end)?;
+        messages.retain(|digest| !mended.contains_key(digest));
+        let doubles = Some(examined.records) != examined.indexed;
+        let is_needed =
+            unknown > 0 || !is_sound || examined.healed > 0 || examined.deletions > 0 || doubles;
         Ok(Self {
             messages,
+            mended,
             is_needed,
         })
     }
 }
 
-/// Writes every message once, from where the index has it; returns where the new log ends.
+/// The last good record of each of these messages that has one. Reads the log once more if there are any.
+fn good_records(
+    log: &Log,
+    damaged: &BTreeSet<Digest>,
+    end: Position,
+) -> io::Result<BTreeMap<Digest, Place>> {
+    let mut good = BTreeMap::new();
+    if damaged.is_empty() {
+        return Ok(good);
+    }
+    recovery::survey(log, Position::START, end, |record| {
+        let Record { digest, place, .. } = record;
+        match record.kind {
+            Kind::Message if damaged.contains(&digest) => drop(good.insert(digest, place)),
+            Kind::Message => {}
+            Kind::Deletion => drop(good.remove(&digest)),
+        }
+        Ok::<_, io::Error>(())
+    })?;
+    Ok(good)
+}
+
+/// Writes every message once, from where the index has it; returns where the new log ends, and how many
+/// messages are damaged in it.
 fn write_aside(
     directory: &DataDirectory,
     log: &Log,
@@ -221,28 +250,51 @@ fn write_aside(
     messages: u64,
     damaged: &Damaged,
     end: Position,
-) -> Result<Position, CompactError> {
+) -> Result<(Position, u64), CompactError> {
     let aside = Arc::new(open_log(directory, ASIDE_NAME)?);
     let mut writer = Writer {
         appender: Appender::new(aside, Position::START),
         group: Vec::new(),
         bytes: 0,
         written: 0,
+        damaged: 0,
     };
+    let mut draft = writer.appender.draft();
+    let mut bytes = 0;
     for digest in &damaged.messages {
-        if let Some(place) = index.get(digest)? {
-            writer.save(log, *digest, place)?;
+        let Some(place) = index.get(digest)? else {
+            continue;
+        };
+        let body = log.read_around(place)?;
+        draft.put_damaged(*digest, &body)?;
+        writer.written += 1;
+        // Perhaps it was only the header.
+        writer.damaged += u64::from(Digest::of(&body) != *digest);
+        bytes += body.len();
+        if bytes >= GROUP_BYTES_MAX {
+            let group = draft.finish()?;
+            writer.appender.write(&group, true)?;
+            draft = writer.appender.draft();
+            bytes = 0;
         }
     }
+    let group = draft.finish()?;
+    writer.appender.write(&group, true)?;
+    // A group that proves that those before it were synced.
     if !damaged.messages.is_empty() {
-        writer.prove()?;
+        let mut draft = writer.appender.draft();
+        draft.fill()?;
+        let group = draft.finish()?;
+        writer.appender.write(&group, true)?;
     }
     recovery::survey(log, Position::START, end, |record| {
         let Record { digest, place, .. } = record;
-        if record.kind == Kind::Deletion
-            || damaged.messages.contains(&digest)
-            || index.get(&digest)? != Some(place)
-        {
+        let place_now = match damaged.mended.get(&digest) {
+            Some(mended) => Some(*mended),
+            None if damaged.messages.contains(&digest) => None,
+            None => index.get(&digest)?,
+        };
+        if record.kind == Kind::Deletion || place_now != Some(place) {
             return Ok(());
         }
         let body = Bytes::from(log.read(place)?);
@@ -255,7 +307,7 @@ fn write_aside(
     if writer.written != messages {
         return Err(io::Error::other("the new log does not have all messages").into());
     }
-    Ok(writer.appender.end())
+    Ok((writer.appender.end(), writer.damaged))
 }
 
 /// Appends messages in groups like those of the committer.
@@ -264,6 +316,7 @@ struct Writer {
     group: Vec<Message>,
     bytes: usize,
     written: u64,
+    damaged: u64,
 }
 
 impl Writer {
@@ -274,25 +327,6 @@ impl Writer {
             self.flush()?;
         }
         Ok(())
-    }
-
-    /// Writes a record of a message that cannot be read as it was, with what is left of it. If only its
-    /// header was damaged, that is all.
-    fn save(&mut self, log: &Log, digest: Digest, place: Place) -> io::Result<()> {
-        let mut draft = self.appender.draft();
-        draft.put_damaged(digest, &log.read_around(place)?)?;
-        let group = draft.finish()?;
-        self.appender.write(&group, true)?;
-        self.written += 1;
-        Ok(())
-    }
-
-    /// Writes a group that proves that everything before it was synced.
-    fn prove(&mut self) -> io::Result<()> {
-        let mut draft = self.appender.draft();
-        draft.fill()?;
-        let group = draft.finish()?;
-        self.appender.write(&group, true)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -7,6 +7,7 @@
 //! <data>/index/       digest → place, sled; may be deleted while the store is closed
 //! <data>/checkpoint   how much of the log the index is known to cover
 //! <data>/reserve      room to open the store in when the disk is full
+//! <data>/DURABILITY   what its last writer promised: after a crash, how much of the log was synced
 //! <data>/BACKUP       says that this is a backup that was never served
 //! ```
 //!
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::info;
 
+use super::Durability;
 use super::compact;
 use super::disk::{self, Lock, LockError};
 use super::index::{self, Checkpoint};
@@ -38,6 +40,8 @@ const FORMAT_NAME: &str = "FORMAT";
 const LOCK_NAME: &str = "LOCK";
 
 const CHECKPOINT_NAME: &str = "checkpoint";
+
+const DURABILITY_NAME: &str = "DURABILITY";
 
 const MARK_NAME: &str = "BACKUP";
 
@@ -380,6 +384,19 @@ pub(super) fn read_format(path: &Path) -> Result<Option<u32>, OpenError> {
         }),
         _ => Err(foreign("its file FORMAT is not one of ours")),
     }
+}
+
+/// What the last writer of the store promised; `None` if it did not say, as version 0.1.0.
+pub(super) fn read_durability(path: &Path) -> Option<Durability> {
+    let text = disk::read(&path.join(DURABILITY_NAME)).ok()?;
+    let all = [Durability::Disk, Durability::Os];
+    all.into_iter()
+        .find(|durability| text.strip_suffix('\n') == Some(durability.name()))
+}
+
+/// Says what is promised from now on; durable on return.
+pub(super) fn write_durability(path: &Path, durability: Durability) -> io::Result<()> {
+    disk::replace(path, DURABILITY_NAME, &format!("{}\n", durability.name()))
 }
 
 /// Makes `checkpoint` the one that the next start replays from; durable on return.

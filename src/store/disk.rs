@@ -51,8 +51,12 @@ pub(super) fn replace(directory: &Path, name: &str, content: &str) -> io::Result
     sync_directory(directory)
 }
 
-/// Makes sure that two directories in this one can be exchanged in one step, by exchanging two empty ones.
-pub(super) fn try_exchange(directory: &Path) -> io::Result<()> {
+/// Makes sure that `name` in this directory can be exchanged with another in one step: that it is on the same
+/// file system, and that two empty ones can be.
+pub(super) fn try_exchange(directory: &Path, name: &str) -> io::Result<()> {
+    if fs::metadata(directory.join(name))?.dev() != fs::metadata(directory)?.dev() {
+        return Err(io::ErrorKind::CrossesDevices.into());
+    }
     let names = ["exchange.1.new", "exchange.2.new"].map(|name| directory.join(name));
     let [one, other] = &names;
     let tried = create_directory(one)
@@ -123,9 +127,10 @@ pub(super) fn give_to_owner_above(path: &Path) -> io::Result<()> {
     if (made.uid(), made.gid()) == (owner.uid(), owner.gid()) {
         return Ok(());
     }
-    match lchown(path, Some(owner.uid()), Some(owner.gid())) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        given => given,
+    let given = lchown(path, Some(owner.uid()), Some(owner.gid()));
+    match given.as_ref().map_err(Errno::from_io_error) {
+        Err(Some(Errno::PERM | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)) => Ok(()),
+        _ => given,
     }
 }
 
@@ -169,26 +174,29 @@ pub(super) fn read_around(
 ) -> io::Result<Vec<Range<usize>>> {
     let mut unreadable = Vec::new();
     let mut filled = 0;
-    // Something between `filled` and here is known to be unreadable: it is halved until it is one sector.
-    let mut suspect = 0_usize;
+    // What is read at once: halved until it is a sector that cannot be read, since each try may take the
+    // disk seconds; then from a sector on doubled again, since a sector is seldom bad alone.
+    let mut step = buffer.len();
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         let at = offset + filled as u64;
         #[expect(clippy::cast_possible_truncation, reason = "less than a sector")]
         let sector = SECTOR_BYTES - (at % SECTOR_BYTES as u64) as usize;
-        let length = match suspect.checked_sub(filled) {
-            None | Some(0) => rest.len(),
-            Some(range) if range <= sector => range,
-            Some(range) => sector + (range - sector) / 2 / SECTOR_BYTES * SECTOR_BYTES,
-        };
+        // To the border of a sector.
+        let sectors = step.saturating_sub(sector) / SECTOR_BYTES;
+        let length = (sector + sectors * SECTOR_BYTES).min(rest.len());
         match file.read_at(rest.split_at_mut(length).0, at) {
             Ok(0) => break,
-            Ok(read) => filled += read,
+            Ok(read) => {
+                filled += read;
+                step = step.saturating_mul(2);
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if !is_unreadable(&error) => return Err(error),
-            Err(_) if length > sector => suspect = filled + length,
+            Err(_) if length > sector => step = length / 2,
             Err(_) => {
                 unreadable.push(filled..filled + length);
                 filled += length;
+                step = SECTOR_BYTES;
             }
         }
     }

@@ -32,7 +32,7 @@ use super::findings::Findings;
 use super::hot::Hot;
 use super::index::{Checkpoint, Index, IndexError};
 use super::keeper::{Keeper, keep_synced};
-use super::log::{Log, Place, Position, record_bytes};
+use super::log::{Log, Place, Position};
 use super::opening::{self, Opened};
 use super::queue::{Queue, Refused};
 use super::reserve::{self, RESERVE_BYTES};
@@ -123,6 +123,13 @@ impl EmbeddedStore {
         options: Options,
         progress: &(dyn Fn(String) + Sync),
     ) -> Result<Self, OpenError> {
+        let message_bytes_max = options.message_bytes_max;
+        if message_bytes_max > directory.message_bytes_max() {
+            return Err(OpenError::SegmentTooSmall {
+                segment_bytes: directory.segment_bytes,
+                message_bytes_max,
+            });
+        }
         if directory.is_for_writing {
             directory.unmark()?;
         }
@@ -133,13 +140,6 @@ impl EmbeddedStore {
             lock,
             ..
         } = directory;
-        let message_bytes_max = options.message_bytes_max;
-        if record_bytes(message_bytes_max) > u64::from(segment_bytes) {
-            return Err(OpenError::SegmentTooSmall {
-                segment_bytes,
-                message_bytes_max,
-            });
-        }
         let full = reserve::release_if_full(&path).map_err(OpenError::io("give up the reserve"))?;
         if full {
             warn!("the disk is full: the reserve was given up to open the store");
@@ -148,7 +148,14 @@ impl EmbeddedStore {
             Log::open(&path.join("log"), segment_bytes).map_err(OpenError::io("open the log"))?;
         let log = Arc::new(log);
         let cache_bytes = options.index_cache_bytes;
-        let opened = opening::open_index(&path, cache_bytes, &log, options.durability, progress)?;
+        let durability = directory::read_durability(&path);
+        let last = durability.unwrap_or(options.durability);
+        let opened = opening::open_index(&path, cache_bytes, &log, last, progress)?;
+        // What was written before is synced by now.
+        if durability != Some(options.durability) {
+            directory::write_durability(&path, options.durability)
+                .map_err(OpenError::io("write the file DURABILITY"))?;
+        }
         let Opened {
             index,
             messages,
@@ -427,22 +434,11 @@ impl Shared {
     }
 
     fn page(&self, after: Option<&Digest>, messages_max: usize) -> Result<Page, StoreError> {
-        let mut after = after.copied();
-        loop {
-            let entries = self
-                .index
-                .range(after.as_ref(), messages_max)
-                .map_err(|error| self.fail(&error.to_string()))?;
-            let Some((last, _)) = entries.last() else {
-                return Ok(Page::new());
-            };
-            after = Some(*last);
-            let page = self.read_page(&entries);
-            // Empty says that nothing follows, and not that all of these were deleted meanwhile.
-            if !page.is_empty() {
-                return Ok(page);
-            }
-        }
+        let range = |after: Option<&Digest>| {
+            let entries = self.index.range(after, messages_max);
+            entries.map_err(|error| self.fail(&error.to_string()))
+        };
+        first_page(after, range, |entries| self.read_page(entries))
     }
 
     fn read_page(&self, entries: &[(Digest, Place)]) -> Page {
@@ -640,6 +636,24 @@ impl Shared {
     }
 }
 
+/// The first page after `after` that has something in it: an empty one says that nothing follows, and not that
+/// all of its messages were deleted before they were read.
+fn first_page(
+    after: Option<&Digest>,
+    range: impl Fn(Option<&Digest>) -> Result<Vec<(Digest, Place)>, StoreError>,
+    read: impl Fn(&[(Digest, Place)]) -> Page,
+) -> Result<Page, StoreError> {
+    let mut after = after.copied();
+    loop {
+        let entries = range(after.as_ref())?;
+        let page = read(&entries);
+        match entries.last() {
+            Some((last, _)) if page.is_empty() => after = Some(*last),
+            _ => return Ok(page),
+        }
+    }
+}
+
 /// Why a checkpoint was not written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CheckpointError {
@@ -713,6 +727,29 @@ mod tests {
     fn wait<T>(future: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         runtime.unwrap().block_on(future)
+    }
+
+    #[test]
+    fn a_page_whose_messages_were_all_deleted_is_not_the_end() {
+        let [first, second, third] = [1, 2, 3].map(|byte| Digest::from_bytes([byte; 32]));
+        let place = Place {
+            at: Position::START,
+            length: 0,
+        };
+        let range = |after: Option<&Digest>| {
+            let all = [first, second, third].into_iter();
+            let next = all.filter(|digest| Some(digest) > after).take(1);
+            Ok(next.map(|digest| (digest, place)).collect())
+        };
+        let read = |entries: &[(Digest, Place)]| {
+            let is_there = entries.iter().filter(|(digest, _)| *digest == third);
+            is_there
+                .map(|(digest, _)| (*digest, Err(StoreError::Damaged)))
+                .collect()
+        };
+        let page = first_page(None, range, read).unwrap();
+        assert_eq!(page, [(third, Err(StoreError::Damaged))]);
+        assert_eq!(first_page(Some(&third), range, read).unwrap(), []);
     }
 
     /// A look-up that was overtaken between the index and the log.

@@ -27,6 +27,10 @@ const ERASE_INTERVAL: Duration = Duration::from_secs(1);
 /// second needs hours for so many if each is in another.
 pub(super) const DUE_MAX: usize = 1 << 20;
 
+/// Bodies that are erased in one go, and synced once: some hundredths of a second on a good disk, so that a
+/// stop waits for little.
+const BATCH_MAX: usize = 1000;
+
 /// Time that a start erases before it serves, so that what a kill left is gone as a rule. The rest is erased
 /// beside the service.
 const START_TIME: Duration = Duration::from_secs(1);
@@ -58,6 +62,16 @@ struct Due {
     under_way: Vec<Erasure>,
 }
 
+impl Due {
+    fn add(&mut self, erasures: Vec<Erasure>) {
+        self.count += erasures.len();
+        for erasure in erasures {
+            let segment = erasure.place.at.segment;
+            self.segments.entry(segment).or_default().push(erasure);
+        }
+    }
+}
+
 impl Erasures {
     pub(super) fn new(due: Vec<Erasure>) -> Self {
         let erasures = Self(Mutex::default());
@@ -66,14 +80,8 @@ impl Erasures {
     }
 
     pub(super) fn add(&self, erasures: Vec<Erasure>) {
-        if erasures.is_empty() {
-            return;
-        }
-        let mut due = self.lock();
-        due.count += erasures.len();
-        for erasure in erasures {
-            let segment = erasure.place.at.segment;
-            due.segments.entry(segment).or_default().push(erasure);
+        if !erasures.is_empty() {
+            self.lock().add(erasures);
         }
     }
 
@@ -89,13 +97,14 @@ impl Erasures {
         all.all(|erasure| erasure.reason >= end)
     }
 
-    /// Begins with those of one segment, the first from `segment` on, whose reasons are before `durable`.
+    /// Begins with some of one segment, the first from `segment` on, whose reasons are before `durable`.
     fn begin(&self, segment: u32, durable: Position) -> Option<(u32, Vec<(Digest, Place)>)> {
         let mut due = self.lock();
         let is_due = |erasure: &Erasure| erasure.reason < durable;
         let mut segments = due.segments.range_mut(segment..);
         let (&segment, erasures) = segments.find(|(_, erasures)| erasures.iter().any(is_due))?;
-        let taken: Vec<_> = erasures.extract_if(.., |erasure| is_due(erasure)).collect();
+        let taken = erasures.extract_if(.., |erasure| is_due(erasure));
+        let taken: Vec<_> = taken.take(BATCH_MAX).collect();
         if erasures.is_empty() {
             due.segments.remove(&segment);
         }
@@ -110,9 +119,8 @@ impl Erasures {
         let mut due = self.lock();
         let begun = std::mem::take(&mut due.under_way);
         due.count -= begun.len();
-        drop(due);
         if !done {
-            self.add(begun);
+            due.add(begun);
         }
     }
 
@@ -174,14 +182,15 @@ impl Eraser {
                     if std::mem::take(&mut self.is_stuck) {
                         info!("deleted messages are erased again");
                     }
+                    next = segment;
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut self.is_stuck, true) {
                         warn!(%error, "cannot erase deleted messages; trying again");
                     }
+                    next = segment + 1;
                 }
             }
-            next = segment + 1;
         }
         let Erased {
             left_alone,

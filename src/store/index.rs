@@ -558,7 +558,9 @@ pub(super) fn remove(directory: &Path) -> io::Result<()> {
         match fs::rename(directory, &old) {
             Ok(()) => return disk::remove(&old),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+            Err(error)
+                if [io::ErrorKind::ResourceBusy, io::ErrorKind::CrossesDevices]
+                    .contains(&error.kind()) => {}
             Err(error) => return Err(error),
         }
     }

@@ -268,6 +268,9 @@ pub struct Log {
     segments: RwLock<Vec<Option<Arc<File>>>>,
     /// Held while a segment is made, by the keeper ahead of time or by the committer.
     making: Mutex<()>,
+    /// Whether a sync has failed. Held during each: a file tells of an error once, and who syncs it at the
+    /// same time must not take the silence for success.
+    sync_failed: Mutex<bool>,
     /// Watches every call that changes the log.
     watchdog: Arc<Watchdog>,
 }
@@ -358,6 +361,7 @@ impl Log {
             segment_bytes,
             segments: RwLock::new(segments),
             making: Mutex::new(()),
+            sync_failed: Mutex::new(false),
             watchdog: Arc::new(Watchdog::new()),
         })
     }
@@ -459,8 +463,10 @@ impl Log {
         let mut erased = Erased::default();
         let opened = self.watched(|| OpenOptions::new().read(true).write(true).open(path));
         let file = match opened {
-            Ok(file) if file.metadata()?.nlink() == 1 => file,
-            Ok(_) => return Ok(Erased::none_of(bodies, None)),
+            Ok(file) => match file.metadata() {
+                Ok(metadata) if metadata.nlink() == 1 => file,
+                other => return Ok(Erased::none_of(bodies, other.err())),
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Erased::none_of(bodies, None));
             }
@@ -562,11 +568,18 @@ impl Log {
         Ok(())
     }
 
-    /// Makes durable what was written to the segments `range`.
+    /// Makes durable what was written to the segments `range`. After a failure there is no success any more.
     pub(super) fn sync(&self, range: Range<u32>) -> io::Result<()> {
+        let failed = self.sync_failed.lock();
+        let mut failed = failed.unwrap_or_else(PoisonError::into_inner);
+        if *failed {
+            return Err(io::Error::other("an earlier sync failed"));
+        }
         for number in range {
             if let Some(file) = self.segment(number) {
-                self.watched(|| file.sync_data())?;
+                let synced = self.watched(|| file.sync_data());
+                *failed = synced.is_err();
+                synced?;
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Durability;
 use super::directory::{OpenError, is_in_reach, read_checkpoint};
@@ -138,7 +138,20 @@ fn draw(
         (Index::open(directory, cache_bytes)?, Drawn::NOTHING)
     };
     disk::give_all_to_owner_above(directory)?;
-    let entered = enter(&index, drawn, source, Position::START, acked)?;
+    let ahead = match acked {
+        Some(acked) if drawn.messages > 0 => index.check(acked)?.ahead,
+        _ => Vec::new(),
+    };
+    let mut entered = enter(&index, drawn, source, Position::START, acked)?;
+    entered.messages -= forget_lost(&index, &ahead, &entered, source)? as u64;
+    if entered.unsynced_bytes > 0 {
+        let bytes = entered.unsynced_bytes;
+        // That the index is drawn is the finding.
+        warn!(
+            bytes,
+            "what was written last and not synced is lost until posted again"
+        );
+    }
     Ok((index, entered))
 }
 

@@ -114,6 +114,8 @@ pub(super) struct Survey {
     unsynced_bytes: u64,
     /// Those of its broken stretches that good records of it follow.
     holes: Vec<Damage>,
+    /// Deletions of the last group without their positions, which came no further than their headers.
+    torn_deletions: Vec<(Position, Header)>,
     /// Whether something is written behind the end.
     trailing: bool,
     /// Where the last group starts.
@@ -139,6 +141,9 @@ pub(super) fn recover<E: From<io::Error>>(
     let survey = look_over(log, from..OPEN_END, before, is_unsynced, record)?;
     for hole in &survey.holes {
         fill(log, hole, survey.last_group)?;
+    }
+    for (at, header) in &survey.torn_deletions {
+        settle(log, *at, *header)?;
     }
     erase_after(log, survey.end, survey.trailing)?;
     // The last process may have ended because a sync failed.
@@ -227,7 +232,7 @@ fn look_over<E: From<io::Error>>(
 struct Found {
     broken: Vec<Broken>,
     /// Deletions whose positions are damaged: they count all the same.
-    weak: Vec<Damage>,
+    weak: Vec<(Damage, Header)>,
     /// The last deletions, with their positions.
     deleted: HashMap<Digest, Position>,
     last_end: Position,
@@ -258,18 +263,18 @@ impl Found {
         let place = Place { at, length };
         self.last_group = self.last_group.max(group);
         let good = match (content, fault) {
-            (Content::Message(digest), Some(Fault { unreadable_to })) => {
+            (Content::Message(digest), Some(Fault { is_unreadable })) => {
                 let message = Some((digest, place));
                 self.broken.push(Broken {
                     damage: Damage { message, ..damage },
                     blank: false,
-                    unreadable_to,
+                    is_unreadable,
                 });
                 return None;
             }
             (Content::Message(digest), None) => Some((Kind::Message, digest)),
             (Content::Deletion(digest), fault) => {
-                self.weak.extend(fault.map(|_| damage));
+                self.weak.extend(fault.map(|_| (damage, header)));
                 self.deleted.insert(digest, at);
                 if self.deleted.len() == DELETIONS_AT_ONCE {
                     self.forget_deleted();
@@ -303,7 +308,7 @@ impl Found {
         self.forget_deleted();
         let Self {
             broken,
-            mut weak,
+            weak,
             mut last_end,
             last_group,
             ..
@@ -313,8 +318,11 @@ impl Found {
         // Acknowledged, though broken: the log goes on after it, also where nothing good follows.
         let mut end = acked;
         for stretch in &broken {
-            // What cannot be read is not written over.
-            end = end.max(stretch.unreadable_to.unwrap_or(end));
+            // What cannot be read is not written over, nor is what may belong to it: a record ends where its
+            // header says, and that may be what cannot be read now.
+            if stretch.is_unreadable {
+                end = end.max(stretch.damage.to);
+            }
             if was_acked(&stretch.damage) {
                 let to = match stretch.damage.message {
                     Some(_) => stretch.damage.to,
@@ -325,11 +333,16 @@ impl Found {
             }
         }
         end = end.max(last_end);
-        weak.retain(was_acked);
+        let (damaged, torn): (Vec<_>, Vec<_>) =
+            weak.into_iter().partition(|(damage, _)| was_acked(damage));
         let mut survey = Survey {
             end,
             last_end,
-            damage: weak,
+            damage: damaged.into_iter().map(|(damage, _)| damage).collect(),
+            torn_deletions: torn
+                .into_iter()
+                .map(|(it, header)| (it.from, header))
+                .collect(),
             torn_bytes: 0,
             unsynced_bytes: 0,
             holes: Vec::new(),
@@ -345,7 +358,7 @@ impl Found {
                     survey.trailing = true;
                     survey.torn_bytes += bytes;
                 }
-            } else if was_acked(&stretch.damage) || stretch.unreadable_to.is_some() {
+            } else if was_acked(&stretch.damage) || stretch.is_unreadable {
                 let to = to.min(end);
                 survey.damage.push(Damage { from, to, message });
             } else {
@@ -391,6 +404,17 @@ fn fill(log: &Log, torn: &Damage, group: Position) -> io::Result<()> {
         length,
     };
     file.write_all_at(&header.encode(), u64::from(torn.from.offset))
+}
+
+/// Makes a deletion one that names no positions: where they should be is something else.
+fn settle(log: &Log, at: Position, header: Header) -> io::Result<()> {
+    let Some(file) = log.segment(at.segment) else {
+        return Ok(());
+    };
+    let header = Header { note: 0, ..header };
+    let body = u64::from(at.offset + HEADER_BYTES);
+    disk::overwrite(&file, body, header.length.into())?;
+    file.write_all_at(&header.encode(), at.offset.into())
 }
 
 /// Makes every byte behind `end` zero again, and every segment as long as it should be.
@@ -443,8 +467,8 @@ fn rewrite(log: &Log, range: Range<Position>) -> io::Result<()> {
 struct Broken {
     damage: Damage,
     blank: bool,
-    /// Behind the last byte of it that cannot be read, if there is one.
-    unreadable_to: Option<Position>,
+    /// Something of it cannot be read.
+    is_unreadable: bool,
 }
 
 impl Broken {
@@ -461,7 +485,7 @@ impl Broken {
                 message: None,
             },
             blank: false,
-            unreadable_to: None,
+            is_unreadable: false,
         }
     }
 
@@ -486,7 +510,7 @@ enum Stretch {
 #[derive(Debug)]
 struct Fault {
     /// See [`Broken`].
-    unreadable_to: Option<Position>,
+    is_unreadable: bool,
 }
 
 /// Walks through one segment.
@@ -536,7 +560,7 @@ impl<'a> Scan<'a> {
         };
         let to = after(at, header.length);
         let fault = (!is_good).then(|| Fault {
-            unreadable_to: self.unreadable_in(at, to),
+            is_unreadable: self.window.is_unreadable(at.offset..to.offset),
         });
         self.offset = to.offset;
         Ok(Some(Stretch::Record { at, header, fault }))
@@ -555,22 +579,10 @@ impl<'a> Scan<'a> {
         Ok((fits && header.group <= at).then_some(header))
     }
 
-    /// Behind the last byte between these two positions that cannot be read, if there is one in what was
-    /// read last.
-    fn unreadable_in(&self, from: Position, to: Position) -> Option<Position> {
-        let offset = self.window.unreadable_in(from.offset..to.offset)?;
-        // Where the next record can be, whatever part of a sector is in the stretch.
-        let offset = offset.next_multiple_of(RECORD_ALIGNMENT).min(to.offset);
-        Some(Position {
-            segment: self.segment,
-            offset,
-        })
-    }
-
     /// Steps over everything up to the next good header or the end of the segment.
     fn broken(&mut self, from: Position) -> io::Result<Stretch> {
         let mut blank = true;
-        let mut unreadable_to = None;
+        let mut is_unreadable = false;
         loop {
             if self.segment_bytes - self.offset > BLANK_STEP_BYTES + HEADER_BYTES {
                 let step = self.window.at(self.offset, BLANK_STEP_BYTES as usize)?;
@@ -582,18 +594,8 @@ impl<'a> Scan<'a> {
             let word = self.window.at(self.offset, RECORD_ALIGNMENT as usize)?;
             let is_magic = word.starts_with(&MAGIC);
             blank &= word.iter().all(|&byte| byte == 0);
-            let word = Position {
-                segment: self.segment,
-                offset: self.offset + RECORD_ALIGNMENT,
-            };
-            let is_unreadable = self.unreadable_in(
-                Position {
-                    offset: self.offset,
-                    ..word
-                },
-                word,
-            );
-            unreadable_to = is_unreadable.or(unreadable_to);
+            let word = self.offset..self.offset + RECORD_ALIGNMENT;
+            is_unreadable |= self.window.is_unreadable(word);
             if is_magic && self.offset > from.offset && self.header(self.offset)?.is_some() {
                 break;
             }
@@ -611,7 +613,7 @@ impl<'a> Scan<'a> {
                 message: None,
             },
             blank,
-            unreadable_to,
+            is_unreadable,
         }))
     }
 }
@@ -671,18 +673,14 @@ impl<'a> Window<'a> {
         Ok(())
     }
 
-    /// Behind the last byte between these offsets that cannot be read, as far as they were read.
-    fn unreadable_in(&self, offsets: Range<u32>) -> Option<u32> {
-        let last = |range: &Range<usize>| {
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "a window is inside a segment"
-            )]
-            let offset = |at: usize| self.start + at as u32;
-            (offset(range.start) < offsets.end && offsets.start < offset(range.end))
-                .then(|| offset(range.end).min(offsets.end))
+    /// Whether something between these offsets cannot be read, as far as they were read.
+    fn is_unreadable(&self, offsets: Range<u32>) -> bool {
+        let start = u64::from(self.start);
+        let overlaps = |range: &Range<usize>| {
+            start + (range.start as u64) < u64::from(offsets.end)
+                && u64::from(offsets.start) < start + range.end as u64
         };
-        self.unreadable.iter().rev().find_map(last)
+        self.unreadable.iter().any(overlaps)
     }
 
     /// What could be read, piece by piece, each with its offset in the file.

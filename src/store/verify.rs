@@ -387,7 +387,7 @@ fn open_index(
     let Some(expected) = checkpoint.filter(|expected| is_in_reach(*expected, log)) else {
         return Ok(None);
     };
-    let room = disk::space(path).map_err(OpenError::io("see how much room the disk has"))?;
+    let room = disk::space(&directory).map_err(OpenError::io("see how much room the disk has"))?;
     let needed = ROOM_BYTES + expected.messages * ROOM_BYTES_A_MESSAGE;
     if room.free < needed {
         let reason = format!(
@@ -466,8 +466,10 @@ fn tell_damage(
     for Damage { from, to, message } in &survey.damage {
         let is_healed = message.is_some_and(|(digest, place)| {
             let indexed = index.and_then(|index| index.get(&digest).ok().flatten());
-            // Without an index the next start takes the good record.
-            good.get(&digest) == Some(&true) && indexed != Some(place)
+            // Without an index the next start takes the good record. It may have come just now.
+            let has_good =
+                good.get(&digest) == Some(&true) || extent.is_growing && indexed.is_some();
+            has_good && indexed != Some(place)
         });
         if is_healed {
             healed += 1;

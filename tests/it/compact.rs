@@ -6,11 +6,13 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use digestd::store::{CompactError, Compacted, StoreError, compact};
+use digestd::store::{CompactError, Compacted, Store, StoreError, compact};
 use rustix::process::Signal;
 
 use crate::process::{Process, digestd, run};
-use crate::store_support::{Data, Dice, assert_holds, assert_text, close, put, put_all, texts};
+use crate::store_support::{
+    Data, Dice, Record, assert_holds, assert_text, close, put, put_all, texts,
+};
 
 const CACHE_BYTES: u64 = 1 << 20;
 
@@ -235,4 +237,25 @@ fn a_compaction_killed_at_any_moment_costs_nothing() {
         compacted(&copy).unwrap();
         assert_compact(&copy, &texts);
     }
+}
+
+/// The index points at the first of two records, which is damaged; the second is whole.
+#[test]
+fn a_good_second_record_of_a_damaged_text_is_the_one_that_is_kept() {
+    let data = Data::of_0_1_0("data");
+    let records = data.records();
+    let is_double = |record: &&Record| {
+        let same = records.iter().filter(|it| it.digest == record.digest);
+        same.filter(|it| it.kind == Record::MESSAGE).count() > 1
+            && !records
+                .iter()
+                .any(|it| it.digest == record.digest && it.kind == Record::DELETION)
+    };
+    let first = records.iter().find(is_double).unwrap();
+    data.flip(&first.file, first.body().start * 8);
+    let done = compacted(&data).unwrap();
+    assert_eq!((done.messages, done.damaged), (389, 0));
+    assert_eq!(data.findings(), []);
+    let store = data.open();
+    assert!(store.get(&first.digest).unwrap().is_some());
 }

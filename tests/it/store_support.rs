@@ -142,7 +142,7 @@ impl Data {
     /// log comes last, as nothing may be in the index that is not in the log.
     pub(crate) fn copy(&self) -> Self {
         let copy = Self::new();
-        for name in ["FORMAT", "checkpoint", "index", "log"] {
+        for name in ["FORMAT", "DURABILITY", "checkpoint", "index", "log"] {
             copy.take(name, self);
         }
         copy
