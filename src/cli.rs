@@ -79,7 +79,7 @@ pub enum Command {
     Import(ImportArgs),
     /// Copy a store, also one that is being served; run it again to bring the copy up to date
     Backup(BackupArgs),
-    /// Write the log of a store anew, without what was deleted, or damaged and posted again
+    /// Write the log of a store again, without what was deleted, or damaged and posted again
     Compact(DataArgs),
     /// Examine whether a directory is a good place for a store
     Doctor(DoctorArgs),
@@ -784,7 +784,7 @@ pub struct ImportArgs {
 /// Options of `backup`.
 #[derive(Debug, Args)]
 pub struct BackupArgs {
-    /// Where the copy is to be, or is; `digestd serve --data-dir DEST` serves it
+    /// A new directory, or an earlier backup of this store; `digestd serve --data-dir DEST` serves it
     #[arg(value_name = "DEST")]
     pub destination: PathBuf,
 

@@ -41,7 +41,7 @@ use tracing::{error, info, warn};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // A store has a descriptor for each segment, whoever opens it.
+    // Every command that opens a store needs a descriptor for each segment.
     let raised = raise_file_limit();
     let result = match Cli::parse().into_command() {
         Command::Serve(arguments) => arguments

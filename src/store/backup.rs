@@ -2,7 +2,7 @@
 //! appends to it.
 //!
 //! It rests on four facts. A record that has a whole group after it never changes again, but that its
-//! body becomes zeros once a deletion stands after it; so a segment that was copied once is left alone by
+//! body becomes zeros once a deletion stands after it, or the message again if it was damaged; so a segment that was copied once is left alone by
 //! the next backup, but for those that the last group of the copy reaches into. What was deleted since may
 //! still be in it, and whoever serves the copy reads the deletion and erases it. A group is written in the
 //! order of the log; so whoever has seen a record in one segment sees all that was written before it in
@@ -347,7 +347,7 @@ impl Copy {
             unreadable.push((Position { segment, offset: 0 }, bytes.into()));
             return Ok(());
         };
-        // Whoever opens the copy may mend what its last group reaches into.
+        // A start on the copy may mend what its last group reaches into.
         if method == Method::HardLink && segment < until.last_group.segment {
             return self.link(from, segment, &file);
         }

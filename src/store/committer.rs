@@ -5,8 +5,9 @@
 //! has zeros written where the next group goes. Within a group all goes in the order of the queue, in the
 //! log as in the index. What was deleted is erased by the eraser.
 //!
-//! **Invariant:** a message has one record that is not damaged and not erased. So a put whose message came
-//! in after its caller had looked is looked up again, and a deletion erases all there is.
+//! **Invariant:** no message gets a second record beside one that is whole. So a put whose message came in
+//! after its caller had looked is looked up again; and what a damaged record holds is erased once another
+//! takes its place.
 
 use std::collections::{HashMap, HashSet};
 use std::io;

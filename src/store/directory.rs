@@ -11,8 +11,8 @@
 //! <data>/BACKUP       says that this is a backup that was never served
 //! ```
 //!
-//! What a crash may leave is removed by the next start: `log.new` of a compaction, `index.old` of an index
-//! that was thrown away, and other names that end in `.new`.
+//! What a crash may leave is removed by the next start: `log.new` of a compaction and `index.old` of an index
+//! that was thrown away. Other names that end in `.new` are written over when their time comes.
 //!
 //! **Invariant:** nothing in a directory is touched before it is known to be ours alone and ours at
 //! all. Without `FORMAT` it is ours only if there is nothing in it that somebody could miss.

@@ -88,8 +88,8 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Opens a file of the store's own. One that is a link to another is refused: whoever put the link there
-/// did not mean the store to read or to write what it points to.
+/// Opens a file of the store's own. One that is a link to another is refused: the store has no business
+/// with what it points to.
 fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     #[expect(clippy::cast_possible_wrap, reason = "a pattern of bits")]
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
@@ -162,7 +162,7 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Fills `buffer` from `offset` of `file`; what lies behind the end of the file is left as it is. Returns
+/// Fills `buffer` from `offset` of `file`; what is past the end of the file is left as it is. Returns
 /// which parts of it the disk cannot read any more: they are left as they are too.
 ///
 /// # Errors

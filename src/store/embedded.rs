@@ -10,7 +10,7 @@
 //! promises. `failed` is set once and never taken back. A [`Receipt`] is made in two places only:
 //! after a commit, and for a known message that was compared with what the log holds. A look-up that
 //! finds no good record where the index has it asks the index again: a body is erased only after the
-//! index has forgotten it. A checkpoint never passes a deletion whose bodies are not erased.
+//! index has forgotten it. A checkpoint never passes a deletion whose bodies are due to be erased.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -24,7 +24,7 @@ pub(super) enum Finding {
     CheckpointAhead { checkpoint: Position, end: Position },
     /// The record that the index knows as the last one is not in the log.
     IndexAhead { last: Position },
-    /// What the index, or an earlier start, had behind the end of the log.
+    /// The log lacks what was written last: messages that the index had, bytes among what it holds.
     Unsynced { messages: usize, bytes: u64 },
     /// The index could not be used.
     IndexRedrawn(IndexError),

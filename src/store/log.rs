@@ -40,8 +40,8 @@
 //! zeros, or will be, and is not damage.
 //!
 //! The positions in a deletion are those of the records whose bodies it turns into zeros. Version 0.1.0 left
-//! the note zero in all records: whoever follows a position makes sure that the record there has that digest
-//! and comes before the deletion.
+//! the note zero in all records: a reader that follows a position makes sure that the record there has that
+//! digest and comes before the deletion.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};

@@ -38,9 +38,12 @@
 //! bodies are, even if the index has carried it out and does not know any more.
 //! (`a_start_erases_what_a_kill_left`, `a_start_after_a_kill_leaves_no_deleted_body`,
 //! `every_acked_deletion_survives_a_power_cut`)
-//! A record with a deletion behind it is damage for nobody, whatever its body is. What the index does not
-//! point at is not erased: a record that was damaged and put again, the second record of two puts that
-//! raced, and segments that a backup shares; `compact` leaves them out.
+//! A record with a deletion after it is damage for nobody, whatever its body is. There is one record to
+//! erase: a put that waited is looked up again if its message came in meanwhile, and a damaged record is
+//! erased once its message was put again. (`a_text_that_many_put_at_once_is_erased_with_its_deletion`,
+//! `a_damaged_record_is_erased_once_its_text_was_posted_again`) What the disk does not erase and segments that
+//! a backup shares stay until `compact` leaves them out, and hold up nothing.
+//! (`a_body_that_cannot_be_erased_stops_neither_the_store_nor_a_start`)
 //!
 //! Each way a crash can fall:
 //!
@@ -74,7 +77,11 @@
 //!   the room of the `reserve`. (`a_disk_filled_to_the_last_block_opens_for_reading_and_later_for_writing`,
 //!   `a_disk_that_is_full_all_of_a_sudden_costs_nothing_that_was_acked`)
 //! * *it does not answer*: neither does the store; the `watchdog` says so and then ends the process,
-//!   which is a kill. (`a_sync_that_does_not_return_makes_it_unready_and_then_ends_it`)
+//!   which is a kill. (`a_sync_that_does_not_return_makes_it_unready_and_then_ends_it`) It watches single
+//!   calls: a disk that is slow is waited for. (`deletions_in_many_segments_never_make_it_unready`)
+//! * *it cannot read a sector*: that is damage of what is in it. The log goes on after the record that it
+//!   belongs to, and nothing is written over what may be readable again.
+//!   (`a_sector_that_cannot_be_read_costs_what_is_in_it`)
 //! * *it gives back something else*: a body is compared with its digest whenever it is read, a header
 //!   with its checksum, the index with the log at every start. What is damaged answers with an error
 //!   and is a finding; what is not stays readable. (`a_flipped_bit_in_any_file_is_an_error_and_never_a_lie`)
@@ -88,7 +95,12 @@
 //! (`a_damaged_deletion_is_named_and_hides_no_more_than_it_has_to`)
 //!
 //! With [`Durability::Os`] the answer leaves after the write: it survives the death of the process,
-//! not that of the machine.
+//! not that of the machine. A segment that is left is synced by the committer, the last one within 100 ms and
+//! a sync. (`what_was_answered_is_synced_soon_whatever_is_to_be_erased`) Groups are not synced one by one then,
+//! so a later one proves nothing of an earlier: what is broken after the checkpoint becomes a filler, what the
+//! index has of it is taken out, and an index that lacks more than the log explains is drawn again. All that
+//! is one finding, of one start. (`a_power_cut_with_os_costs_what_was_not_synced_and_one_finding`)
+//! `DURABILITY` says what the last writer promised.
 
 // The index and the log are public for those who measure them alone.
 pub mod index;
@@ -216,7 +228,8 @@ pub const PAGE_BYTES_MAX: usize = 256 << 10;
 pub enum Durability {
     /// Loss of power: the answer leaves after `fdatasync`.
     Disk,
-    /// Death of the process only: the answer leaves after the write, a sync follows within 100 ms.
+    /// Death of the process only: the answer leaves after the write, a sync begins within 100 ms and the one
+    /// under way.
     Os,
 }
 

@@ -618,7 +618,7 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// A part of a file in memory. What lies behind the end of the file reads as zeros, what the disk cannot
+/// A part of a file in memory. What is past the end of the file reads as zeros, what the disk cannot
 /// read as [`UNREADABLE`].
 struct Window<'a> {
     file: &'a File,

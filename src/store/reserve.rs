@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::disk;
 
-/// Room set aside, in bytes: a snapshot of the index takes some 3 MB a million messages, a checkpoint
+/// Room set aside, in bytes: a snapshot of the index takes some 4 MB a million messages, a checkpoint
 /// a block.
 pub(super) const RESERVE_BYTES: u64 = 16 << 20;
 
