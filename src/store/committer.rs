@@ -202,33 +202,45 @@ impl Plan {
     }
 }
 
-/// The messages that came in last: what a put that waited may have become known by.
+/// The messages that came in last, by the first eight bytes of their digests: what a put that waited may have
+/// become known by. Who finds one asks the index, so that it is enough if hardly two are alike.
 #[derive(Debug, Default)]
 struct Recent {
-    young: HashSet<Digest>,
+    young: HashSet<u64>,
     /// Those before them.
-    old: HashSet<Digest>,
+    old: HashSet<u64>,
     /// The first group whose messages are all in `young`, and the same of `old`.
     young_from: u64,
     old_from: u64,
+    /// The next group.
+    end: u64,
 }
 
 impl Recent {
     /// Adds the messages of group `group`, in ascending order.
-    fn add(&mut self, group: u64, messages: impl Iterator<Item = Digest>) {
+    fn add<'a>(&mut self, group: u64, messages: impl Iterator<Item = &'a Digest>) {
         if self.young.len() >= RECENT_MESSAGES {
             std::mem::swap(&mut self.young, &mut self.old);
             self.young.clear();
             self.old_from = self.young_from;
             self.young_from = group;
         }
-        self.young.extend(messages);
+        self.young.extend(messages.map(start_of));
+        self.end = group + 1;
     }
 
     /// Whether this message may have come in with group `seen` or a later one.
     fn may_hold(&self, digest: &Digest, seen: u64) -> bool {
-        seen < self.old_from || self.young.contains(digest) || self.old.contains(digest)
+        let start = start_of(digest);
+        seen < self.end
+            && (seen < self.old_from || self.young.contains(&start) || self.old.contains(&start))
     }
+}
+
+fn start_of(digest: &Digest) -> u64 {
+    let mut start = [0; 8];
+    start.copy_from_slice(&digest.as_bytes()[..8]);
+    u64::from_le_bytes(start)
 }
 
 /// A group that is as durable as it says.
@@ -348,7 +360,7 @@ impl Committer {
         } = &*self.shared;
         let group = self.shared.groups.load(Ordering::Relaxed);
         let puts = steps.iter().filter_map(|step| match step {
-            Step::Put { digest, .. } => Some(*digest),
+            Step::Put { digest, .. } => Some(digest),
             Step::Delete { .. } => None,
         });
         self.recent.add(group, puts);
@@ -475,5 +487,27 @@ fn answer(entries: Vec<Entry>, result: Result<Committed, StoreError>) {
     match runtime {
         Some(runtime) => drop(runtime.spawn(async move { answer_all() })),
         None => answer_all(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_in_since_a_look_may_be_held_and_what_came_before_is_not_asked_for() {
+        let mut recent = Recent::default();
+        let digest = |number: u64| Digest::of(&number.to_le_bytes());
+        assert!(!recent.may_hold(&digest(0), 0));
+        let groups = 3 * RECENT_MESSAGES as u64;
+        for group in 0..groups {
+            recent.add(group, [digest(group)].iter());
+            assert!(recent.may_hold(&digest(group), group));
+            assert!(!recent.may_hold(&digest(group), group + 1), "it was seen");
+            assert!(!recent.may_hold(&digest(groups + group), group));
+        }
+        // What is forgotten may be anything.
+        assert!(recent.may_hold(&digest(groups), 0));
+        assert!(recent.young.len() + recent.old.len() <= 2 * RECENT_MESSAGES);
     }
 }
