@@ -59,7 +59,7 @@ pub struct BackedUp {
     pub kept: u32,
     /// Where the copy ends.
     pub end: Position,
-    /// What the disk could not read, and is zeros in the copy: where, and how many bytes.
+    /// What the disk could not read, and is zeros in the copy or missing: where, and how many bytes.
     pub unreadable: Vec<(Position, u64)>,
 }
 
@@ -251,7 +251,12 @@ impl Copy {
                     "it is the backup of another store, or of this one before it was compacted; make a new one in another directory",
                 ));
             }
-            // Whatever is in it was not finished.
+            // Which log it is a copy of is not known.
+            None if copy.has_segments() => {
+                return Err(copy
+                    .foreign("its identity cannot be read; make a new one in another directory"));
+            }
+            // It was not begun, or the beginning was interrupted.
             None => {
                 copy.is_new = true;
                 directory::mark(directory).map_err(OpenError::io("begin the copy"))?;
@@ -263,6 +268,11 @@ impl Copy {
             }
         }
         Ok(copy)
+    }
+
+    /// Whether something was copied.
+    fn has_segments(&self) -> bool {
+        open_log(&self.log_directory, self.segment_bytes).is_ok_and(|log| log.last_segment() > 0)
     }
 
     fn foreign(&self, reason: &str) -> OpenError {

@@ -53,7 +53,7 @@ pub struct Compacted {
     pub bytes_after: u64,
 }
 
-/// Why a store was not compacted. It is as it was.
+/// Why a store was not compacted. It is as it was, or it is compacted and the next start draws its index.
 #[derive(Debug, thiserror::Error)]
 pub enum CompactError {
     /// It cannot be opened, read or written.
@@ -131,8 +131,8 @@ pub fn compact(
     let written = written?;
     if written.is_some() {
         exchange(path)?;
-        redraw(directory, cache_bytes)?;
         remove_aside(path)?;
+        redraw(directory, cache_bytes)?;
     }
     let (end_after, damaged) = written.unwrap_or((end, 0));
     let bytes = |end: Position| {
@@ -342,7 +342,7 @@ impl Writer {
 /// Puts the new log into the place of the old one.
 fn exchange(path: &Path) -> io::Result<()> {
     remove_checkpoint(path)?;
-    index::remove(&path.join("index"))?;
+    index::remove(&path.join(index::NAME))?;
     disk::sync_directory(path)?;
     disk::exchange(&path.join("log"), &path.join(ASIDE_NAME))?;
     disk::sync_directory(path)

@@ -278,19 +278,19 @@ fn is_harmless(entry: &fs::DirEntry, others: &[&Path]) -> io::Result<bool> {
     let name = entry.file_name();
     let path = entry.path();
     let is = |known: &str| name.as_encoded_bytes() == known.as_bytes();
-    let kind = entry.file_type()?;
     // What a start left that was killed before it had written `FORMAT`.
-    if is(LOCK_NAME) || is("FORMAT.new") {
-        let ours = if is(LOCK_NAME) {
-            "pid "
-        } else {
-            "digestd store "
-        };
+    let unfinished = [
+        (LOCK_NAME, "pid "),
+        ("FORMAT.new", "digestd store "),
+        ("BACKUP.new", MARK),
+    ];
+    if let Some((_, ours)) = unfinished.into_iter().find(|(name, _)| is(name)) {
         let text = disk::read(&path).ok();
-        return Ok(text.is_some_and(|text| text.is_empty() || text.starts_with(ours)));
+        let is_ours = |text: String| text.starts_with(ours) || ours.starts_with(&text);
+        return Ok(text.is_some_and(is_ours));
     }
-    // A file system of its own for the index.
-    if is(index::NAME) && kind.is_dir() {
+    // A file system of its own for the index, or a link to one.
+    if is(index::NAME) && path.is_dir() {
         let mut inside = fs::read_dir(&path)?;
         return inside.try_fold(true, |all, entry| {
             Ok(all && entry?.file_name() == "lost+found")
@@ -298,11 +298,11 @@ fn is_harmless(entry: &fs::DirEntry, others: &[&Path]) -> io::Result<bool> {
     }
     // A log that was rotated has the name of the log in front.
     let is_other = |other: &&Path| {
-        let is_beside = other.parent().is_some_and(|parent| {
-            let canonical = |path: &Path| path.canonicalize().ok();
-            canonical(parent)
-                .is_some_and(|it| canonical(&path).is_some_and(|path| path.parent() == Some(&*it)))
-        });
+        let canonical = |path: Option<&Path>| {
+            let path = path.filter(|path| !path.as_os_str().is_empty());
+            path.unwrap_or(Path::new(".")).canonicalize().ok()
+        };
+        let is_beside = canonical(other.parent()) == canonical(path.parent());
         let starts = |known: &OsStr| {
             let rest = name
                 .as_encoded_bytes()

@@ -143,6 +143,10 @@ pub(super) fn give_all_to_owner_above(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let path = entry.path();
+        // Belongs to the file system.
+        if entry.file_name() == "lost+found" {
+            continue;
+        }
         if entry.file_type()?.is_dir() {
             give_all_to_owner_above(&path)?;
         } else {

@@ -130,6 +130,8 @@ impl EmbeddedStore {
                 message_bytes_max,
             });
         }
+        // A copy is synced from end to end.
+        let is_copy = directory::is_marked(&directory.path);
         if directory.is_for_writing {
             directory.unmark()?;
         }
@@ -149,7 +151,11 @@ impl EmbeddedStore {
         let log = Arc::new(log);
         let cache_bytes = options.index_cache_bytes;
         let durability = directory::read_durability(&path);
-        let last = durability.unwrap_or(options.durability);
+        let last = if is_copy {
+            Durability::Disk
+        } else {
+            durability.unwrap_or(options.durability)
+        };
         let opened = opening::open_index(&path, cache_bytes, &log, last, progress)?;
         // What was written before is synced by now.
         if durability != Some(options.durability) {

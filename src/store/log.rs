@@ -570,6 +570,10 @@ impl Log {
 
     /// Makes durable what was written to the segments `range`. After a failure there is no success any more.
     pub(super) fn sync(&self, range: Range<u32>) -> io::Result<()> {
+        // A group that is not to be synced must not wait for a sync that is under way.
+        if range.is_empty() {
+            return Ok(());
+        }
         let failed = self.sync_failed.lock();
         let mut failed = failed.unwrap_or_else(PoisonError::into_inner);
         if *failed {

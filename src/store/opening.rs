@@ -11,7 +11,7 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 use tracing::{info, warn};
 
 use super::Durability;
-use super::directory::{OpenError, is_in_reach, read_checkpoint};
+use super::directory::{OpenError, is_in_reach, read_checkpoint, read_durability};
 use super::disk;
 use super::erasures::Erasure;
 use super::findings::{Finding, Findings};
@@ -81,6 +81,7 @@ pub(super) fn open_index(
     progress: &(dyn Fn(String) + Sync),
 ) -> Result<Opened, OpenError> {
     let directory = path.join(index::NAME);
+    let is_copy = !Index::exists(&directory) && read_durability(path).is_none();
     let mut findings = Findings::default();
     let mut acked = None;
     let source = Source {
@@ -97,6 +98,8 @@ pub(super) fn open_index(
             match opened {
                 Ok((index, entered)) => return Ok(Opened::new(index, entered, findings)),
                 Err(ReplayError::Log(source)) => return Err(OpenError::io("read the log")(source)),
+                // A copy that was never served has none, and nothing is wrong with it.
+                Err(ReplayError::Index(_)) if is_copy => info!("drawing the index of a copy"),
                 Err(ReplayError::Index(reason)) => findings.add(&Finding::IndexRedrawn(reason)),
             }
             acked = Some(checkpoint.position);
@@ -165,8 +168,12 @@ fn resume(directory: &Path, cache_bytes: u64, log: &Log) -> Option<(Index, Drawn
     // As if it were a checkpoint.
     let held = index.check(progress.position).ok()?;
     let before = held.checkpoint.messages - held.ahead.len() as u64;
-    let gone = gone(&index, progress.position, log).ok()?;
-    (held.checkpoint.position == Position::START && before + gone >= progress.messages).then_some((
+    let has_all = before >= progress.messages
+        || before + gone(&index, progress.position, log).ok()? >= progress.messages;
+    // Or it is the index of another log, which stood here before.
+    let is_of_log = |(digest, place): (Digest, Place)| log.names(place, &digest).unwrap_or(false);
+    let is_sound = has_all && held.last.is_none_or(is_of_log);
+    (held.checkpoint.position == Position::START && is_sound).then_some((
         index,
         Drawn {
             before: progress.position,
@@ -362,7 +369,10 @@ fn enter(
                 return Ok(());
             }
             // Of a replay there is little to save, and the index has a checkpoint already.
-            if from == Position::START && read.is_multiple_of(records_between_notes) {
+            if from == Position::START
+                && at > drawn.before
+                && read.is_multiple_of(records_between_notes)
+            {
                 note_progress(index, &mut lanes, at, drawn)?;
             }
             let lane = lanes.get_mut(index::part_of(&record.digest));

@@ -232,11 +232,18 @@ fn look_over<E: From<io::Error>>(
 struct Found {
     broken: Vec<Broken>,
     /// Deletions whose positions are damaged: they count all the same.
-    weak: Vec<(Damage, Header)>,
+    weak: Vec<Weak>,
     /// The last deletions, with their positions.
     deleted: HashMap<Digest, Position>,
     last_end: Position,
     last_group: Position,
+}
+
+/// A deletion whose positions are damaged.
+struct Weak {
+    damage: Damage,
+    header: Header,
+    is_unreadable: bool,
 }
 
 impl Found {
@@ -274,7 +281,11 @@ impl Found {
             }
             (Content::Message(digest), None) => Some((Kind::Message, digest)),
             (Content::Deletion(digest), fault) => {
-                self.weak.extend(fault.map(|_| (damage, header)));
+                self.weak.extend(fault.map(|Fault { is_unreadable }| Weak {
+                    damage,
+                    header,
+                    is_unreadable,
+                }));
                 self.deleted.insert(digest, at);
                 if self.deleted.len() == DELETIONS_AT_ONCE {
                     self.forget_deleted();
@@ -333,15 +344,16 @@ impl Found {
             }
         }
         end = end.max(last_end);
-        let (damaged, torn): (Vec<_>, Vec<_>) =
-            weak.into_iter().partition(|(damage, _)| was_acked(damage));
+        let (damaged, torn): (Vec<_>, Vec<_>) = weak
+            .into_iter()
+            .partition(|it| was_acked(&it.damage) || it.is_unreadable);
         let mut survey = Survey {
             end,
             last_end,
-            damage: damaged.into_iter().map(|(damage, _)| damage).collect(),
+            damage: damaged.into_iter().map(|it| it.damage).collect(),
             torn_deletions: torn
                 .into_iter()
-                .map(|(it, header)| (it.from, header))
+                .map(|it| (it.damage.from, it.header))
                 .collect(),
             torn_bytes: 0,
             unsynced_bytes: 0,

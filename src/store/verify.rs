@@ -241,7 +241,11 @@ fn verify_with_room(
     if checkpoint.is_none() && has_checkpoint(path) {
         tell(&Finding::Checkpoint);
     }
-    let index = open_index(path, cache_bytes, checkpoint, &log, &mut tell)?;
+    // Without room for the index there is still the log.
+    let (index, lack) = match open_index(path, cache_bytes, checkpoint, &log, &mut tell) {
+        Ok(index) => (index, None),
+        Err(lack) => (None, Some(lack)),
+    };
     let extent = Extent {
         acked: checkpoint.map_or(Position::START, |checkpoint| checkpoint.position),
         is_growing: false,
@@ -260,10 +264,13 @@ fn verify_with_room(
         Interrupted::Stopped => OpenError::io("go on")(io::ErrorKind::Interrupted.into()),
         Interrupted::Log(error) => OpenError::io("read the log")(error),
     })?;
-    Ok(Verified {
-        findings,
-        ..examined
-    })
+    lack.map_or(
+        Ok(Verified {
+            findings,
+            ..examined
+        }),
+        Err,
+    )
 }
 
 /// Which part of a log can be judged.

@@ -160,7 +160,9 @@ fn an_interrupted_backup_is_gone_on_with() {
     backed_up(&data, &copy, Method::Copy);
     // As it is when the third segment is being copied.
     for name in copy.files("log").split_off(2) {
-        copy.remove(&name);
+        if name != "log/ID" {
+            copy.remove(&name);
+        }
     }
     copy.remove("checkpoint");
     copy.write("log/00000003.new", "rubbish");
@@ -246,6 +248,8 @@ fn a_store_that_is_served_is_backed_up_and_restored_by_serving_the_copy() {
     );
     server.kill();
     let restored = Launch::new(&copy).start();
+    let log = restored.log();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
     assert_eq!(restored.client().fetch(&digest), Some("kept".into()));
     let held = backup(&source, &copy);
     assert_eq!(held.code, Some(4), "{held:?}");
@@ -408,6 +412,24 @@ fn a_damaged_identity_costs_a_new_backup_and_no_message() {
         data.assert_sound(&texts);
         assert_eq!(data.read("log/ID").len(), 33);
         assert_refused(&data, &copy, "make a new one");
+    }
+}
+
+#[test]
+fn a_copy_whose_identity_cannot_be_read_is_not_taken_for_a_new_one() {
+    let (data, other, copy) = (
+        Data::with(&texts(0..1000)),
+        Data::with(&texts(0..10)),
+        Data::new(),
+    );
+    backed_up(&data, &copy, Method::Copy);
+    for content in [Some("rubbish"), None] {
+        match content {
+            Some(content) => copy.write("log/ID", content),
+            None => copy.remove("log/ID"),
+        }
+        assert_refused(&other, &copy, "identity cannot be read");
+        assert_eq!(verified(&copy), 1000);
     }
 }
 

@@ -367,7 +367,15 @@ fn a_compaction_that_the_file_system_does_not_allow_is_refused_before_anything_i
     names.sort();
     assert_eq!(
         names,
-        ["FORMAT", "LOCK", "checkpoint", "index", "log", "reserve"]
+        [
+            "DURABILITY",
+            "FORMAT",
+            "LOCK",
+            "checkpoint",
+            "index",
+            "log",
+            "reserve"
+        ]
     );
     let server = launch(data.path()).start();
     assert_eq!(server.client().fetch(&digest), Some("kept".into()));
