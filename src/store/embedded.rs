@@ -33,7 +33,7 @@ use super::hot::Hot;
 use super::index::{Checkpoint, Index, IndexError};
 use super::keeper::{Keeper, keep_synced};
 use super::log::{Log, Place, Position};
-use super::opening::{self, Opened};
+use super::opening::{self, Opened, ReplayError};
 use super::queue::{Queue, Refused};
 use super::reserve::{self, RESERVE_BYTES};
 use super::watchdog::{Patrol, Watchdog};
@@ -194,7 +194,11 @@ impl EmbeddedStore {
             index,
         });
         let mut eraser = Eraser::new(Arc::clone(&shared));
-        eraser.begin();
+        if shared.log.has_identity() {
+            eraser.begin();
+        } else {
+            shared.take_over(&mut eraser, progress)?;
+        }
         // Before anything is appended: what this start found is not found again. If there is more to erase,
         // the keeper writes the checkpoint after that.
         if shared.erasures.are_done_before(end) {
@@ -297,6 +301,33 @@ impl Drop for EmbeddedStore {
 }
 
 impl Shared {
+    /// Makes a log of version 0.1.0 one of this: what it has twice is erased, and then it gets an identity, so
+    /// that this is done once.
+    fn take_over(
+        &self,
+        eraser: &mut Eraser,
+        progress: &(dyn Fn(String) + Sync),
+    ) -> Result<(), OpenError> {
+        progress("looking for texts that an earlier version stored twice".into());
+        let end = self.indexed().position;
+        let doubles = opening::find_doubles(&self.index, &self.log, end);
+        let doubles = doubles.map_err(|error| match error {
+            ReplayError::Log(source) => OpenError::io("read the log")(source),
+            ReplayError::Index(error) => OpenError::Index(error.to_string()),
+        })?;
+        let count = doubles.len();
+        self.erasures.add(doubles);
+        eraser.erase_all();
+        self.log
+            .identify()
+            .map_err(OpenError::io("give the log an identity"))?;
+        info!(
+            erased = count,
+            "the log has an identity now: earlier backups cannot be brought up to date, make new ones"
+        );
+        Ok(())
+    }
+
     fn put(&self, message: Message) -> Put {
         if message.as_bytes().len() as u64 > self.options.message_bytes_max {
             return Put::done(Err(StoreError::TooLarge));

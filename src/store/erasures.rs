@@ -149,6 +149,11 @@ impl Eraser {
         self.erase_for(START_TIME);
     }
 
+    /// Erases everything that is due, once.
+    pub(super) fn erase_all(&mut self) {
+        self.erase_while(|| true);
+    }
+
     /// Ends, after a last round, when nobody can say anything through `stop` any more.
     pub(super) fn run(mut self, stop: &Receiver<()>) {
         while stop.recv_timeout(ERASE_INTERVAL) == Err(RecvTimeoutError::Timeout) {

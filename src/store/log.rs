@@ -51,7 +51,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::disk;
 use super::identity::{self, Identity};
@@ -276,8 +276,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens all segments in `directory`, which is made if it is not there, and gives the log an identity
-    /// if it has none.
+    /// Opens all segments in `directory`, which is made if it is not there. A new log gets an identity.
     ///
     /// # Errors
     /// If the directory cannot be made or read, or a segment cannot be opened.
@@ -292,15 +291,23 @@ impl Log {
         }
         let access = OpenOptions::new().read(true).write(true).clone();
         let log = Self::open_segments(directory, segment_bytes, &access)?;
-        if Identity::read(directory).is_none() {
-            Identity::random()?.write(directory)?;
-            if log.last_segment() > 0 {
-                info!(
-                    "the log has an identity now: earlier backups cannot be brought up to date, make new ones"
-                );
-            }
+        if log.last_segment() == 0 {
+            log.identify()?;
         }
         Ok(log)
+    }
+
+    /// Whether it has an identity. One of version 0.1.0 has none.
+    pub(super) fn has_identity(&self) -> bool {
+        Identity::read(&self.directory).is_some()
+    }
+
+    /// Gives it an identity if it has none; durable on return.
+    pub(super) fn identify(&self) -> io::Result<()> {
+        if self.has_identity() {
+            return Ok(());
+        }
+        Identity::random()?.write(&self.directory)
     }
 
     /// A file in `directory` that is not part of a log with these segments.

@@ -1,7 +1,7 @@
 //! Opening: either the index that is there, completed from the checkpoint on, or one drawn from the
 //! whole log.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::panic::resume_unwind;
 use std::path::Path;
@@ -581,6 +581,50 @@ fn erased_by(log: &Log, digest: &Digest, deletion: Place, indexed: Option<Place>
         places.extend(place.filter(|&place| indexed != Some(place)));
     }
     places
+}
+
+/// Whole records before `end` that nobody can ask for: version 0.1.0 wrote a text as often as it came at once,
+/// and erased one record of it with its deletion. Reads the log, and asks the index for each record.
+pub(super) fn find_doubles(
+    index: &Index,
+    log: &Log,
+    end: Position,
+) -> Result<Vec<Erasure>, ReplayError> {
+    let mut doubles = Vec::new();
+    // Records of messages that the index does not have, unless a deletion comes they are not to be touched.
+    let mut unknown = HashMap::<_, Vec<_>>::new();
+    recovery::survey_before(log, end, |record| {
+        let Record {
+            kind,
+            digest,
+            place,
+            ..
+        } = record;
+        let erasure = |place: Place| Erasure {
+            digest,
+            place,
+            reason: place.at,
+        };
+        match kind {
+            Kind::Deletion => {
+                let deleted = unknown.remove(&digest).into_iter().flatten();
+                doubles.extend(deleted.map(erasure));
+            }
+            Kind::Message => match index.get(&digest)? {
+                Some(indexed) if indexed == place => {}
+                Some(indexed) => {
+                    let is_whole = |body: Vec<u8>| Digest::of(&body) == digest;
+                    // Otherwise this is the better one.
+                    if log.read(indexed).is_ok_and(is_whole) {
+                        doubles.push(erasure(place));
+                    }
+                }
+                None => unknown.entry(digest).or_default().push(place),
+            },
+        }
+        Ok::<_, ReplayError>(())
+    })?;
+    Ok(doubles)
 }
 
 /// What can end a replay, or keep an index from being completed.

@@ -171,6 +171,20 @@ fn a_group_does_not_wait_for_the_making_of_a_segment_that_it_does_not_need() {
 }
 
 #[test]
+fn with_os_no_answer_waits_for_a_sync_that_is_under_way() {
+    let data = Data::new();
+    let disk = BadDisk::default().slow("/log/", 3000);
+    let server = launch(data.path(), &disk, "os").start();
+    for number in 0..20 {
+        let took = publish(&server, &format!("small {number}"));
+        assert!(took < Duration::from_millis(1500), "{number}: {took:?}");
+        // So that they fall into several syncs.
+        thread::sleep(Duration::from_millis(50));
+    }
+    server.kill();
+}
+
+#[test]
 fn a_closed_store_does_not_wait_for_a_slow_disk_to_erase_everything() {
     let texts: Vec<_> = (0..40).map(large).collect();
     let data = Data::with(&texts);
