@@ -230,6 +230,13 @@ impl Data {
         segments.iter().map(|name| self.read(name)).collect()
     }
 
+    /// Whether the log has these bytes anywhere.
+    pub(crate) fn has_in_log(&self, text: &str) -> bool {
+        let log = self.log().concat();
+        log.windows(text.len())
+            .any(|bytes| bytes == text.as_bytes())
+    }
+
     /// Every record of a log without damage, in order.
     pub(crate) fn records(&self) -> Vec<Record> {
         let mut records = Vec::new();

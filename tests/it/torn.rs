@@ -318,6 +318,39 @@ fn damage_right_before_a_torn_group_is_not_taken_for_a_part_of_it() {
     }
 }
 
+/// It was not acknowledged, and does no harm: the client wanted the text gone.
+#[test]
+fn a_deletion_of_which_only_the_header_came_to_the_disk_holds_and_is_no_damage() {
+    let texts = texts(0..100);
+    let data = Data::with(&texts);
+    let before = data.copy();
+    let store = data.open();
+    assert!(delete(&store, &texts[50]).unwrap());
+    close(store);
+    let is_deletion = |record: &Record| record.kind == Record::DELETION;
+    let deletion = data.records().into_iter().find(is_deletion).unwrap();
+    let record = before.record_of(&texts[50]);
+    let body = before.body(&record);
+    for name in ["index", "checkpoint"] {
+        data.take(name, &before);
+    }
+    data.edit(&record.file, |content| {
+        content[record.body()].copy_from_slice(&body);
+        content[deletion.body()].fill(0);
+    });
+    let (store, lines) = data.open_and_listen();
+    assert_heard_nothing_of_damage(&lines);
+    assert_text(&store, &texts[50], &Ok(None));
+    put(&store, "the next group").unwrap();
+    close(store);
+    assert!(data.body(&record).iter().all(|&byte| byte == 0));
+    assert_eq!(data.findings(), []);
+    data.leave_only_the_log();
+    let (store, lines) = data.open_and_listen();
+    assert_heard_nothing_of_damage(&lines);
+    assert_text(&store, &texts[50], &Ok(None));
+}
+
 // With `--durability os`: the answer leaves before the sync, so a power cut takes what was not synced,
 // whatever is there of later groups.
 
