@@ -25,6 +25,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::directory::{
     self, OpenError, read_checkpoint, read_format, require_empty, take_lock, write_checkpoint,
@@ -83,6 +84,10 @@ pub fn back_up(
     };
     let segment_bytes =
         read_format(source)?.ok_or_else(|| foreign("there is no file FORMAT in it"))?;
+    if is_inside(destination, source).map_err(OpenError::io("look for the two directories"))? {
+        let error = io::Error::other("choose a directory outside of the store");
+        return Err(OpenError::io("back up a store into itself")(error));
+    }
     let log_directory = source.join("log");
     let identity = Identity::read(&log_directory).ok_or_else(|| {
         foreign("its log has no identity yet: start this version of digestd on it once")
@@ -127,6 +132,7 @@ pub fn back_up(
     let deleted = deleted(&log, start..until.end).map_err(read())?;
     copy.fill(&log, &deleted, &mut unreadable)
         .and_then(|()| disk::sync_directory(&copy.log_directory))
+        .and_then(|()| directory::mark(destination, true))
         .map_err(OpenError::io("finish the copy"))?;
     progress(until.end.segment, until.end.segment);
     Ok(BackedUp {
@@ -135,6 +141,14 @@ pub fn back_up(
         end: until.end,
         unreadable,
     })
+}
+
+/// Whether `path`, which need not be there, is in `directory`, or it.
+fn is_inside(path: &Path, directory: &Path) -> io::Result<bool> {
+    let there = path.ancestors().find(|path| path.exists());
+    let there = there.filter(|path| !path.as_os_str().is_empty());
+    let there = there.unwrap_or(Path::new(".")).canonicalize()?;
+    Ok(there.starts_with(directory.canonicalize()?))
 }
 
 fn open_log(directory: &Path, segment_bytes: u32) -> Result<Log, OpenError> {
@@ -259,7 +273,7 @@ impl Copy {
             // It was not begun, or the beginning was interrupted.
             None => {
                 copy.is_new = true;
-                directory::mark(directory).map_err(OpenError::io("begin the copy"))?;
+                directory::mark(directory, false).map_err(OpenError::io("begin the copy"))?;
                 write_format(directory, segment_bytes)?;
                 disk::create_directory(&copy.log_directory)
                     .and_then(|()| disk::give_to_owner_above(&copy.log_directory))
@@ -290,7 +304,11 @@ impl Copy {
         }
         let read = || OpenError::io("read the copy");
         let end = End::of(&log, Position::START).map_err(read())?;
-        let is_gap = |segment: &u32| log.segment(*segment).is_none();
+        let is_whole = |file: Arc<File>| {
+            let length = file.metadata().map(|metadata| metadata.len());
+            length.is_ok_and(|length| length == u64::from(self.segment_bytes))
+        };
+        let is_gap = |segment: &u32| !log.segment(*segment).is_some_and(is_whole);
         let whole = (1..end.last_group.segment).find(is_gap);
         let segments = whole.unwrap_or(end.last_group.segment) - 1;
         let mut last = None;
@@ -330,8 +348,9 @@ impl Copy {
 
     /// Promises what is about to come. An index that was drawn for reading is of the copy as it was.
     fn begin(&self, checkpoint: Option<index::Checkpoint>) -> Result<(), OpenError> {
-        index::remove(&self.directory.join(index::NAME))
-            .map_err(OpenError::io("remove the index of the copy"))?;
+        directory::mark(&self.directory, false)
+            .and_then(|()| index::remove(&self.directory.join(index::NAME)))
+            .map_err(OpenError::io("begin with the copy"))?;
         checkpoint.map_or(Ok(()), |checkpoint| {
             write_checkpoint(&self.directory, checkpoint)
                 .map_err(OpenError::io("write the checkpoint"))

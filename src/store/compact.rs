@@ -360,5 +360,5 @@ fn redraw(directory: &DataDirectory, cache_bytes: u64) -> Result<(), CompactErro
     opened.index.checkpoint(checkpoint)?;
     write_checkpoint(path, checkpoint)?;
     opened.index.close()?;
-    Ok(disk::give_all_to_owner_above(&path.join(index::NAME))?)
+    Ok(index::give_to_owner(&path.join(index::NAME))?)
 }

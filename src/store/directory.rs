@@ -22,7 +22,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tracing::info;
+use tracing::{error, info};
 
 use super::Durability;
 use super::compact;
@@ -47,6 +47,10 @@ const MARK_NAME: &str = "BACKUP";
 
 const MARK: &str = "This is a backup. \"digestd backup\" brings it up to date as long as this file is here:\n\
                     the first server on it, and the first import into it, remove the file.\n";
+
+/// The same while it is made or brought up to date.
+const UNFINISHED_MARK: &str =
+    "This is a backup that is not finished: run \"digestd backup\" again before it is used.\n";
 
 /// What may be in a directory that becomes a data directory: what a file system puts into its top, and what
 /// a server makes there before it has a store. See [`is_harmless`] too.
@@ -227,6 +231,9 @@ impl DataDirectory {
         if !is_marked(&self.path) {
             return Ok(());
         }
+        if is_unfinished(&self.path) {
+            error!("this backup was not finished: messages may be missing");
+        }
         fs::remove_file(self.path.join(MARK_NAME))
             .and_then(|()| disk::sync_directory(&self.path))
             .map_err(OpenError::io("remove the file BACKUP"))?;
@@ -282,7 +289,7 @@ fn is_harmless(entry: &fs::DirEntry, others: &[&Path]) -> io::Result<bool> {
     let unfinished = [
         (LOCK_NAME, "pid "),
         ("FORMAT.new", "digestd store "),
-        ("BACKUP.new", MARK),
+        ("BACKUP.new", UNFINISHED_MARK),
     ];
     if let Some((_, ours)) = unfinished.into_iter().find(|(name, _)| is(name)) {
         let text = disk::read(&path).ok();
@@ -341,14 +348,21 @@ pub(super) fn write_format(path: &Path, segment_bytes: u32) -> Result<u32, OpenE
     Ok(segment_bytes)
 }
 
-/// Says that a directory is a backup; durable on return.
-pub(super) fn mark(path: &Path) -> io::Result<()> {
-    disk::replace(path, MARK_NAME, MARK)
+/// Says that a directory is a backup, and whether it is finished; durable on return.
+pub(super) fn mark(path: &Path, is_finished: bool) -> io::Result<()> {
+    let mark = if is_finished { MARK } else { UNFINISHED_MARK };
+    disk::replace(path, MARK_NAME, mark)
 }
 
 /// Whether a directory is a backup that was never served.
 pub(super) fn is_marked(path: &Path) -> bool {
-    path.join(MARK_NAME).exists()
+    let mark = disk::read(&path.join(MARK_NAME));
+    mark.is_ok_and(|mark| mark == MARK || mark == UNFINISHED_MARK)
+}
+
+/// Whether it is one that is not finished.
+pub(super) fn is_unfinished(path: &Path) -> bool {
+    disk::read(&path.join(MARK_NAME)).is_ok_and(|mark| mark == UNFINISHED_MARK)
 }
 
 /// Returns the segment size of the directory, `None` if it is not one of ours yet.

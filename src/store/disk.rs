@@ -124,7 +124,9 @@ pub(super) fn give_to_owner_above(path: &Path) -> io::Result<()> {
     }
     let owner = fs::metadata(path.parent().unwrap_or(Path::new(".")))?;
     let made = fs::symlink_metadata(path)?;
-    if (made.uid(), made.gid()) == (owner.uid(), owner.gid()) {
+    // A file with another name was not made here.
+    let is_linked = made.is_file() && made.nlink() > 1;
+    if is_linked || (made.uid(), made.gid()) == (owner.uid(), owner.gid()) {
         return Ok(());
     }
     let given = lchown(path, Some(owner.uid()), Some(owner.gid()));
@@ -134,12 +136,15 @@ pub(super) fn give_to_owner_above(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The same for everything in a directory, and for the directory, if it is there.
+/// The same for a directory and everything in it, or for a file.
 pub(super) fn give_all_to_owner_above(directory: &Path) -> io::Result<()> {
-    if !geteuid().is_root() || !directory.exists() {
+    if !geteuid().is_root() {
         return Ok(());
     }
     give_to_owner_above(directory)?;
+    if !directory.is_dir() || directory.is_symlink() {
+        return Ok(());
+    }
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let path = entry.path();

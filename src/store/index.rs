@@ -564,14 +564,37 @@ pub(super) fn remove(directory: &Path) -> io::Result<()> {
             Err(error) => return Err(error),
         }
     }
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        // Belongs to the file system.
-        if entry.file_name() != "lost+found" {
-            disk::remove(&entry.path())?;
+    for path in own_entries(directory)? {
+        disk::remove(&path)?;
+    }
+    Ok(())
+}
+
+/// Gives the files of the index to the owner of the data directory, if this process is root.
+pub(super) fn give_to_owner(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        disk::give_to_owner_above(directory)?;
+        for path in own_entries(directory)? {
+            disk::give_all_to_owner_above(&path)?;
         }
     }
     Ok(())
+}
+
+/// What in `directory` is of an index, this or an earlier form: other things may be there if it is a file
+/// system of its own or a link.
+fn own_entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_str().unwrap_or_default();
+        let is_part = (0..PARTS).any(|part| part.to_string() == name);
+        if is_part || ["db", "conf", "blobs"].contains(&name) || name.starts_with("snap.") {
+            paths.push(entry.path());
+        }
+    }
+    Ok(paths)
 }
 
 /// Turns a panic of the engine into an error.

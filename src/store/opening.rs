@@ -12,7 +12,6 @@ use tracing::{info, warn};
 
 use super::Durability;
 use super::directory::{OpenError, is_in_reach, read_checkpoint, read_durability};
-use super::disk;
 use super::erasures::Erasure;
 use super::findings::{Finding, Findings};
 use super::index::{self, Checkpoint, Held, Index, IndexError};
@@ -140,7 +139,7 @@ fn draw(
         index::remove(directory)?;
         (Index::open(directory, cache_bytes)?, Drawn::NOTHING)
     };
-    disk::give_all_to_owner_above(directory)?;
+    index::give_to_owner(directory)?;
     let ahead = match acked {
         Some(acked) if drawn.messages > 0 => index.check(acked)?.ahead,
         _ => Vec::new(),
@@ -218,7 +217,7 @@ fn open_checked(
         return Err(IndexError::new("it is missing").into());
     }
     let index = Index::open(directory, cache_bytes)?;
-    disk::give_all_to_owner_above(directory)?;
+    index::give_to_owner(directory)?;
     let held = check(&index, expected, log)?;
     Ok((index, held))
 }

@@ -15,7 +15,9 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use super::directory::{DataDirectory, OpenError, has_checkpoint, is_in_reach, read_checkpoint};
+use super::directory::{
+    DataDirectory, OpenError, has_checkpoint, is_in_reach, is_unfinished, read_checkpoint,
+};
 use super::index::{self, Checkpoint, Index, IndexError};
 use super::log::{Log, Position};
 use super::opening::{self, ReplayError};
@@ -71,6 +73,8 @@ pub enum Finding {
         /// Up to where it was durable once.
         checkpoint: Position,
     },
+    /// It is a backup that was not finished.
+    Unfinished,
     /// The index cannot be read, or is older than it can be; the next start redraws it.
     Index(String),
     /// The checkpoint makes no sense; the next start redraws the index.
@@ -87,6 +91,7 @@ impl Finding {
             Self::NotDeleted { .. } => "not-deleted",
             Self::NotInLog { .. } => "not-in-log",
             Self::EndsEarly { .. } => "ends-early",
+            Self::Unfinished => "unfinished",
             Self::Index(_) => "index",
             Self::Checkpoint => "checkpoint",
         }
@@ -101,7 +106,7 @@ impl Finding {
             | Self::NotDeleted { at, .. }
             | Self::NotInLog { at, .. }
             | Self::EndsEarly { end: at, .. } => Some(*at),
-            Self::Index(_) | Self::Checkpoint => None,
+            Self::Unfinished | Self::Index(_) | Self::Checkpoint => None,
         }
     }
 
@@ -113,7 +118,7 @@ impl Finding {
             Self::NotInIndex { digest, .. }
             | Self::NotDeleted { digest, .. }
             | Self::NotInLog { digest, .. } => Some(*digest),
-            Self::EndsEarly { .. } | Self::Index(_) | Self::Checkpoint => None,
+            Self::EndsEarly { .. } | Self::Unfinished | Self::Index(_) | Self::Checkpoint => None,
         }
     }
 }
@@ -155,6 +160,9 @@ impl fmt::Display for Finding {
             Self::EndsEarly { checkpoint, .. } => write!(
                 formatter,
                 "the log ends here, and what followed up to {checkpoint} is missing"
+            ),
+            Self::Unfinished => formatter.write_str(
+                "this backup is not finished: run \"digestd backup\" again before it is used",
             ),
             Self::Index(reason) => write!(
                 formatter,
@@ -241,6 +249,9 @@ fn verify_with_room(
     if checkpoint.is_none() && has_checkpoint(path) {
         tell(&Finding::Checkpoint);
     }
+    if is_unfinished(path) {
+        tell(&Finding::Unfinished);
+    }
     // Without room for the index there is still the log.
     let (index, lack) = match open_index(path, cache_bytes, checkpoint, &log, &mut tell) {
         Ok(index) => (index, None),
@@ -258,7 +269,7 @@ fn verify_with_room(
     if let Some(Err(error)) = index.map(Index::close) {
         tell(&Finding::Index(error.to_string()));
     }
-    disk::give_all_to_owner_above(&path.join(index::NAME))
+    index::give_to_owner(&path.join(index::NAME))
         .map_err(OpenError::io("give the files of the index to their owner"))?;
     let examined = examined.map_err(|interrupted| match interrupted {
         Interrupted::Stopped => OpenError::io("go on")(io::ErrorKind::Interrupted.into()),

@@ -434,6 +434,59 @@ fn a_copy_whose_identity_cannot_be_read_is_not_taken_for_a_new_one() {
 }
 
 #[test]
+fn a_backup_into_the_store_itself_is_refused() {
+    let data = Data::with(&texts(0..10));
+    let before = data.log();
+    for inside in ["", "copy", "log/copy", "index/a/b"] {
+        let destination = data.path().join(inside);
+        let outcome = backup(data.path(), &destination);
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        assert!(outcome.stderr.contains("into itself"), "{outcome:?}");
+        assert!(inside.is_empty() || !destination.exists());
+    }
+    assert!(data.log() == before);
+}
+
+#[test]
+fn a_copy_with_a_segment_that_was_cut_is_brought_up_to_date() {
+    let texts = texts(0..1000);
+    let (data, copy) = (Data::with(&texts), Data::new());
+    backed_up(&data, &copy, Method::Copy);
+    for length in [0, 30_000] {
+        copy.edit("log/00000001.log", |content| content.truncate(length));
+        backed_up(&data, &copy, Method::Copy);
+        assert_eq!(verified(&copy), 1000);
+    }
+}
+
+/// Whatever else is there of it already: nothing, say.
+#[test]
+fn a_backup_that_was_killed_at_once_is_not_finished() {
+    let (data, copy) = (Data::with(&texts(0..1000)), Data::new());
+    backed_up(&data, &copy, Method::Copy);
+    let finished = copy.read("BACKUP");
+    copy.write(
+        "BACKUP",
+        "This is a backup that is not finished: run \"digestd backup\" again before it is used.\n",
+    );
+    copy.remove("checkpoint");
+    for name in copy.files("log") {
+        if name != "log/ID" {
+            copy.remove(&name);
+        }
+    }
+    let mut command = digestd();
+    let outcome = run(
+        command.arg("verify").arg("--data-dir").arg(copy.path()),
+        b"",
+    );
+    assert_eq!(outcome.code, Some(3), "{outcome:?}");
+    backed_up(&data, &copy, Method::Copy);
+    assert_eq!(verified(&copy), 1000);
+    assert_eq!(copy.read("BACKUP"), finished);
+}
+
+#[test]
 fn a_first_backup_that_was_interrupted_is_known_for_what_it_is() {
     let texts = texts(0..1000);
     let (data, copy) = (Data::with(&texts), Data::new());

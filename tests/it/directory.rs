@@ -118,7 +118,8 @@ fn a_limit_that_no_segment_can_hold_is_refused() {
 /// Whatever is in a directory without `FORMAT`, it is somebody's.
 #[test]
 fn a_directory_with_something_of_others_is_refused_and_left_as_it_is() {
-    let foreign: [(&str, &[&str]); 9] = [
+    let foreign: [(&str, &[&str]); 10] = [
+        ("notes on backups", &["BACKUP"]),
         ("an index of something else", &["index/rows"]),
         ("an index with a data file", &["index/db"]),
         ("a lock of something else", &["LOCK"]),
@@ -233,6 +234,13 @@ fn an_index_in_another_place_is_drawn_there_again() {
     data.assert_sound(&texts);
     fs::write(elsewhere.path().join("1/db"), "rubbish").unwrap();
     data.assert_sound(&texts);
+    // What is beside it there is another's.
+    fs::create_dir(elsewhere.path().join("photos")).unwrap();
+    fs::write(elsewhere.path().join("diary.txt"), "precious").unwrap();
+    fs::write(elsewhere.path().join("2/db"), "rubbish").unwrap();
+    data.assert_sound(&texts);
+    let diary = fs::read(elsewhere.path().join("diary.txt")).unwrap();
+    assert!(diary == b"precious" && elsewhere.path().join("photos").exists());
     assert!(data.path().join("index").is_symlink());
     assert!(elsewhere.path().join("lost+found").exists());
     assert!(elsewhere.path().join("1/db").exists());
