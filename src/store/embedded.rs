@@ -33,7 +33,7 @@ use super::hot::Hot;
 use super::index::{Checkpoint, Index, IndexError};
 use super::keeper::{Keeper, keep_synced};
 use super::log::{Log, Place, Position};
-use super::opening::{self, Opened, ReplayError};
+use super::opening::{self, Opened};
 use super::queue::{Queue, Refused};
 use super::reserve::{self, RESERVE_BYTES};
 use super::watchdog::{Patrol, Watchdog};
@@ -310,11 +310,7 @@ impl Shared {
     ) -> Result<(), OpenError> {
         progress("looking for texts that an earlier version stored twice".into());
         let end = self.indexed().position;
-        let doubles = opening::find_doubles(&self.index, &self.log, end);
-        let doubles = doubles.map_err(|error| match error {
-            ReplayError::Log(source) => OpenError::io("read the log")(source),
-            ReplayError::Index(error) => OpenError::Index(error.to_string()),
-        })?;
+        let doubles = opening::find_doubles(&self.index, &self.log, end)?;
         let count = doubles.len();
         self.erasures.add(doubles);
         eraser.erase_all();
@@ -574,17 +570,14 @@ impl Shared {
         }
     }
 
-    /// Makes everything durable that is in the index, and returns that state. With [`Durability::Disk`] it
-    /// is; otherwise all but the last segment is, since the committer syncs a segment that it leaves.
-    pub(super) fn sync(&self) -> io::Result<Checkpoint> {
-        let checkpoint = self.indexed();
-        let Position { segment, .. } = checkpoint.position;
-        if self.durable() < checkpoint.position {
-            self.log.sync(segment..segment + 1)?;
-            let position = checkpoint.position.to_u64();
-            self.synced.fetch_max(position, Ordering::AcqRel);
+    /// Makes everything durable that is in the index. With [`Durability::Disk`] it is; otherwise all but the last segment is, since the committer syncs a segment that it leaves.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let end = self.indexed().position;
+        if self.durable() < end {
+            self.log.sync(end.segment..end.segment + 1)?;
+            self.synced.fetch_max(end.to_u64(), Ordering::AcqRel);
         }
-        Ok(checkpoint)
+        Ok(())
     }
 
     /// Makes a state of [`Shared::indexed`] the one that the next start replays from. The log must be

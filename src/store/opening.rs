@@ -96,7 +96,7 @@ pub(super) fn open_index(
                 .and_then(|(index, held)| replay(index, &held, &source, checkpoint.position));
             match opened {
                 Ok((index, entered)) => return Ok(Opened::new(index, entered, findings)),
-                Err(ReplayError::Log(source)) => return Err(OpenError::io("read the log")(source)),
+                Err(error @ ReplayError::Log(_)) => return Err(error.into()),
                 // A copy that was never served has none, and nothing is wrong with it.
                 Err(ReplayError::Index(_)) if is_copy => info!("drawing the index of a copy"),
                 Err(ReplayError::Index(reason)) => findings.add(&Finding::IndexRedrawn(reason)),
@@ -120,10 +120,7 @@ pub(super) fn open_index(
     }
     draw(&directory, cache_bytes, &source, acked)
         .map(|(index, entered)| Opened::new(index, entered, findings))
-        .map_err(|error| match error {
-            ReplayError::Log(source) => OpenError::io("read the log")(source),
-            ReplayError::Index(error) => OpenError::Index(error.to_string()),
-        })
+        .map_err(OpenError::from)
 }
 
 /// Draws the index from the whole log, or goes on with what an interrupted start has drawn of it.
@@ -166,9 +163,7 @@ fn resume(directory: &Path, cache_bytes: u64, log: &Log) -> Option<(Index, Drawn
     let progress = index.check(OPEN_END).ok()?.progress?;
     // As if it were a checkpoint.
     let held = index.check(progress.position).ok()?;
-    let before = held.checkpoint.messages - held.ahead.len() as u64;
-    let has_all = before >= progress.messages
-        || before + gone(&index, progress.position, log).ok()? >= progress.messages;
+    let has_all = has_all(&index, &held, progress, log).ok()?;
     // Or it is the index of another log, which stood here before.
     let is_of_log = |(digest, place): (Digest, Place)| log.names(place, &digest).unwrap_or(false);
     let is_sound = has_all && held.last.is_none_or(is_of_log);
@@ -226,18 +221,27 @@ fn open_checked(
 /// from before, but for those that the log says were deleted since. Returns what it holds.
 pub(super) fn check(index: &Index, expected: Checkpoint, log: &Log) -> Result<Held, ReplayError> {
     let held = index.check(expected.position)?;
-    let Checkpoint { position, messages } = held.checkpoint;
-    let before = messages - held.ahead.len() as u64;
-    let is_complete = position >= expected.position
-        && (before >= expected.messages
-            || before + gone(index, expected.position, log)? >= expected.messages);
-    if is_complete {
+    let position = held.checkpoint.position;
+    if position >= expected.position && has_all(index, &held, expected, log)? {
         Ok(held)
     } else if position == Position::START {
         Err(IndexError::unfinished().into())
     } else {
         Err(IndexError::new("it is behind the checkpoint").into())
     }
+}
+
+/// Whether an index, which was read with the position of `expected`, has as many messages from before it, but
+/// for those that the log says were deleted since.
+fn has_all(
+    index: &Index,
+    held: &Held,
+    expected: Checkpoint,
+    log: &Log,
+) -> Result<bool, ReplayError> {
+    let before = held.checkpoint.messages - held.ahead.len() as u64;
+    Ok(before >= expected.messages
+        || before + gone(index, expected.position, log)? >= expected.messages)
 }
 
 /// How many of the messages that an index had at `from` it does not have there any more because it is
@@ -636,6 +640,15 @@ pub(super) enum ReplayError {
 impl From<io::Error> for ReplayError {
     fn from(error: io::Error) -> Self {
         Self::Log(error)
+    }
+}
+
+impl From<ReplayError> for OpenError {
+    fn from(error: ReplayError) -> Self {
+        match error {
+            ReplayError::Log(source) => Self::io("read the log")(source),
+            ReplayError::Index(error) => Self::Index(error.to_string()),
+        }
     }
 }
 
