@@ -159,10 +159,6 @@ pub struct ServeArgs {
     )]
     batch_max: ByteSize,
 
-    /// Say in each answer how long hashing, the store and its sync took (Server-Timing)
-    #[arg(long, env = "DIGESTD_SERVER_TIMING")]
-    server_timing: bool,
-
     /// End with exit code 1 when the store fails, for a supervisor to start it again; otherwise
     /// reads go on
     #[arg(long, env = "DIGESTD_EXIT_ON_FAILURE")]
@@ -339,7 +335,6 @@ impl ServeArgs {
             free_bytes_min: self.free_min.map(|size| size.as_u64()),
             workers: self.workers.map_or_else(cores, usize::from),
             limits,
-            server_timing: self.server_timing,
             exit_on_failure: self.exit_on_failure,
             allow_export: self.allow_export,
             scrub_interval: self.scrub_interval,

@@ -50,8 +50,6 @@ pub struct Config {
     pub workers: usize,
     /// What clients may take.
     pub limits: Limits,
-    /// Answers say how long their parts took.
-    pub server_timing: bool,
     /// Whether the process ends when the store fails, instead of going on with reads.
     pub exit_on_failure: bool,
     /// Whether who may read a message may have all of them.

@@ -250,9 +250,7 @@ async fn run(
     tokio::spawn(supervisor::give_signs_of_life());
     let service = Arc::new(Service::default());
     let app = App::new(Arc::clone(&service), config.limits.clone());
-    let mut app = app
-        .with_server_timing(config.server_timing)
-        .reporting_to(Arc::clone(&metrics), logs.clone());
+    let mut app = app.reporting_to(Arc::clone(&metrics), logs.clone());
     // With tokens, the one of a request decides.
     if config.allow_export || config.access.tokens.is_some() {
         app = app.allow_export();

@@ -17,7 +17,6 @@ use super::negotiation::{BodyFormat, Form, names_etag};
 use super::range::{self, Part};
 use super::request::{RequestBody, check_size, read_body};
 use super::response::{self, Response};
-use super::timing::Timing;
 use super::{App, BodyUnread};
 use crate::digest::Digest;
 use crate::message::Message;
@@ -34,8 +33,8 @@ pub(super) async fn publish(
         return batch::answer(app, Task::Publish, head, body).await;
     }
     let form = Form::wanted(&head.headers);
-    let (receipt, timing) = store(app, head, body, format, |_| Ok(())).await?;
-    Ok(timing.add_to(response::created(&receipt, form)))
+    let receipt = store(app, head, body, format, |_| Ok(())).await?;
+    Ok(response::created(&receipt, form))
 }
 
 /// `PUT /messages/<digest>`
@@ -75,8 +74,8 @@ pub(super) async fn put(
             hint: digest_fields::explain(message.as_bytes(), of),
         })
     };
-    let (receipt, timing) = store(app, head, body, format, has_digest).await?;
-    Ok(timing.add_to(response::created(&receipt, form)))
+    let receipt = store(app, head, body, format, has_digest).await?;
+    Ok(response::created(&receipt, form))
 }
 
 /// `POST /messages/lookup`
@@ -125,13 +124,12 @@ async fn store(
     body: RequestBody,
     format: BodyFormat,
     check: impl FnOnce(&Message) -> Result<(), HttpError> + Send + 'static,
-) -> Result<(Receipt, Timing), HttpError> {
+) -> Result<Receipt, HttpError> {
     let mut stated = Stated::default();
     stated.read(&head.headers)?;
     // The reservation lasts until the answer: so long the text is in memory.
     let (body, _reservation) = read_body(&app.limits, &app.bodies, body, &mut stated).await?;
     let _write = app.writes.try_acquire().map_err(|_| HttpError::Busy)?;
-    let mut timing = Timing::begin(app.server_timing);
     let bytes = body.len();
     let read = move || {
         stated.check(&body)?;
@@ -140,11 +138,7 @@ async fn store(
         Ok::<_, HttpError>(message)
     };
     let message = offload(bytes, read).await?;
-    timing.mark("hash");
-    let receipt = app.service.publish(message).await?;
-    timing.mark("store");
-    timing.add("sync", receipt.synced_in());
-    Ok((receipt, timing))
+    Ok(app.service.publish(message).await?)
 }
 
 /// Counts the body of an answer.
@@ -192,13 +186,10 @@ pub(super) async fn erase(app: &App, digest: Option<Digest>) -> Result<Response,
     let digest = digest.ok_or(HttpError::NoSuchMessage)?;
     let busy = HttpError::NotDeleted(ServiceError::Busy);
     let _write = app.writes.try_acquire().map_err(|_| busy)?;
-    let mut timing = Timing::begin(app.server_timing);
     let deleted = app.service.delete(&digest).await;
     let deleted = deleted.map_err(HttpError::NotDeleted)?;
     let deleted = deleted.ok_or(HttpError::NoSuchMessage)?;
-    timing.mark("store");
-    timing.add("sync", deleted.synced_in());
-    Ok(timing.add_to(response::deleted(&deleted)))
+    Ok(response::deleted(&deleted))
 }
 
 /// `GET` of a message by another name than its path.
@@ -220,21 +211,18 @@ fn message(app: &App, digest: Digest, head: &Parts) -> Result<Response, HttpErro
     if fields.contains_key(IF_NONE_MATCH) && has_it() && app.service.holds(&digest)? {
         return Ok(response::not_modified(&digest, form));
     }
-    let mut timing = Timing::begin(app.server_timing);
     let message = app.service.fetch(&digest)?;
     let message = message.ok_or(HttpError::NoSuchMessage)?;
-    timing.mark("store");
     // No other method has ranges (RFC 9110, 14.2).
     if form == Form::Text && head.method == Method::GET && fields.contains_key(RANGE) {
         let bytes = message.as_bytes().len();
         match range::wanted(fields, &response::etag(&digest, form), bytes) {
             Part::All => {}
             Part::Bytes(part) => {
-                let response = response::part(&message, part);
-                return admit(app, timing.add_to(response));
+                return admit(app, response::part(&message, part));
             }
             Part::None => return Err(HttpError::NoSuchRange { bytes }),
         }
     }
-    admit(app, timing.add_to(response::found(&message, form)))
+    admit(app, response::found(&message, form))
 }

@@ -29,7 +29,6 @@
 //! | `If-None-Match` | `negotiation`: 304, and 412 to PUT |
 //! | `Range`, `If-Range`, for text | `range`: 206 with `Content-Range`, or 416 |
 //! | `Accept: application/problem+json` | `error`: errors as RFC 9457 has them; their types are a table there |
-//! | any, with `--server-timing` | `timing`: `Server-Timing` on 200, 201, 204 and 206 |
 //! | `traceparent` | `trace`: the trace id stands in the log |
 //! | `Expect: 100-continue` | a refusal, or 201 to PUT of a known digest, before the body is sent |
 //!
@@ -54,7 +53,6 @@ mod range;
 mod request;
 mod response;
 mod route;
-mod timing;
 mod trace;
 
 use std::convert::Infallible;
@@ -101,7 +99,6 @@ pub struct App {
     exports: Option<Arc<Semaphore>>,
     pages: Pages,
     request_ids: RequestIds,
-    server_timing: bool,
     metrics: Arc<Metrics>,
     logs: Logs,
     access: Arc<Access>,
@@ -133,20 +130,10 @@ impl App {
             exports: None,
             pages: Pages::new(),
             request_ids: RequestIds::new(),
-            server_timing: false,
             metrics: Arc::default(),
             logs: Logs::none(),
             access: Arc::default(),
             limits,
-        }
-    }
-
-    /// Says in answers how long their parts took, or does not.
-    #[must_use]
-    pub fn with_server_timing(self, server_timing: bool) -> Self {
-        Self {
-            server_timing,
-            ..self
         }
     }
 

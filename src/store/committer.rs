@@ -246,7 +246,6 @@ fn start_of(digest: &Digest) -> u64 {
 /// A group that is as durable as it says.
 struct Committed {
     durability: Durability,
-    synced_in: Duration,
     /// See [`Plan::vain`].
     vain: Vec<usize>,
 }
@@ -256,12 +255,12 @@ impl Committed {
         if self.is_vain(number) {
             Receipt::known(message.digest(), self.durability)
         } else {
-            Receipt::new(message.digest(), self.durability, self.synced_in)
+            Receipt::new(message.digest(), self.durability)
         }
     }
 
     fn deleted(&self, number: usize) -> Option<Deleted> {
-        (!self.is_vain(number)).then(|| Deleted::new(self.durability, self.synced_in))
+        (!self.is_vain(number)).then(|| Deleted::new(self.durability))
     }
 
     fn is_vain(&self, number: usize) -> bool {
@@ -318,20 +317,17 @@ impl Committer {
             LayOutError::Index(error) => self.shared.fail(&error.to_string()),
             LayOutError::Log(error) => self.refuse(&error),
         })?;
-        let mut synced_in = Duration::ZERO;
         if let Some(group) = group {
             let begun = Instant::now();
             self.appender
                 .write(&group, durability == Durability::Disk)
                 .map_err(|error| self.shared.fail(&format!("cannot write the log: {error}")))?;
-            synced_in = begun.elapsed();
-            self.report(&plan, synced_in);
+            self.report(&plan, begun.elapsed());
             self.carry_out(plan.steps, group.end())
                 .map_err(|error| self.shared.fail(&error.to_string()))?;
         }
         Ok(Committed {
             durability,
-            synced_in,
             vain: plan.vain,
         })
     }

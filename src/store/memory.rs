@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -80,7 +79,7 @@ impl Store for MemoryStore {
         }
         inner.messages.insert(digest, message);
         inner.writes += 1;
-        Put::done(Ok(Receipt::new(digest, self.durability(), Duration::ZERO)))
+        Put::done(Ok(Receipt::new(digest, self.durability())))
     }
 
     fn delete(&self, digest: &Digest) -> Delete {
@@ -91,7 +90,7 @@ impl Store for MemoryStore {
             Some(Fault::Puts(error)) => Err(error),
             Some(Fault::Stall) | None => {
                 inner.messages.remove(digest);
-                Ok(Some(Deleted::new(self.durability(), Duration::ZERO)))
+                Ok(Some(Deleted::new(self.durability())))
             }
         };
         Delete::done(answer)

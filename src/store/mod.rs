@@ -249,17 +249,15 @@ impl Durability {
 pub struct Receipt {
     digest: Digest,
     durability: Durability,
-    synced_in: Duration,
     is_known: bool,
 }
 
 impl Receipt {
     /// For a message that was just written.
-    fn new(digest: Digest, durability: Durability, synced_in: Duration) -> Self {
+    fn new(digest: Digest, durability: Durability) -> Self {
         Self {
             digest,
             durability,
-            synced_in,
             is_known: false,
         }
     }
@@ -268,7 +266,7 @@ impl Receipt {
     fn known(digest: Digest, durability: Durability) -> Self {
         Self {
             is_known: true,
-            ..Self::new(digest, durability, Duration::ZERO)
+            ..Self::new(digest, durability)
         }
     }
 
@@ -276,12 +274,6 @@ impl Receipt {
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.digest
-    }
-
-    /// How long it took to write and sync the group that the message was in; zero if it was known.
-    #[must_use]
-    pub fn synced_in(&self) -> Duration {
-        self.synced_in
     }
 
     /// Whether the message was there already.
@@ -301,21 +293,11 @@ impl Receipt {
 #[derive(Clone, Copy, Debug)]
 pub struct Deleted {
     durability: Durability,
-    synced_in: Duration,
 }
 
 impl Deleted {
-    fn new(durability: Durability, synced_in: Duration) -> Self {
-        Self {
-            durability,
-            synced_in,
-        }
-    }
-
-    /// How long it took to write and sync the group that the deletion was in.
-    #[must_use]
-    pub fn synced_in(&self) -> Duration {
-        self.synced_in
+    fn new(durability: Durability) -> Self {
+        Self { durability }
     }
 
     /// What the deletion survives from now on.

@@ -508,44 +508,6 @@ fn an_option_wins_over_the_environment_and_that_over_the_default() {
 }
 
 #[test]
-fn answers_say_how_long_they_took_if_they_are_told_to() {
-    let data = tempfile::tempdir().unwrap();
-    let named = |timing: &str| {
-        let parts = timing.split(", ").map(|part| part.split(";dur=").collect());
-        let parts: Vec<Vec<_>> = parts.collect();
-        assert!(parts.iter().all(|part| part[1].parse::<f64>().is_ok()));
-        parts
-            .iter()
-            .map(|part| part[0])
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
-    let launch = Launch::new(data.path());
-    for (launch, parts) in [
-        (launch, None),
-        (
-            Launch::new(data.path()).env("DIGESTD_SERVER_TIMING", "true"),
-            Some(["hash store sync", "store"]),
-        ),
-    ] {
-        let server = launch.start();
-        let mut client = server.client();
-        let posted = client.post("foo").unwrap();
-        let got = client.get(&Digest::of(b"foo")).unwrap();
-        let timings = [posted, got]
-            .map(|answer| answer.fields.get("server-timing").map(|value| named(value)));
-        assert_eq!(
-            timings,
-            [
-                parts.map(|parts| parts[0].to_owned()),
-                parts.map(|parts| parts[1].to_owned())
-            ]
-        );
-        server.stop();
-    }
-}
-
-#[test]
 fn several_addresses_are_all_listened_on() {
     let data = tempfile::tempdir().unwrap();
     let server = Launch::new(data.path())
