@@ -113,8 +113,6 @@ pub struct Via {
     pub origin: Peer,
     /// What is served where it came in.
     pub surface: Surface,
-    /// Bytes that came since the last request on its connection, if that is HTTP/1.1.
-    pub came: usize,
 }
 
 impl App {
@@ -203,7 +201,7 @@ impl App {
         let result = match verdict {
             Err(refused) => {
                 // To begin anew would cost more than what was refused.
-                body_is_over = discard(&exchange.app.limits, &head, body, via.came).await;
+                body_is_over = discard(&exchange.app.limits, &head.headers, body).await;
                 Err(refused.into())
             }
             Ok(()) if cors::is_preflight(access, &head.method, &head.headers) => {

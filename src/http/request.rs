@@ -14,8 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{EXPECT, HeaderName, HeaderValue};
-use hyper::http::request::Parts;
+use hyper::header::{EXPECT, HeaderMap};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
@@ -173,27 +172,11 @@ pub(super) async fn read_body(
 
 /// Reads a small body to its end and forgets it, so that the connection can go on without it; returns
 /// whether it did. One that the client has not begun to send, because it asked first, is not read.
-///
-/// `came` is how many bytes came since the last request on the connection. If a body came with its
-/// head, hyper is through with it, and does not have to be woken by somebody who takes it. A head with
-/// more spaces than usual, and as many bytes missing of the body, looks like that too: hyper closes the
-/// connection then.
-pub(super) async fn discard(
-    limits: &Limits,
-    head: &Parts,
-    mut body: RequestBody,
-    came: usize,
-) -> bool {
+pub(super) async fn discard(limits: &Limits, fields: &HeaderMap, mut body: RequestBody) -> bool {
     let bytes = body.size_hint().exact();
-    let bytes = bytes.filter(|bytes| *bytes <= limits.small_body_bytes_max as u64);
-    let Some(bytes) = bytes.filter(|_| !head.headers.contains_key(EXPECT)) else {
+    let is_small = bytes.is_some_and(|bytes| bytes <= limits.small_body_bytes_max as u64);
+    if !is_small || fields.contains_key(EXPECT) {
         return false;
-    };
-    if head_bytes(head) as u64 + bytes == came as u64 {
-        if let Some(counter) = &body.bytes {
-            counter.fetch_add(bytes, Relaxed);
-        }
-        return true;
     }
     let pace = Pace::new(limits);
     loop {
@@ -202,18 +185,6 @@ pub(super) async fn discard(
             end => return end.is_ok(),
         }
     }
-}
-
-/// Length of the head of an HTTP/1.1 request, as it is usually written. One that is written otherwise
-/// is longer.
-fn head_bytes(head: &Parts) -> usize {
-    let target = head
-        .uri
-        .path_and_query()
-        .map_or(0, |target| target.as_str().len());
-    let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
-    let fields: usize = head.headers.iter().map(field).sum();
-    head.method.as_str().len() + target + "  HTTP/1.1\r\n\r\n".len() + fields
 }
 
 /// How long a body may take.

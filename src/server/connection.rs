@@ -117,14 +117,13 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 
 async fn answer(
     app: Arc<App>,
-    mut via: Via,
+    via: Via,
     progress: Arc<Progress>,
     requests_max: u64,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let is_h2 = request.version() == Version::HTTP_2;
-    let (running, number, came) = Running::start(progress, is_h2);
-    via.came = if is_h2 { 0 } else { came };
+    let (running, number) = Running::start(progress, is_h2);
     let mut response = app.answer(request, via).await?;
     let progress = &running.0;
     // A streamed answer may end before the body of its request does.
@@ -206,14 +205,13 @@ impl Progress {
 struct Running(Arc<Progress>);
 
 impl Running {
-    /// Counts a request; returns its number on the connection, from 1, and the bytes that came since
-    /// the last one.
-    fn start(progress: Arc<Progress>, is_h2: bool) -> (Self, u64, usize) {
-        let came = progress.head_bytes.swap(0, Relaxed);
+    /// Counts a request; returns its number on the connection, from 1.
+    fn start(progress: Arc<Progress>, is_h2: bool) -> (Self, u64) {
+        progress.head_bytes.store(0, Relaxed);
         progress.is_h2.store(is_h2, Relaxed);
         progress.running.fetch_add(1, Relaxed);
         let number = progress.requests.fetch_add(1, Relaxed) + 1;
-        (Self(progress), number, came)
+        (Self(progress), number)
     }
 }
 

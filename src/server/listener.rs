@@ -101,7 +101,6 @@ pub(super) async fn accept(
             peer: address.to_string().into(),
             origin: peer,
             surface: listener.surface,
-            came: 0,
         };
         let started = Instant::now();
         let tls = listener.tls.clone();
