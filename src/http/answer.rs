@@ -5,8 +5,9 @@
 //! its [`Taking`] shows whether the client takes anything at all. HTTP/2 makes both necessary: there,
 //! one connection can leave many answers unread and be busy with others.
 //!
-//! An answer without a known end is made as the client takes it: that to a batch out of a pipe, which
-//! cannot break, an export as a [`Stream`], which can, one piece ahead.
+//! An answer without a known end is made as the client takes it, by whoever has its [`BodySender`]: a
+//! few pieces ahead, as many bytes as were agreed on. If the sender is dropped before it says that the
+//! answer is whole, the client is told that it is not.
 
 use std::any::Any;
 use std::io;
@@ -15,9 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::exchange::Exchange;
@@ -26,8 +26,8 @@ use super::exchange::Exchange;
 /// is small.
 const PIECE_BYTES_MAX: usize = 64 << 10;
 
-/// Piece of an answer that is made while it is sent, in bytes: a group of lines.
-const STREAM_PIECE_BYTES: usize = 16 << 10;
+/// What a piece costs beside its bytes, in bytes: its place in the channel and the head of its memory.
+const PIECE_OVERHEAD_BYTES: usize = 64;
 
 /// The body of an answer.
 #[derive(Debug, Default)]
@@ -35,78 +35,76 @@ pub struct Answer {
     rest: Bytes,
     /// For a large answer.
     held: Option<Held>,
-    /// What comes after `rest`, for an answer that is made while it is sent.
-    more: Option<More>,
+    /// What comes after `rest`, for an answer that is made while it is sent; boxed, since all others are
+    /// moved with it.
+    stream: Option<Box<Stream>>,
     /// Whose answer it is; over when this is dropped.
     exchange: Option<Exchange>,
 }
 
 #[derive(Debug)]
-enum More {
-    /// What a batch writes; boxed, since all other answers are moved with it.
-    Lines(Box<Lines>),
-    /// What a [`Stream`] hands over.
-    Parts(mpsc::Receiver<Part>),
+struct Held {
+    taking: Taking,
+    /// What is sent as a stream counts by itself.
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
+/// The taking end of an answer that is made while it is taken.
 #[derive(Debug)]
-struct Lines {
-    pipe: DuplexStream,
-    /// Zeros to read into; what was read is split off.
-    buffer: BytesMut,
-    _permit: OwnedSemaphorePermit,
+struct Stream {
+    pieces: mpsc::UnboundedReceiver<Piece>,
+    room: Arc<Semaphore>,
+    _reserved: Option<OwnedSemaphorePermit>,
     /// Dropped when the answer is over.
     guard: Option<Box<dyn Any + Send + Sync>>,
 }
 
+/// What a [`BodySender`] hands over.
 #[derive(Debug)]
-struct Held {
-    taking: Taking,
-    /// A stream holds no more than a part and counts for nothing.
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-/// What a [`Stream`] hands over.
-#[derive(Debug)]
-enum Part {
-    Bytes(Bytes),
-    /// Nothing comes any more. A stream that ends without it was broken off, and the client is told.
+enum Piece {
+    Bytes(
+        Bytes,
+        #[expect(dead_code, reason = "held until the bytes are taken")] OwnedSemaphorePermit,
+    ),
+    /// Nothing comes any more.
     End,
 }
 
 /// The making end of an answer that is made while it is taken.
 #[derive(Debug)]
-pub(super) struct Stream(mpsc::Sender<Part>);
+pub(super) struct BodySender {
+    pieces: mpsc::UnboundedSender<Piece>,
+    /// Bytes that may wait until they are taken: the limit of the channel.
+    room: Arc<Semaphore>,
+    bytes_max: usize,
+}
 
 /// Nobody takes the answer any more.
 #[derive(Debug)]
 pub(super) struct Gone;
 
-impl Stream {
-    /// A stream, and the answer that it goes into.
-    pub(super) fn new() -> (Self, Answer) {
-        let (sender, receiver) = mpsc::channel(1);
-        let answer = Answer {
-            rest: Bytes::new(),
-            held: Some(Held {
-                taking: Taking::default(),
-                _permit: None,
-            }),
-            more: Some(More::Parts(receiver)),
-            exchange: None,
-        };
-        (Self(sender), answer)
-    }
-
-    /// Adds to the answer, once what was added before is being taken.
+impl BodySender {
+    /// Adds to the answer, once there is room for it among what was not taken yet. A piece larger than all
+    /// the room passes alone.
     pub(super) async fn send(&self, bytes: Bytes) -> Result<(), Gone> {
-        self.0.send(Part::Bytes(bytes)).await.map_err(|_| Gone)
+        let permits = (bytes.len() + PIECE_OVERHEAD_BYTES).min(self.bytes_max);
+        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).acquire_many_owned(permits).await;
+        let piece = Piece::Bytes(bytes, room.map_err(|_| Gone)?);
+        self.pieces.send(piece).map_err(|_| Gone)
     }
 
     /// Says that the answer is whole.
-    pub(super) async fn end(self) {
-        // Who does not listen does not mind.
-        let _ = self.0.send(Part::End).await;
+    pub(super) fn end(self) {
+        // A client that is gone does not need to know.
+        let _ = self.pieces.send(Piece::End);
+    }
+}
+
+impl Drop for Stream {
+    /// Ends the wait of the sender.
+    fn drop(&mut self) {
+        self.room.close();
     }
 }
 
@@ -158,32 +156,54 @@ impl Room {
 impl Answer {
     /// All of it, as long as nothing was handed over; `None` if it is still being made.
     pub(super) fn bytes(&self) -> Option<&Bytes> {
-        self.more.is_none().then_some(&self.rest)
+        self.stream.is_none().then_some(&self.rest)
     }
 
-    /// An answer that is read from `lines` while it is sent.
-    pub(super) fn streamed(lines: DuplexStream, room: OwnedSemaphorePermit) -> Self {
-        Self {
-            more: Some(More::Lines(Box::new(Lines {
-                pipe: lines,
-                buffer: BytesMut::new(),
-                _permit: room,
-                guard: None,
-            }))),
+    /// An answer that is made while it is sent; `bytes_max` bytes of it may wait until the client takes
+    /// them. `reserved` is given back when it is over.
+    pub(super) fn stream(
+        bytes_max: usize,
+        reserved: Option<OwnedSemaphorePermit>,
+    ) -> (BodySender, Self) {
+        let (sender, pieces) = mpsc::unbounded_channel();
+        let room = Arc::new(Semaphore::new(bytes_max));
+        let stream = Stream {
+            pieces,
+            room: Arc::clone(&room),
+            _reserved: reserved,
+            guard: None,
+        };
+        let sender = BodySender {
+            pieces: sender,
+            room,
+            bytes_max,
+        };
+        let answer = Self {
+            stream: Some(Box::new(stream)),
             ..Self::default()
-        }
+        };
+        (sender, answer)
     }
 
-    /// Whether a batch is being answered with it.
+    /// Lets this answer be followed, like a large one.
+    pub(super) fn followed(self) -> Self {
+        let held = Some(Held {
+            taking: Taking::default(),
+            _permit: None,
+        });
+        Self { held, ..self }
+    }
+
+    /// Whether it is made while it is sent.
     #[must_use]
     pub fn is_streamed(&self) -> bool {
-        matches!(self.more, Some(More::Lines(_)))
+        self.stream.is_some()
     }
 
-    /// Keeps `guard` until the answer is over, if a batch is being answered with it; drops it otherwise.
+    /// Keeps `guard` until the answer is over, if it is made while it is sent; drops it otherwise.
     pub fn keep(&mut self, guard: impl Any + Send + Sync) {
-        if let Some(More::Lines(lines)) = &mut self.more {
-            lines.guard = Some(Box::new(guard));
+        if let Some(stream) = &mut self.stream {
+            stream.guard = Some(Box::new(guard));
         }
     }
 
@@ -207,19 +227,6 @@ impl Answer {
     }
 }
 
-impl Lines {
-    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if self.buffer.is_empty() {
-            self.buffer = BytesMut::zeroed(STREAM_PIECE_BYTES);
-        }
-        let mut buffer = ReadBuf::new(&mut self.buffer);
-        // It never fails: the end is all that can come of the other side.
-        let _ = ready!(Pin::new(&mut self.pipe).poll_read(context, &mut buffer));
-        let length = buffer.filled().len();
-        Poll::Ready((length > 0).then(|| self.buffer.split_to(length).freeze()))
-    }
-}
-
 impl From<Bytes> for Answer {
     fn from(bytes: Bytes) -> Self {
         Self {
@@ -238,17 +245,14 @@ impl Body for Answer {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         while self.rest.is_empty() {
-            match &mut self.more {
-                None => return Poll::Ready(None),
-                Some(More::Lines(lines)) => {
-                    let piece = ready!(lines.poll_piece(context));
-                    return Poll::Ready(piece.map(|piece| Ok(self.hand_over(piece))));
-                }
-                Some(More::Parts(parts)) => match ready!(parts.poll_recv(context)) {
-                    Some(Part::Bytes(bytes)) => self.rest = bytes,
-                    Some(Part::End) => self.more = None,
-                    None => return Poll::Ready(Some(Err(io::ErrorKind::BrokenPipe.into()))),
-                },
+            let Some(stream) = &mut self.stream else {
+                return Poll::Ready(None);
+            };
+            match ready!(stream.pieces.poll_recv(context)) {
+                Some(Piece::Bytes(bytes, _)) => self.rest = bytes,
+                Some(Piece::End) => self.stream = None,
+                // It was broken off.
+                None => return Poll::Ready(Some(Err(io::ErrorKind::BrokenPipe.into()))),
             }
         }
         if let Some(held) = &self.held {
@@ -260,11 +264,11 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.more.is_none()
+        self.rest.is_empty() && self.stream.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.more.is_some() {
+        if self.stream.is_some() {
             return SizeHint::default();
         }
         SizeHint::with_exact(self.rest.len() as u64)
@@ -273,6 +277,8 @@ impl Body for Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use http_body_util::BodyExt;
 
     use super::*;
@@ -330,7 +336,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_is_taken_in_pieces_and_its_end_is_told_from_a_break() {
-        let (stream, mut whole) = Stream::new();
+        let (stream, whole) = Answer::stream(1, None);
+        let mut whole = whole.followed();
         let taking = whole.taking().unwrap();
         assert!(!whole.is_end_stream());
         assert_eq!(whole.size_hint().exact(), None);
@@ -345,19 +352,42 @@ mod tests {
         );
         assert_eq!(second.unwrap().unwrap().into_data().unwrap().len(), 1);
         assert_eq!(taking.pieces(), Some(2));
-        stream.end().await;
+        stream.end();
         assert!(whole.frame().await.is_none());
         assert!(whole.is_end_stream());
 
-        let (stream, mut broken) = Stream::new();
+        let (stream, mut broken) = Answer::stream(1, None);
         drop(stream);
         assert!(broken.frame().await.unwrap().is_err());
     }
 
     #[tokio::test]
-    async fn a_stream_learns_that_nobody_takes_it() {
-        let (stream, answer) = Stream::new();
-        drop(answer);
-        assert!(stream.send(Bytes::from_static(b"x")).await.is_err());
+    async fn a_sender_waits_while_what_was_not_taken_fills_the_room() {
+        const BYTES_MAX: usize = 2 * (10 + PIECE_OVERHEAD_BYTES);
+        let (sender, mut answer) = Answer::stream(BYTES_MAX, None);
+        let piece = Bytes::from_static(b"0123456789");
+        for _ in 0..2 {
+            sender.send(piece.clone()).await.unwrap();
+        }
+        let mut third = pin!(sender.send(piece.clone()));
+        let is_waiting = tokio::select! {
+            biased;
+            _ = &mut third => false,
+            () = std::future::ready(()) => true,
+        };
+        assert!(is_waiting);
+        answer.frame().await.unwrap().unwrap();
+        third.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_sender_learns_that_nobody_takes_the_answer() {
+        let (sender, answer) = Answer::stream(1, None);
+        sender.send(Bytes::from_static(b"x")).await.unwrap();
+        let (waiting, ()) = tokio::join!(sender.send(Bytes::from_static(b"x")), async {
+            drop(answer);
+        });
+        assert!(waiting.is_err());
+        assert!(sender.send(Bytes::from_static(b"x")).await.is_err());
     }
 }

@@ -17,13 +17,12 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use hyper::body::Frame;
 use hyper::http::request::Parts;
-use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::consume_budget;
 use tokio::time::timeout;
 
 use super::App;
-use super::answer::Answer;
+use super::answer::{Answer, BodySender, Gone};
 use super::digest_fields::Stated;
 use super::error::{HttpError, LineError};
 use super::json;
@@ -73,7 +72,7 @@ pub(super) async fn answer(
     // Before the head of the answer, which a client that waits to be asked would take for the last word.
     let pace = Pace::new(&app.limits);
     let first = pace.next_frame(&mut body).await?;
-    let (answers, lines) = tokio::io::duplex(app.limits.batch_answer_bytes_max);
+    let (answers, streamed) = Answer::stream(app.limits.batch_answer_bytes_max, Some(room));
     let batch = Batch {
         app: Arc::clone(app),
         task,
@@ -90,7 +89,7 @@ pub(super) async fn answer(
         _shares: shares,
     };
     tokio::spawn(batch.run(first));
-    Ok(response::lines(Answer::streamed(lines, room), durability))
+    Ok(response::lines(streamed, durability))
 }
 
 /// What a batch takes for itself while it runs.
@@ -131,7 +130,7 @@ struct Batch {
     answered: u64,
     /// Answers to be handed over.
     gathered: Vec<u8>,
-    answers: DuplexStream,
+    answers: BodySender,
     _shares: Shares,
 }
 
@@ -154,13 +153,11 @@ enum Outcome {
     Failed(LineError),
 }
 
-/// The client does not want the answers any more.
-struct Gone;
-
 impl Batch {
     async fn run(mut self, first: Option<Frame<Bytes>>) {
-        // Where the client is gone there is nobody to tell.
-        let _: Result<(), Gone> = self.answer_all(first).await;
+        if let Ok(()) = self.answer_all(first).await {
+            self.answers.end();
+        }
     }
 
     async fn answer_all(&mut self, first: Option<Frame<Bytes>>) -> Result<(), Gone> {
@@ -299,11 +296,11 @@ impl Batch {
         if self.gathered.is_empty() {
             return Ok(());
         }
-        let writing = self.answers.write_all(&self.gathered);
-        match timeout(self.app.limits.write_stall_timeout, writing).await {
-            Ok(Ok(())) => self.gathered.clear(),
-            Ok(Err(_)) | Err(_) => return Err(Gone),
-        }
+        let piece = Bytes::copy_from_slice(&self.gathered);
+        let sending = self.answers.send(piece);
+        let sent = timeout(self.app.limits.write_stall_timeout, sending).await;
+        sent.map_err(|_| Gone)??;
+        self.gathered.clear();
         // One large message may have made it large.
         self.gathered.shrink_to(2 * GATHERED_BYTES_MAX);
         Ok(())

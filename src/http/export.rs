@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 
 use super::App;
-use super::answer::{Gone, Stream};
+use super::answer::{Answer, BodySender, Gone};
 use super::error::HttpError;
 use super::response::{self, Response};
 use crate::digest::Digest;
@@ -23,6 +23,9 @@ pub(super) const EXPORTS_MAX: usize = 2;
 
 /// Messages read at once: half a millisecond of work, so that others get their turn.
 const PAGE_MESSAGES_MAX: usize = 128;
+
+/// Bytes that wait until the client takes them: a few pages of usual messages, one of large ones.
+const AHEAD_BYTES_MAX: usize = 64 << 10;
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +44,10 @@ pub(super) fn export(app: &App, query: &str) -> Result<Response, HttpError> {
     if let Err(reason) = app.service.health().reads {
         return Err(HttpError::NotReady(reason));
     }
-    let (stream, answer) = Stream::new();
+    let (sender, answer) = Answer::stream(AHEAD_BYTES_MAX, None);
     let service = Arc::clone(&app.service);
-    tokio::spawn(send(service, range, stream, slot));
-    Ok(response::lines(answer, None))
+    tokio::spawn(send(service, range, sender, slot));
+    Ok(response::lines(answer.followed(), None))
 }
 
 /// Sends page after page, and pauses after each for as long as it took, in which others are served. On
@@ -52,7 +55,7 @@ pub(super) fn export(app: &App, query: &str) -> Result<Response, HttpError> {
 async fn send(
     service: Arc<Service>,
     mut range: Range,
-    stream: Stream,
+    sender: BodySender,
     _slot: OwnedSemaphorePermit,
 ) {
     while range.limit > 0 {
@@ -67,11 +70,11 @@ async fn send(
             Some(rest) => range = rest,
             None => break,
         }
-        if let Err(Gone) = stream.send(lines).await {
+        if let Err(Gone) = sender.send(lines).await {
             return;
         }
     }
-    stream.end().await;
+    sender.end();
 }
 
 /// The lines of the next page and the range behind them, `None` if there is nothing any more.

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, Version};
@@ -123,11 +123,12 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let is_h2 = request.version() == Version::HTTP_2;
+    let has_body = !request.body().is_end_stream();
     let (running, number) = Running::start(progress, is_h2);
     let mut response = app.answer(request, via).await?;
     let progress = &running.0;
     // A streamed answer may end before the body of its request does.
-    if response.headers().contains_key(CONNECTION) || response.body().is_streamed() {
+    if response.headers().contains_key(CONNECTION) || (has_body && response.body().is_streamed()) {
         progress.body_unread.store(true, Relaxed);
     }
     if let Some(taking) = response.body().taking() {
