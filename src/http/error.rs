@@ -237,41 +237,6 @@ impl HttpError {
         }
     }
 
-    /// Whether the answer is given although the body was not read to its end, if there was one.
-    pub(super) fn leaves_body_unread(&self) -> bool {
-        match self {
-            Self::Refused(_)
-            | Self::Host
-            | Self::TransferCoding
-            | Self::TooManyFields
-            | Self::NoSuchPath
-            | Self::NoSuchMessage
-            | Self::NoSuchRange { .. }
-            | Self::MethodNotAllowed(_)
-            | Self::Query(_)
-            | Self::ContentType
-            | Self::LinesOnly
-            | Self::ContentEncoding
-            | Self::BodyTooLarge { .. }
-            | Self::BodyTooSlow
-            | Self::BodyBroken
-            | Self::DigestField(_)
-            | Self::DigestOfBatch
-            | Self::Exists
-            | Self::NoRoomForBody
-            | Self::NoRoomForAnswer
-            | Self::NoRoomForBatch
-            | Self::NotReady(_)
-            | Self::NotDeleted(_) => true,
-            Self::NotUtf8 { .. }
-            | Self::Json { .. }
-            | Self::DigestMismatch(_)
-            | Self::OtherDigest { .. }
-            | Self::Busy
-            | Self::Service(_) => false,
-        }
-    }
-
     /// Writes down what an operator has to know of and nobody else has written down.
     pub(super) fn log(&self, request_id: &str, fields: &HeaderMap) {
         if let Self::Service(error @ ServiceError::Damaged) = self {

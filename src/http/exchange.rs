@@ -5,7 +5,6 @@
 //! whatever becomes of it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use hyper::header::HeaderValue;
@@ -13,6 +12,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 
 use super::App;
+use super::request::BodyProgress;
 use super::route::Route;
 use super::trace;
 use crate::metrics::{Labels, Request};
@@ -32,8 +32,8 @@ pub(super) struct Exchange {
     route: Route,
     status: u16,
     bytes_out: u64,
-    /// Counts the body, if there is one.
-    bytes_in: Option<Arc<AtomicU64>>,
+    /// Of the body, if there is one.
+    body: Option<Arc<BodyProgress>>,
     started: Instant,
 }
 
@@ -44,7 +44,7 @@ impl Exchange {
         peer: Arc<str>,
         head: &Parts,
         route: Route,
-        bytes_in: Option<Arc<AtomicU64>>,
+        body: Option<Arc<BodyProgress>>,
     ) -> Self {
         app.metrics.begin();
         Self {
@@ -56,9 +56,14 @@ impl Exchange {
             route,
             status: STATUS_ABANDONED,
             bytes_out: 0,
-            bytes_in,
+            body,
             started: Instant::now(),
         }
+    }
+
+    /// Whether the rest of the body may still come.
+    pub(super) fn has_abandoned_body(&self) -> bool {
+        self.body.as_ref().is_some_and(|body| body.is_abandoned())
     }
 
     pub(super) fn set_status(&mut self, status: StatusCode) {
@@ -74,10 +79,7 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         let duration = self.started.elapsed();
-        let bytes_in = self
-            .bytes_in
-            .as_ref()
-            .map_or(0, |bytes| bytes.load(Relaxed));
+        let bytes_in = self.body.as_ref().map_or(0, |body| body.bytes());
         let labels = Labels {
             status: self.status,
             route: self.route.name(),

@@ -8,6 +8,7 @@ use hyper::Method;
 use hyper::header::{EXPECT, HeaderMap, IF_NONE_MATCH, RANGE};
 use hyper::http::request::Parts;
 
+use super::App;
 use super::address;
 use super::batch::{self, Task};
 use super::digest_fields::{self, Stated};
@@ -17,7 +18,6 @@ use super::negotiation::{BodyFormat, Form, names_etag};
 use super::range::{self, Part};
 use super::request::{RequestBody, check_size, read_body};
 use super::response::{self, Response};
-use super::{App, BodyUnread};
 use crate::digest::Digest;
 use crate::message::Message;
 use crate::service::{Receipt, ServiceError, offload};
@@ -59,9 +59,7 @@ pub(super) async fn put(
     if is_waiting(fields)
         && let Some(receipt) = known(app, &digest).await?
     {
-        let mut response = response::created(&receipt, form);
-        response.extensions_mut().insert(BodyUnread);
-        return Ok(response);
+        return Ok(response::created(&receipt, form));
     }
     let has_digest = move |message: &Message| {
         if message.digest() == digest {

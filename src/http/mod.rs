@@ -62,6 +62,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::Semaphore;
 
@@ -185,32 +186,25 @@ impl App {
         let is_http1 = request.version() < Version::HTTP_2;
         let (head, body) = request.into_parts();
         let place = Route::of(head.uri.path());
-        let bytes_in = has_body.then(Arc::default);
-        let body = RequestBody::new(body, bytes_in.clone());
+        let progress = has_body.then(Arc::default);
+        let body = RequestBody::new(body, progress.clone());
         let client = guard::client(&self.access, via.origin, &head.headers);
         let peer = match &client {
             Ok(client) if *client != via.origin.address => client.to_string().into(),
             _ => via.peer,
         };
         let page = cors::listed_origin(&self.access, &head.headers);
-        let mut exchange = Exchange::begin(self, id, peer, &head, place, bytes_in);
+        let mut exchange = Exchange::begin(self, id, peer, &head, place, progress);
 
-        let access = &exchange.app.access;
-        let mut body_is_over = false;
-        let verdict = client.and_then(|client| guard::check(access, client, &head));
+        let verdict = client.and_then(|client| guard::check(&exchange.app.access, client, &head));
         let result = match verdict {
             Err(refused) => {
-                // To begin anew would cost more than what was refused.
-                body_is_over = discard(&exchange.app.limits, &head.headers, body).await;
+                // Another connection would cost more than what was refused.
+                discard(&exchange.app.limits, &head.headers, body).await;
                 Err(refused.into())
             }
-            Ok(()) if cors::is_preflight(access, &head.method, &head.headers) => {
-                Ok(cors::preflight())
-            }
-            Ok(()) if via.surface.has(place) => route::route(&exchange.app, &head, body).await,
-            Ok(()) => Err(HttpError::NoSuchPath),
+            Ok(()) => exchange.app.handle(via.surface, place, &head, body).await,
         };
-        body_is_over |= reads_body(&head.method) && !leaves_body_unread(&result);
         let mut response = result.unwrap_or_else(|error| {
             error.log(exchange.id.as_str(), &head.headers);
             error.into_response(wants_problem(&head.headers))
@@ -226,8 +220,7 @@ impl App {
         if let Some(origin) = page {
             cors::permit(fields, origin);
         }
-        if has_body && !body_is_over && is_http1 {
-            // What comes next on this connection is the rest of the body, not a request.
+        if is_http1 && exchange.has_abandoned_body() {
             fields.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if is_head {
@@ -237,22 +230,24 @@ impl App {
         response.body_mut().set_exchange(exchange);
         Ok(response)
     }
-}
 
-fn reads_body(method: &Method) -> bool {
-    matches!(*method, Method::POST | Method::PUT)
-}
-
-fn leaves_body_unread(result: &Result<Response<Answer>, HttpError>) -> bool {
-    match result {
-        Ok(response) => response.extensions().get::<BodyUnread>().is_some(),
-        Err(error) => error.leaves_body_unread(),
+    /// Answers a request that may be made; drops its body where nobody reads it.
+    async fn handle(
+        self: &Arc<Self>,
+        surface: Surface,
+        place: Route,
+        head: &Parts,
+        body: RequestBody,
+    ) -> Result<Response<Answer>, HttpError> {
+        if cors::is_preflight(&self.access, &head.method, &head.headers) {
+            return Ok(cors::preflight());
+        }
+        if !surface.has(place) {
+            return Err(HttpError::NoSuchPath);
+        }
+        route::route(self, head, body).await
     }
 }
-
-/// Marks an answer, other than an error, that was given without reading the body of its request.
-#[derive(Clone, Copy, Debug)]
-struct BodyUnread;
 
 /// An answer to HEAD says how long the body would be and does not bring it (RFC 9110, 9.3.2); one
 /// that never has a body says nothing of its length (RFC 9110, 8.6).

@@ -7,7 +7,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,17 +22,53 @@ use super::digest_fields::Stated;
 use super::error::HttpError;
 use crate::config::Limits;
 
-/// A body as it comes, counted.
+/// A body as it comes, followed by its [`BodyProgress`].
 #[derive(Debug)]
 pub(super) struct RequestBody {
     incoming: Incoming,
-    bytes: Option<Arc<AtomicU64>>,
+    /// `None` for a request without a body.
+    progress: Option<Arc<BodyProgress>>,
+    has_ended: bool,
+}
+
+/// What became of a body. Outlives it.
+#[derive(Debug, Default)]
+pub(super) struct BodyProgress {
+    bytes: AtomicU64,
+    is_abandoned: AtomicBool,
+}
+
+impl BodyProgress {
+    /// Bytes that were read.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    /// Whether it was dropped before its end: what comes next on an HTTP/1.1 connection is then the rest
+    /// of the body, not a request.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.is_abandoned.load(Relaxed)
+    }
 }
 
 impl RequestBody {
-    /// Counts what comes of `incoming` in `bytes`.
-    pub(super) fn new(incoming: Incoming, bytes: Option<Arc<AtomicU64>>) -> Self {
-        Self { incoming, bytes }
+    pub(super) fn new(incoming: Incoming, progress: Option<Arc<BodyProgress>>) -> Self {
+        Self {
+            incoming,
+            progress,
+            has_ended: false,
+        }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let Some(progress) = &self.progress
+            && !self.has_ended
+            && !self.incoming.is_end_stream()
+        {
+            progress.is_abandoned.store(true, Relaxed);
+        }
     }
 }
 
@@ -45,11 +81,12 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.incoming).poll_frame(context);
-        if let (Poll::Ready(Some(Ok(frame))), Some(bytes)) = (&polled, &self.bytes)
+        if let (Poll::Ready(Some(Ok(frame))), Some(progress)) = (&polled, &self.progress)
             && let Some(data) = frame.data_ref()
         {
-            bytes.fetch_add(data.len() as u64, Relaxed);
+            progress.bytes.fetch_add(data.len() as u64, Relaxed);
         }
+        self.has_ended |= matches!(polled, Poll::Ready(None));
         polled
     }
 
@@ -170,21 +207,16 @@ pub(super) async fn read_body(
     Ok((text.freeze(), reservation))
 }
 
-/// Reads a small body to its end and forgets it, so that the connection can go on without it; returns
-/// whether it did. One that the client has not begun to send, because it asked first, is not read.
-pub(super) async fn discard(limits: &Limits, fields: &HeaderMap, mut body: RequestBody) -> bool {
+/// Reads a small body to its end and forgets it, so that the connection can go on without it. One that
+/// the client has not begun to send, because it asked first, is not read.
+pub(super) async fn discard(limits: &Limits, fields: &HeaderMap, mut body: RequestBody) {
     let bytes = body.size_hint().exact();
     let is_small = bytes.is_some_and(|bytes| bytes <= limits.small_body_bytes_max as u64);
     if !is_small || fields.contains_key(EXPECT) {
-        return false;
+        return;
     }
     let pace = Pace::new(limits);
-    loop {
-        match pace.next_frame(&mut body).await {
-            Ok(Some(_)) => {}
-            end => return end.is_ok(),
-        }
-    }
+    while let Ok(Some(_)) = pace.next_frame(&mut body).await {}
 }
 
 /// How long a body may take.
