@@ -4,7 +4,6 @@
 //! is there before its store is: opening a large one takes a while, and a service that says so is
 //! better than a port that is closed.
 
-use std::array;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,8 +15,8 @@ use tokio::time::timeout;
 
 use crate::digest::Digest;
 use crate::message::Message;
-use crate::store::{self, Store, StoreError};
-pub use crate::store::{Deleted, Durability, Health, Page, Receipt, Stats};
+use crate::store::{self, Store};
+pub use crate::store::{Deleted, Durability, Health, Page, Receipt, Stats, StoreError};
 
 /// Work on more bytes than this leaves the thread that serves requests: hashing so many takes as
 /// long as a dozen small requests.
@@ -30,8 +29,8 @@ pub struct Service {
     /// What the start is doing.
     stage: Mutex<String>,
     stopping: AtomicBool,
-    puts: Arc<Counts<{ PUT_RESULTS.len() }>>,
-    deletions: Counts<{ DELETION_RESULTS.len() }>,
+    puts: Arc<Outcomes>,
+    deletions: Outcomes,
 }
 
 /// A put under way: the receipt, or why there is none. Dropping it does not take the put back.
@@ -39,128 +38,50 @@ pub struct Service {
 #[must_use = "nothing is stored for certain before the receipt is there"]
 pub struct Put {
     put: store::Put,
-    puts: Arc<Counts<{ PUT_RESULTS.len() }>>,
+    puts: Arc<Outcomes>,
 }
 
 impl Future for Put {
-    type Output = Result<Receipt, ServiceError>;
+    type Output = Result<Receipt, StoreError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = ready!(Pin::new(&mut self.put).poll(context)).map_err(ServiceError::from);
-        self.puts.count(&PUT_RESULTS, put_result(result));
+        let result = ready!(Pin::new(&mut self.put).poll(context));
+        self.puts.count(result.map(|receipt| !receipt.is_known()));
         Poll::Ready(result)
     }
 }
 
-/// Counts what ended in one of so many ways, in the order in which these are listed.
-#[derive(Debug)]
-struct Counts<const WAYS: usize>([AtomicU64; WAYS]);
-
-impl<const WAYS: usize> Default for Counts<WAYS> {
-    fn default() -> Self {
-        Self(array::from_fn(|_| AtomicU64::new(0)))
-    }
+/// How often writes of one kind changed something, changed nothing, and failed in each way.
+#[derive(Debug, Default)]
+struct Outcomes {
+    changed: AtomicU64,
+    unchanged: AtomicU64,
+    failed: [AtomicU64; StoreError::ALL.len()],
 }
 
-impl<const WAYS: usize> Counts<WAYS> {
-    fn count(&self, ways: &[&str; WAYS], word: &str) {
-        let mut counts = ways.iter().zip(&self.0);
-        if let Some((_, count)) = counts.find(|(known, _)| **known == word) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
+impl Outcomes {
+    /// Counts one that ended; if it did not fail, whether it changed something.
+    fn count(&self, result: Result<bool, StoreError>) {
+        let count = match result {
+            Ok(true) => &self.changed,
+            Ok(false) => &self.unchanged,
+            #[expect(clippy::indexing_slicing, reason = "there is one for each error")]
+            Err(error) => &self.failed[error as usize],
+        };
+        count.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn all(&self, ways: [&'static str; WAYS]) -> Vec<(&'static str, u64)> {
-        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
-        ways.into_iter().zip(counts).collect()
-    }
-}
-
-/// How a put can end, in one word each.
-const PUT_RESULTS: [&str; 9] = [
-    "stored",
-    "known",
-    "starting",
-    "stopping",
-    "busy",
-    "full",
-    "too_large",
-    "failed",
-    "damaged",
-];
-
-fn put_result(result: Result<Receipt, ServiceError>) -> &'static str {
-    match result {
-        Ok(receipt) if receipt.is_known() => "known",
-        Ok(_) => "stored",
-        Err(error) => error.word(),
-    }
-}
-
-/// How a deletion can end.
-const DELETION_RESULTS: [&str; 7] = [
-    "deleted", "unknown", "starting", "stopping", "busy", "full", "failed",
-];
-
-fn deletion_result(result: Result<Option<Deleted>, ServiceError>) -> &'static str {
-    match result {
-        Ok(Some(_)) => "deleted",
-        Ok(None) => "unknown",
-        Err(error) => error.word(),
-    }
-}
-
-/// Why a request was not served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ServiceError {
-    /// The store is not open yet.
-    #[error("the service is starting")]
-    Starting,
-    /// The service is stopping; nothing was stored.
-    #[error("the service is stopping")]
-    Stopping,
-    /// Too many writes wait; nothing was stored.
-    #[error("too many writes are waiting")]
-    Busy,
-    /// There is no room; nothing was stored.
-    #[error("the disk is full")]
-    Full,
-    /// The message is too large for the store.
-    #[error("the message is too large")]
-    TooLarge,
-    /// The store failed; whether the message was stored is not known.
-    #[error("the store failed")]
-    Failed,
-    /// The message was stored and cannot be read any more.
-    #[error("the stored message is damaged")]
-    Damaged,
-}
-
-impl ServiceError {
-    /// One word, for those who count.
-    fn word(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Stopping => "stopping",
-            Self::Busy => "busy",
-            Self::Full => "full",
-            Self::TooLarge => "too_large",
-            Self::Failed => "failed",
-            Self::Damaged => "damaged",
-        }
-    }
-}
-
-impl From<StoreError> for ServiceError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Busy => Self::Busy,
-            StoreError::Full => Self::Full,
-            StoreError::Closed => Self::Stopping,
-            StoreError::TooLarge => Self::TooLarge,
-            StoreError::Failed => Self::Failed,
-            StoreError::Damaged => Self::Damaged,
-        }
+    /// What was counted, by `changed`, `unchanged` and the names of errors.
+    fn read(&self, changed: &'static str, unchanged: &'static str) -> Vec<(&'static str, u64)> {
+        let failed = StoreError::ALL
+            .map(StoreError::name)
+            .into_iter()
+            .zip(&self.failed);
+        [(changed, &self.changed), (unchanged, &self.unchanged)]
+            .into_iter()
+            .chain(failed)
+            .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
+            .collect()
     }
 }
 
@@ -193,8 +114,8 @@ impl Service {
     /// Stores `message`; the receipt is the proof. Dropping the future does not take it back.
     ///
     /// # Errors
-    /// See [`ServiceError`].
-    pub async fn publish(&self, message: Message) -> Result<Receipt, ServiceError> {
+    /// See [`StoreError`].
+    pub async fn publish(&self, message: Message) -> Result<Receipt, StoreError> {
         self.begin(message)?.await
     }
 
@@ -202,11 +123,11 @@ impl Service {
     /// or not.
     ///
     /// # Errors
-    /// [`ServiceError::Starting`]; all others come with the receipt.
-    pub fn begin(&self, message: Message) -> Result<Put, ServiceError> {
-        let store = self.store();
-        let count = |error: &ServiceError| self.puts.count(&PUT_RESULTS, error.word());
-        let store = store.inspect_err(count)?;
+    /// [`StoreError::Starting`]; all others come with the receipt.
+    pub fn begin(&self, message: Message) -> Result<Put, StoreError> {
+        let store = self
+            .store()
+            .inspect_err(|error| self.puts.count(Err(*error)))?;
         Ok(Put {
             put: store.put(message),
             puts: Arc::clone(&self.puts),
@@ -216,60 +137,64 @@ impl Service {
     /// Puts so far, by how they ended. One whose caller went away is not counted.
     #[must_use]
     pub fn puts(&self) -> Vec<(&'static str, u64)> {
-        self.puts.all(PUT_RESULTS)
+        self.puts.read("stored", "known")
     }
 
     /// Deletes the message with this digest; `None` if there is none. Dropping the future does not take
     /// the deletion back.
     ///
     /// # Errors
-    /// See [`ServiceError`].
-    pub async fn delete(&self, digest: &Digest) -> Result<Option<Deleted>, ServiceError> {
+    /// See [`StoreError`].
+    pub async fn delete(&self, digest: &Digest) -> Result<Option<Deleted>, StoreError> {
         let result = match self.store() {
-            Ok(store) => store.delete(digest).await.map_err(ServiceError::from),
+            Ok(store) => store.delete(digest).await,
             Err(error) => Err(error),
         };
         self.deletions
-            .count(&DELETION_RESULTS, deletion_result(result));
+            .count(result.map(|deleted| deleted.is_some()));
         result
     }
 
     /// Deletions so far, by how they ended. One whose caller went away is not counted.
     #[must_use]
     pub fn deletions(&self) -> Vec<(&'static str, u64)> {
-        self.deletions.all(DELETION_RESULTS)
+        let mut outcomes = self.deletions.read("deleted", "unknown");
+        // No deletion ends so.
+        let of_puts = [StoreError::TooLarge, StoreError::Damaged].map(StoreError::name);
+        outcomes.retain(|(name, _)| !of_puts.contains(name));
+        outcomes
     }
 
     /// The message with this digest. Blocks for microseconds, see [`Store::get`].
     ///
     /// # Errors
-    /// See [`ServiceError`].
-    pub fn fetch(&self, digest: &Digest) -> Result<Option<Message>, ServiceError> {
-        Ok(self.store()?.get(digest)?)
+    /// See [`StoreError`].
+    pub fn fetch(&self, digest: &Digest) -> Result<Option<Message>, StoreError> {
+        self.store()?.get(digest)
     }
 
     /// Whether there is a message with this digest.
     ///
     /// # Errors
-    /// See [`ServiceError`].
-    pub fn holds(&self, digest: &Digest) -> Result<bool, ServiceError> {
-        Ok(self.store()?.holds(digest)?)
+    /// See [`StoreError`].
+    pub fn holds(&self, digest: &Digest) -> Result<bool, StoreError> {
+        self.store()?.holds(digest)
     }
 
     /// What a message survives once it is published.
     ///
     /// # Errors
-    /// [`ServiceError::Starting`].
-    pub fn durability(&self) -> Result<Durability, ServiceError> {
+    /// [`StoreError::Starting`].
+    pub fn durability(&self) -> Result<Durability, StoreError> {
         Ok(self.store()?.durability())
     }
 
     /// The messages behind `after` in the order of their digests. Blocks, see [`Store::page`].
     ///
     /// # Errors
-    /// See [`ServiceError`].
-    pub fn page(&self, after: Option<&Digest>, messages_max: usize) -> Result<Page, ServiceError> {
-        Ok(self.store()?.page(after, messages_max)?)
+    /// See [`StoreError`].
+    pub fn page(&self, after: Option<&Digest>, messages_max: usize) -> Result<Page, StoreError> {
+        self.store()?.page(after, messages_max)
     }
 
     /// Whether messages are served and taken, and why not.
@@ -287,7 +212,7 @@ impl Service {
         }
         let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
         let colon = if stage.is_empty() { "" } else { ": " };
-        not_ready(format!("{}{colon}{stage}", ServiceError::Starting))
+        not_ready(format!("{}{colon}{stage}", StoreError::Starting))
     }
 
     /// What was found wrong with the store and is no reason not to be ready; see [`Store::findings`].
@@ -305,8 +230,8 @@ impl Service {
         self.store.get().map(|store| store.stats())
     }
 
-    fn store(&self) -> Result<&Arc<dyn Store>, ServiceError> {
-        self.store.get().ok_or(ServiceError::Starting)
+    fn store(&self) -> Result<&Arc<dyn Store>, StoreError> {
+        self.store.get().ok_or(StoreError::Starting)
     }
 }
 
@@ -334,6 +259,12 @@ mod tests {
 
     use super::*;
     use crate::store::{Fault, MemoryStore};
+
+    #[test]
+    fn an_error_is_the_index_of_itself() {
+        let indices = StoreError::ALL.map(|error| error as usize);
+        assert!(indices.into_iter().eq(0..StoreError::ALL.len()));
+    }
 
     fn running() -> (Service, Arc<MemoryStore>) {
         let store = Arc::new(MemoryStore::default());
@@ -414,7 +345,7 @@ mod tests {
     async fn nothing_is_served_before_the_store_is_open() {
         let service = Service::default();
         service.set_stage("checking the index".into());
-        assert_eq!(service.fetch(&Digest::of(b"")), Err(ServiceError::Starting));
+        assert_eq!(service.fetch(&Digest::of(b"")), Err(StoreError::Starting));
         assert_eq!(
             service.health().reads,
             Err("the service is starting: checking the index".into())
@@ -447,13 +378,10 @@ mod tests {
     #[tokio::test]
     async fn a_failing_store_is_told_from_a_full_one() {
         let (service, store) = running();
-        for (fault, error) in [
-            (StoreError::Failed, ServiceError::Failed),
-            (StoreError::Full, ServiceError::Full),
-        ] {
+        for fault in [StoreError::Failed, StoreError::Full] {
             store.set_fault(Some(Fault::Puts(fault)));
             let refused = service.publish(Message::new("foo")).await.unwrap_err();
-            assert_eq!(refused, error);
+            assert_eq!(refused, fault);
         }
     }
 

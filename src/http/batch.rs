@@ -31,7 +31,7 @@ use super::request::{Pace, RequestBody, Reservation, check_size};
 use super::response::{self, Response};
 use crate::digest::Digest;
 use crate::message::Message;
-use crate::service::{Put, Receipt, ServiceError, offload};
+use crate::service::{Put, Receipt, StoreError, offload};
 
 /// Answers gathered before they are handed over, in bytes, if more are ready: fewer hand-overs, no
 /// wait.
@@ -146,7 +146,7 @@ enum Waiting {
 #[derive(Debug)]
 enum Outcome {
     Put {
-        result: Result<Receipt, ServiceError>,
+        result: Result<Receipt, StoreError>,
         bytes: usize,
     },
     LookUp(Digest),

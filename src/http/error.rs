@@ -13,7 +13,7 @@ use super::json::JsonError;
 use super::response::{self, Response};
 use super::trace;
 use crate::digest::Digest;
-use crate::service::ServiceError;
+use crate::service::StoreError;
 
 /// Seconds after which what is busy now may not be any more.
 pub(super) const RETRY_SOON: u32 = 1;
@@ -91,9 +91,9 @@ pub(super) enum HttpError {
     #[error("Not ready: {0}.")]
     NotReady(String),
     #[error("{}", service_text(*.0))]
-    Service(#[from] ServiceError),
+    Service(#[from] StoreError),
     #[error("{}", deletion_text(*.0))]
-    NotDeleted(ServiceError),
+    NotDeleted(StoreError),
 }
 
 /// Why a line of a batch fails, and it alone.
@@ -118,42 +118,38 @@ fn form_hint(is_form: bool, error: &JsonError) -> &'static str {
     }
 }
 
-fn service_text(error: ServiceError) -> &'static str {
+fn service_text(error: StoreError) -> &'static str {
     match error {
-        ServiceError::Starting => "The service is starting.",
-        ServiceError::Stopping => "The service is stopping; the message was not stored.",
-        ServiceError::Busy => {
+        StoreError::Starting => "The service is starting.",
+        StoreError::Closed => "The service is stopping; the message was not stored.",
+        StoreError::Busy => {
             "Too many messages are waiting to be stored; this one was not. Try again soon."
         }
-        ServiceError::Full => {
+        StoreError::Full => {
             "The disk is full: new messages are not taken at the moment. This one was not stored."
         }
-        ServiceError::TooLarge => "The message is too large.",
-        ServiceError::Failed => {
+        StoreError::TooLarge => "The message is too large.",
+        StoreError::Failed => {
             "The store failed. A message that was to be stored may or may not be; storing it again does no harm."
         }
-        ServiceError::Damaged => {
-            "The message was stored, but is damaged. Storing it again mends it."
-        }
+        StoreError::Damaged => "The message was stored, but is damaged. Storing it again mends it.",
     }
 }
 
 /// The same where a message was to be deleted.
-fn deletion_text(error: ServiceError) -> &'static str {
+fn deletion_text(error: StoreError) -> &'static str {
     match error {
-        ServiceError::Stopping => "The service is stopping; the message was not deleted.",
-        ServiceError::Busy => {
+        StoreError::Closed => "The service is stopping; the message was not deleted.",
+        StoreError::Busy => {
             "Too much is going on at the moment; the message was not deleted. Try again soon."
         }
-        ServiceError::Full => {
+        StoreError::Full => {
             "The disk is so full that there is no room to delete anything. The message was not deleted."
         }
-        ServiceError::Failed => {
+        StoreError::Failed => {
             "The store failed. The message may or may not be deleted; deleting it again does no harm."
         }
-        ServiceError::Starting | ServiceError::TooLarge | ServiceError::Damaged => {
-            service_text(error)
-        }
+        StoreError::Starting | StoreError::TooLarge | StoreError::Damaged => service_text(error),
     }
 }
 
@@ -208,13 +204,13 @@ impl HttpError {
             | Self::Busy
             | Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Service(error) | Self::NotDeleted(error) => match error {
-                ServiceError::Full => StatusCode::INSUFFICIENT_STORAGE,
-                ServiceError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-                ServiceError::Damaged => StatusCode::INTERNAL_SERVER_ERROR,
-                ServiceError::Starting
-                | ServiceError::Stopping
-                | ServiceError::Busy
-                | ServiceError::Failed => StatusCode::SERVICE_UNAVAILABLE,
+                StoreError::Full => StatusCode::INSUFFICIENT_STORAGE,
+                StoreError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+                StoreError::Damaged => StatusCode::INTERNAL_SERVER_ERROR,
+                StoreError::Starting
+                | StoreError::Closed
+                | StoreError::Busy
+                | StoreError::Failed => StatusCode::SERVICE_UNAVAILABLE,
             },
         }
     }
@@ -227,19 +223,19 @@ impl HttpError {
             | Self::NoRoomForBatch
             | Self::Busy
             | Self::NotReady(_)
-            | Self::Service(ServiceError::Starting | ServiceError::Stopping | ServiceError::Busy)
-            | Self::NotDeleted(
-                ServiceError::Starting | ServiceError::Stopping | ServiceError::Busy,
-            ) => Some(RETRY_SOON),
-            Self::Service(ServiceError::Full | ServiceError::Failed)
-            | Self::NotDeleted(ServiceError::Full | ServiceError::Failed) => Some(RETRY_LATER),
+            | Self::Service(StoreError::Starting | StoreError::Closed | StoreError::Busy)
+            | Self::NotDeleted(StoreError::Starting | StoreError::Closed | StoreError::Busy) => {
+                Some(RETRY_SOON)
+            }
+            Self::Service(StoreError::Full | StoreError::Failed)
+            | Self::NotDeleted(StoreError::Full | StoreError::Failed) => Some(RETRY_LATER),
             _ => None,
         }
     }
 
     /// Writes down what an operator has to know of and nobody else has written down.
     pub(super) fn log(&self, request_id: &str, fields: &HeaderMap) {
-        if let Self::Service(error @ ServiceError::Damaged) = self {
+        if let Self::Service(error @ StoreError::Damaged) = self {
             let trace_id = trace::trace_id(fields);
             warn!(request_id, trace_id, %error, "answered 500");
         }
@@ -304,12 +300,12 @@ impl HttpError {
             }
             Self::NotReady(_) => ("not-ready", "Not ready"),
             Self::Service(error) | Self::NotDeleted(error) => match error {
-                ServiceError::Starting | ServiceError::Stopping => ("not-ready", "Not ready"),
-                ServiceError::Busy => ("busy", "Too busy"),
-                ServiceError::Full => ("full", "Disk full"),
-                ServiceError::TooLarge => ("body-too-large", "Body too large"),
-                ServiceError::Failed => ("store-failed", "Store failed"),
-                ServiceError::Damaged => ("damaged", "Message damaged"),
+                StoreError::Starting | StoreError::Closed => ("not-ready", "Not ready"),
+                StoreError::Busy => ("busy", "Too busy"),
+                StoreError::Full => ("full", "Disk full"),
+                StoreError::TooLarge => ("body-too-large", "Body too large"),
+                StoreError::Failed => ("store-failed", "Store failed"),
+                StoreError::Damaged => ("damaged", "Message damaged"),
             },
         };
         Problem { kind, title }

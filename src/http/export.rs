@@ -16,7 +16,7 @@ use super::error::HttpError;
 use super::response::{self, Response};
 use crate::digest::Digest;
 use crate::ndjson;
-use crate::service::{Service, ServiceError};
+use crate::service::{Service, StoreError};
 
 /// Exports at once: each keeps up to half a core busy that others could use.
 pub(super) const EXPORTS_MAX: usize = 2;
@@ -78,7 +78,7 @@ async fn send(
 }
 
 /// The lines of the next page and the range behind them, `None` if there is nothing any more.
-fn read(service: &Service, range: Range) -> Result<(Bytes, Option<Range>), ServiceError> {
+fn read(service: &Service, range: Range) -> Result<(Bytes, Option<Range>), StoreError> {
     let messages_max = usize::try_from(range.limit).unwrap_or(usize::MAX);
     let page = service.page(range.after.as_ref(), messages_max.min(PAGE_MESSAGES_MAX))?;
     let mut lines = Vec::new();

@@ -20,7 +20,7 @@ use super::request::{RequestBody, check_size, read_body};
 use super::response::{self, Response};
 use crate::digest::Digest;
 use crate::message::Message;
-use crate::service::{Receipt, ServiceError, offload};
+use crate::service::{Receipt, StoreError, offload};
 
 /// `POST /messages`
 pub(super) async fn publish(
@@ -110,7 +110,7 @@ async fn known(app: &App, digest: &Digest) -> Result<Option<Receipt>, HttpError>
     match app.service.fetch(digest) {
         Ok(Some(message)) => Ok(Some(app.service.publish(message).await?)),
         // The body that the client has mends it.
-        Ok(None) | Err(ServiceError::Damaged) => Ok(None),
+        Ok(None) | Err(StoreError::Damaged) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -182,7 +182,7 @@ pub(super) async fn delete(app: &App, name: &str) -> Result<Response, HttpError>
 /// `DELETE` of a message, however it was named. It is carried out even if the client goes away.
 pub(super) async fn erase(app: &App, digest: Option<Digest>) -> Result<Response, HttpError> {
     let digest = digest.ok_or(HttpError::NoSuchMessage)?;
-    let busy = HttpError::NotDeleted(ServiceError::Busy);
+    let busy = HttpError::NotDeleted(StoreError::Busy);
     let _write = app.writes.try_acquire().map_err(|_| busy)?;
     let deleted = app.service.delete(&digest).await;
     let deleted = deleted.map_err(HttpError::NotDeleted)?;

@@ -310,6 +310,12 @@ impl Deleted {
 /// Why a store did not do what it was asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
+    /// The store is not open yet.
+    #[error("the service is starting")]
+    Starting,
+    /// The store takes no more writes because it is being closed; nothing was stored.
+    #[error("the store is being closed")]
+    Closed,
     /// Too many writes wait; nothing was stored.
     #[error("too many writes are waiting")]
     Busy,
@@ -319,15 +325,39 @@ pub enum StoreError {
     /// The message is larger than the store was opened for; nothing was stored.
     #[error("the message is too large")]
     TooLarge,
-    /// The store takes no more writes because it is being closed; nothing was stored.
-    #[error("the store is being closed")]
-    Closed,
     /// Something failed below the store; whether the message was stored is not known.
     #[error("the store failed and takes no more writes until it is restarted")]
     Failed,
     /// The message was stored, but what the disk holds now is not it.
     #[error("the stored message is damaged")]
     Damaged,
+}
+
+impl StoreError {
+    /// All of them, each at the index that it is as a number.
+    pub const ALL: [Self; 7] = [
+        Self::Starting,
+        Self::Closed,
+        Self::Busy,
+        Self::Full,
+        Self::TooLarge,
+        Self::Failed,
+        Self::Damaged,
+    ];
+
+    /// One word, the label of metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Closed => "stopping",
+            Self::Busy => "busy",
+            Self::Full => "full",
+            Self::TooLarge => "too_large",
+            Self::Failed => "failed",
+            Self::Damaged => "damaged",
+        }
+    }
 }
 
 /// What a store can do at the moment.
