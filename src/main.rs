@@ -20,7 +20,7 @@ use digestd::cli::{
 use digestd::client::{Client, InvalidUrl, NotFound, Unreachable};
 use digestd::config::{Config, Limits, LogConfig};
 use digestd::digest::Digest;
-use digestd::http::{App, Surface};
+use digestd::http::{App, ListenerRole};
 use digestd::load;
 use digestd::metrics::Metrics;
 use digestd::server::{self, BindError, Listener, Tls};
@@ -342,9 +342,9 @@ fn listen(
         Ok(Listener {
             socket,
             surface: match kind {
-                Kind::Admin => Surface::Admin,
-                _ if has_admin => Surface::Public,
-                _ => Surface::All,
+                Kind::Admin => ListenerRole::Admin,
+                _ if has_admin => ListenerRole::Public,
+                _ => ListenerRole::All,
             },
             tls: match kind {
                 Kind::Tls => Some(tls.cloned().context(
@@ -485,8 +485,8 @@ fn announce(config: &Config, access: &Access, files: Option<u64>, listeners: &[L
             None => "http",
         };
         match listener.surface {
-            Surface::All | Surface::Public => info!("listening on {scheme}://{address}"),
-            Surface::Admin => info!("metrics on {scheme}://{address}/metrics"),
+            ListenerRole::All | ListenerRole::Public => info!("listening on {scheme}://{address}"),
+            ListenerRole::Admin => info!("metrics on {scheme}://{address}/metrics"),
         }
     }
 }

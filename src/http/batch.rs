@@ -22,12 +22,12 @@ use tokio::task::consume_budget;
 use tokio::time::timeout;
 
 use super::App;
-use super::answer::{Answer, BodySender, Gone};
-use super::digest_fields::Stated;
+use super::body::{BodySender, Gone, ResponseBody};
+use super::digest_fields::RequestDigests;
 use super::error::{HttpError, LineError};
 use super::json;
 use super::lines::{Line, Lines};
-use super::request::{Pace, RequestBody, Reservation, check_size};
+use super::request::{BodyDeadline, RequestBody, Reservation, check_size};
 use super::response::{self, Response};
 use crate::digest::Digest;
 use crate::message::Message;
@@ -39,7 +39,7 @@ const GATHERED_BYTES_MAX: usize = 32 << 10;
 
 /// What is done with each line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Task {
+pub(super) enum BatchOperation {
     /// It has a message, which is stored.
     Publish,
     /// It has a digest, whose message is answered.
@@ -51,11 +51,11 @@ pub(super) enum Task {
 /// Begins a batch; it goes on while the answer is sent.
 pub(super) async fn answer(
     app: &Arc<App>,
-    task: Task,
+    task: BatchOperation,
     head: &Parts,
     mut body: RequestBody,
 ) -> Result<Response, HttpError> {
-    let mut stated = Stated::default();
+    let mut stated = RequestDigests::default();
     stated.read(&head.headers)?;
     if !stated.is_empty() {
         return Err(HttpError::DigestOfBatch);
@@ -63,16 +63,16 @@ pub(super) async fn answer(
     check_size(app.limits.batch_bytes_max, &body)?;
     app.service.health().reads.map_err(HttpError::NotReady)?;
     let durability = match task {
-        Task::Publish => Some(app.service.durability()?),
-        Task::LookUp | Task::FindMissing => None,
+        BatchOperation::Publish => Some(app.service.durability()?),
+        BatchOperation::LookUp | BatchOperation::FindMissing => None,
     };
     let shares = Shares::take(app, task)?;
     let room = app.answers.reserve(app.limits.batch_answer_bytes_max);
     let room = room.ok_or(HttpError::NoRoomForAnswer)?;
     // Before the head of the answer, which a client that waits to be asked would take for the last word.
-    let pace = Pace::new(&app.limits);
+    let pace = BodyDeadline::new(&app.limits);
     let first = pace.next_frame(&mut body).await?;
-    let (answers, streamed) = Answer::stream(app.limits.batch_answer_bytes_max, Some(room));
+    let (answers, streamed) = ResponseBody::stream(app.limits.batch_answer_bytes_max, Some(room));
     let batch = Batch {
         app: Arc::clone(app),
         task,
@@ -101,9 +101,9 @@ struct Shares {
 }
 
 impl Shares {
-    fn take(app: &App, task: Task) -> Result<Self, HttpError> {
+    fn take(app: &App, task: BatchOperation) -> Result<Self, HttpError> {
         let batch = Arc::clone(&app.batches).try_acquire_owned();
-        let writes = (task == Task::Publish)
+        let writes = (task == BatchOperation::Publish)
             .then(|| Arc::clone(&app.writes).try_acquire_many_owned(app.limits.batch_lines_max));
         Ok(Self {
             _batch: batch.map_err(|_| HttpError::NoRoomForBatch)?,
@@ -116,9 +116,9 @@ impl Shares {
 #[derive(Debug)]
 struct Batch {
     app: Arc<App>,
-    task: Task,
+    task: BatchOperation,
     body: RequestBody,
-    pace: Pace,
+    pace: BodyDeadline,
     /// Bytes of the body so far.
     received: u64,
     has_ended: bool,
@@ -241,7 +241,7 @@ impl Batch {
             return Err(LineError::TooLarge { bytes_max });
         };
         let bytes = line.len();
-        if self.task == Task::Publish {
+        if self.task == BatchOperation::Publish {
             let message = offload(bytes, move || read_message(&line)).await?;
             let put = self.app.service.begin(message).map_err(HttpError::from)?;
             Ok(Waiting::Put { put, bytes })
@@ -276,7 +276,7 @@ impl Batch {
                 let receipt = result.map_err(HttpError::from)?;
                 json::write_digest_line(&mut self.gathered, &receipt.digest());
             }
-            Outcome::LookUp(digest) if self.task == Task::FindMissing => {
+            Outcome::LookUp(digest) if self.task == BatchOperation::FindMissing => {
                 if !self.app.service.holds(&digest).map_err(HttpError::from)? {
                     json::write_digest_line(&mut self.gathered, &digest);
                 }

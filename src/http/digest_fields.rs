@@ -83,7 +83,7 @@ impl Algorithm {
 
 /// What a client states of its body.
 #[derive(Debug, Default)]
-pub(super) struct Stated(Vec<Claim>);
+pub(super) struct RequestDigests(Vec<Claim>);
 
 #[derive(Debug)]
 struct Claim {
@@ -92,7 +92,7 @@ struct Claim {
     digest: Vec<u8>,
 }
 
-impl Stated {
+impl RequestDigests {
     /// Takes what `fields` state, be they those of the head or trailers.
     pub(super) fn read(&mut self, fields: &HeaderMap) -> Result<(), HttpError> {
         for (field, name) in [(Field::Content, CONTENT_DIGEST), (Field::Repr, REPR_DIGEST)] {
@@ -222,12 +222,12 @@ fn insert(fields: &mut HeaderMap, name: HeaderName, algorithm: Algorithm, digest
 
 /// Which digests of the answer a client wants.
 #[derive(Debug)]
-pub(super) struct Wanted {
+pub(super) struct WantedDigests {
     content: Option<Algorithm>,
     repr: Option<Algorithm>,
 }
 
-impl Wanted {
+impl WantedDigests {
     /// Reads Want-Content-Digest and Want-Repr-Digest; `None` if neither is there, which is all that
     /// is looked for then. A wish that cannot be read is none.
     pub(super) fn of(fields: &HeaderMap) -> Option<Self> {
@@ -314,7 +314,7 @@ mod tests {
     }
 
     fn check(values: &[&str], body: &[u8]) -> Result<(), HttpError> {
-        let mut stated = Stated::default();
+        let mut stated = RequestDigests::default();
         stated.read(&fields(CONTENT_DIGEST, values))?;
         stated.check(body)
     }
@@ -419,8 +419,12 @@ mod tests {
             ("?", None),
         ] {
             let fields = fields(WANT_REPR_DIGEST, &[value]);
-            assert_eq!(Wanted::of(&fields).unwrap().repr, algorithm, "{value}");
+            assert_eq!(
+                WantedDigests::of(&fields).unwrap().repr,
+                algorithm,
+                "{value}"
+            );
         }
-        assert!(Wanted::of(&HeaderMap::new()).is_none());
+        assert!(WantedDigests::of(&HeaderMap::new()).is_none());
     }
 }

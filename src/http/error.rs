@@ -7,8 +7,8 @@ use hyper::StatusCode;
 use hyper::header::{ALLOW, CONTENT_RANGE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use tracing::warn;
 
+use super::authorize::Denied;
 use super::digest_fields::{Disagreement, Field};
-use super::guard::Refused;
 use super::json::JsonError;
 use super::response::{self, Response};
 use super::trace;
@@ -25,7 +25,7 @@ const RETRY_LATER: u32 = 30;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HttpError {
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Denied(#[from] Denied),
     #[error("There must be exactly one Host field.")]
     Host,
     #[error("The only Transfer-Encoding known is chunked.")]
@@ -177,7 +177,7 @@ impl HttpError {
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::Refused(refused) => refused.status(),
+            Self::Denied(refused) => refused.status(),
             Self::Host
             | Self::Query(_)
             | Self::BodyBroken
@@ -217,7 +217,7 @@ impl HttpError {
 
     fn retry_after_seconds(&self) -> Option<u32> {
         match self {
-            Self::Refused(refused) => refused.retry_after_seconds(),
+            Self::Denied(refused) => refused.retry_after_seconds(),
             Self::NoRoomForBody
             | Self::NoRoomForAnswer
             | Self::NoRoomForBatch
@@ -243,7 +243,7 @@ impl HttpError {
 
     pub(super) fn into_response(self, as_problem: bool) -> Response {
         let text = match &self {
-            Self::Refused(refused) => refused.text(),
+            Self::Denied(refused) => refused.text(),
             other => other.to_string().into(),
         };
         let mut response = if as_problem {
@@ -252,7 +252,7 @@ impl HttpError {
             response::error(self.status(), &text)
         };
         let fields = response.headers_mut();
-        if let Self::Refused(refused) = &self
+        if let Self::Denied(refused) = &self
             && let Some(challenge) = refused.challenge()
         {
             fields.insert(WWW_AUTHENTICATE, challenge);
@@ -273,7 +273,7 @@ impl HttpError {
 
     fn problem(&self) -> Problem {
         let (kind, title) = match self {
-            Self::Refused(refused) => refused.problem(),
+            Self::Denied(refused) => refused.problem(),
             Self::Host => ("host", "Not exactly one Host field"),
             Self::TransferCoding => ("transfer-coding", "Unknown transfer coding"),
             Self::TooManyFields => ("too-many-fields", "Too many header fields"),

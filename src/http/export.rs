@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 
 use super::App;
-use super::answer::{Answer, BodySender, Gone};
+use super::body::{BodySender, Gone, ResponseBody};
 use super::error::HttpError;
 use super::response::{self, Response};
 use crate::digest::Digest;
@@ -44,7 +44,7 @@ pub(super) fn export(app: &App, query: &str) -> Result<Response, HttpError> {
     if let Err(reason) = app.service.health().reads {
         return Err(HttpError::NotReady(reason));
     }
-    let (sender, answer) = Answer::stream(AHEAD_BYTES_MAX, None);
+    let (sender, answer) = ResponseBody::stream(AHEAD_BYTES_MAX, None);
     let service = Arc::clone(&app.service);
     tokio::spawn(send(service, range, sender, slot));
     Ok(response::lines(answer.followed(), None))

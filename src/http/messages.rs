@@ -10,8 +10,8 @@ use hyper::http::request::Parts;
 
 use super::App;
 use super::address;
-use super::batch::{self, Task};
-use super::digest_fields::{self, Stated};
+use super::batch::{self, BatchOperation};
+use super::digest_fields::{self, RequestDigests};
 use super::error::HttpError;
 use super::json;
 use super::negotiation::{BodyFormat, Form, names_etag};
@@ -30,7 +30,7 @@ pub(super) async fn publish(
 ) -> Result<Response, HttpError> {
     let format = BodyFormat::of(&head.headers)?;
     if format == BodyFormat::Lines {
-        return batch::answer(app, Task::Publish, head, body).await;
+        return batch::answer(app, BatchOperation::Publish, head, body).await;
     }
     let form = Form::wanted(&head.headers);
     let receipt = store(app, head, body, format, |_| Ok(())).await?;
@@ -87,9 +87,9 @@ pub(super) async fn look_up(
     }
     let mut options = head.uri.query().unwrap_or_default().split('&');
     let task = if options.any(|option| option == "missing") {
-        Task::FindMissing
+        BatchOperation::FindMissing
     } else {
-        Task::LookUp
+        BatchOperation::LookUp
     };
     batch::answer(app, task, head, body).await
 }
@@ -123,7 +123,7 @@ async fn store(
     format: BodyFormat,
     check: impl FnOnce(&Message) -> Result<(), HttpError> + Send + 'static,
 ) -> Result<Receipt, HttpError> {
-    let mut stated = Stated::default();
+    let mut stated = RequestDigests::default();
     stated.read(&head.headers)?;
     // The reservation lasts until the answer: so long the text is in memory.
     let (body, _reservation) = read_body(&app.limits, &app.bodies, body, &mut stated).await?;

@@ -35,14 +35,13 @@
 //! `openapi.yaml` describes all of it: every status, field and error.
 
 mod address;
-mod answer;
+mod authorize;
 mod batch;
+mod body;
 mod cors;
 mod digest_fields;
 mod error;
-mod exchange;
 mod export;
-mod guard;
 mod health;
 mod json;
 mod lines;
@@ -50,6 +49,7 @@ mod messages;
 mod negotiation;
 mod pages;
 mod range;
+mod record;
 mod request;
 mod response;
 mod route;
@@ -66,16 +66,16 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::Semaphore;
 
-use self::answer::Room;
-pub use self::answer::{Answer, Taking};
-use self::digest_fields::Wanted;
+use self::body::ByteBudget;
+pub use self::body::{DeliveryProgress, ResponseBody};
+use self::digest_fields::WantedDigests;
 use self::error::HttpError;
-use self::exchange::{Exchange, RequestId};
 use self::negotiation::wants_problem;
 use self::pages::Pages;
+use self::record::{RequestId, RequestRecord};
 use self::request::{Budget, RequestBody, discard};
+pub use self::route::ListenerRole;
 use self::route::Route;
-pub use self::route::Surface;
 use crate::access::{Access, Peer};
 use crate::config::Limits;
 use crate::metrics::Metrics;
@@ -95,7 +95,7 @@ pub struct App {
     bodies: Budget,
     writes: Arc<Semaphore>,
     batches: Arc<Semaphore>,
-    answers: Room,
+    answers: ByteBudget,
     /// Room for exports; `None` where nobody may have all messages.
     exports: Option<Arc<Semaphore>>,
     pages: Pages,
@@ -107,13 +107,13 @@ pub struct App {
 
 /// How a request came.
 #[derive(Clone, Debug)]
-pub struct Via {
+pub struct ConnectionInfo {
     /// The address of the other side, in words.
     pub peer: Arc<str>,
     /// The other side.
     pub origin: Peer,
     /// What is served where it came in.
-    pub surface: Surface,
+    pub surface: ListenerRole,
 }
 
 impl App {
@@ -125,7 +125,7 @@ impl App {
             bodies: Budget::new(&limits),
             writes: Arc::new(Semaphore::new(limits.writes_max)),
             batches: Arc::new(Semaphore::new(limits.batches_max)),
-            answers: Room::new(limits.answers_bytes_max),
+            answers: ByteBudget::new(limits.answers_bytes_max),
             exports: None,
             pages: Pages::new(),
             request_ids: RequestIds::new(),
@@ -178,8 +178,8 @@ impl App {
     pub async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
-        via: Via,
-    ) -> Result<Response<Answer>, Infallible> {
+        info: ConnectionInfo,
+    ) -> Result<Response<ResponseBody>, Infallible> {
         let id = self.request_ids.of(request.headers());
         let is_head = request.method() == Method::HEAD;
         let has_body = !request.body().is_end_stream();
@@ -188,28 +188,29 @@ impl App {
         let place = Route::of(head.uri.path());
         let progress = has_body.then(Arc::default);
         let body = RequestBody::new(body, progress.clone());
-        let client = guard::client(&self.access, via.origin, &head.headers);
+        let client = authorize::client(&self.access, info.origin, &head.headers);
         let peer = match &client {
-            Ok(client) if *client != via.origin.address => client.to_string().into(),
-            _ => via.peer,
+            Ok(client) if *client != info.origin.address => client.to_string().into(),
+            _ => info.peer,
         };
         let page = cors::listed_origin(&self.access, &head.headers);
-        let mut exchange = Exchange::begin(self, id, peer, &head, place, progress);
+        let mut exchange = RequestRecord::begin(self, id, peer, &head, place, progress);
 
-        let verdict = client.and_then(|client| guard::check(&exchange.app.access, client, &head));
+        let verdict =
+            client.and_then(|client| authorize::check(&exchange.app.access, client, &head));
         let result = match verdict {
             Err(refused) => {
                 // Another connection would cost more than what was refused.
                 discard(&exchange.app.limits, &head.headers, body).await;
                 Err(refused.into())
             }
-            Ok(()) => exchange.app.handle(via.surface, place, &head, body).await,
+            Ok(()) => exchange.app.handle(info.surface, place, &head, body).await,
         };
         let mut response = result.unwrap_or_else(|error| {
             error.log(exchange.id.as_str(), &head.headers);
             error.into_response(wants_problem(&head.headers))
         });
-        if let Some(wanted) = Wanted::of(&head.headers) {
+        if let Some(wanted) = WantedDigests::of(&head.headers) {
             wanted.add_to(&mut response).await;
         }
         let fields = response.headers_mut();
@@ -234,11 +235,11 @@ impl App {
     /// Answers a request that may be made; drops its body where nobody reads it.
     async fn handle(
         self: &Arc<Self>,
-        surface: Surface,
+        surface: ListenerRole,
         place: Route,
         head: &Parts,
         body: RequestBody,
-    ) -> Result<Response<Answer>, HttpError> {
+    ) -> Result<Response<ResponseBody>, HttpError> {
         if cors::is_preflight(&self.access, &head.method, &head.headers) {
             return Ok(cors::preflight());
         }
@@ -251,12 +252,12 @@ impl App {
 
 /// An answer to HEAD says how long the body would be and does not bring it (RFC 9110, 9.3.2); one
 /// that never has a body says nothing of its length (RFC 9110, 8.6).
-fn remove_body(response: &mut Response<Answer>) {
+fn remove_body(response: &mut Response<ResponseBody>) {
     let length = response.body().size_hint().exact();
     if let Some(length) = length.filter(|_| response.status() != StatusCode::NOT_MODIFIED) {
         response.headers_mut().insert(CONTENT_LENGTH, length.into());
     }
-    *response.body_mut() = Answer::default();
+    *response.body_mut() = ResponseBody::default();
 }
 
 /// Names requests, so that an answer and a line in the log can be brought together.

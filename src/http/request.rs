@@ -18,7 +18,7 @@ use hyper::header::{EXPECT, HeaderMap};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use super::digest_fields::Stated;
+use super::digest_fields::RequestDigests;
 use super::error::HttpError;
 use crate::config::Limits;
 
@@ -166,7 +166,7 @@ pub(super) async fn read_body(
     limits: &Limits,
     budget: &Budget,
     mut body: RequestBody,
-    stated: &mut Stated,
+    stated: &mut RequestDigests,
 ) -> Result<(Bytes, Reservation), HttpError> {
     let bytes_max = limits.body_bytes_max;
     let too_large = || HttpError::BodyTooLarge { bytes_max };
@@ -174,7 +174,7 @@ pub(super) async fn read_body(
     // Exact where the head gave a length; grown as it comes where it did not.
     let declared = usize::try_from(body.size_hint().lower()).map_err(|_| too_large())?;
     let mut reservation = budget.reserve(declared)?;
-    let pace = Pace::new(limits);
+    let pace = BodyDeadline::new(limits);
     let mut text = BytesMut::new();
     while let Some(frame) = pace.next_frame(&mut body).await? {
         let data = match frame.into_data() {
@@ -215,19 +215,19 @@ pub(super) async fn discard(limits: &Limits, fields: &HeaderMap, mut body: Reque
     if !is_small || fields.contains_key(EXPECT) {
         return;
     }
-    let pace = Pace::new(limits);
+    let pace = BodyDeadline::new(limits);
     while let Ok(Some(_)) = pace.next_frame(&mut body).await {}
 }
 
 /// How long a body may take.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct BodyDeadline {
     stall_timeout: Duration,
     rate_min: u64,
     started: Instant,
 }
 
-impl Pace {
+impl BodyDeadline {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
             stall_timeout: limits.body_stall_timeout,
@@ -294,7 +294,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_trickling_body_is_ended_once_it_is_behind_its_rate() {
         let limits = Limits::default();
-        let pace = Pace::new(&limits);
+        let pace = BodyDeadline::new(&limits);
         tokio::time::advance(limits.body_stall_timeout).await;
         pace.check(0).unwrap();
         tokio::time::advance(Duration::from_secs(10)).await;

@@ -11,7 +11,7 @@ use hyper::header::{
     RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 
-use super::answer::Answer;
+use super::body::ResponseBody;
 use super::digest_fields;
 use super::error::{Problem, RETRY_SOON};
 use super::json;
@@ -21,7 +21,7 @@ use crate::digest::{DIGEST_DIGITS, Digest};
 use crate::message::Message;
 use crate::service::{Deleted, Durability, Health, Receipt, Stats};
 
-pub(super) type Response = hyper::Response<Answer>;
+pub(super) type Response = hyper::Response<ResponseBody>;
 
 /// Names what a stored message survives; `disk` or `os`.
 const DURABILITY: HeaderName = HeaderName::from_static("durability");
@@ -84,7 +84,7 @@ pub(super) fn part(message: &Message, part: Range<usize>) -> Response {
     let (first, end, bytes) = (part.start, part.end, text.len());
     let mut response = found(message, Form::Text);
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    *response.body_mut() = Answer::from(text.slice(part));
+    *response.body_mut() = ResponseBody::from(text.slice(part));
     let range = format!("bytes {first}-{}/{bytes}", end.saturating_sub(1));
     insert(response.headers_mut(), CONTENT_RANGE, range.into());
     response
@@ -224,7 +224,7 @@ pub(super) fn report(ready: bool, text: String) -> Response {
 }
 
 /// 200 with lines as they are made: of a batch, with what stored messages survive, or of an export.
-pub(super) fn lines(answer: Answer, durability: Option<Durability>) -> Response {
+pub(super) fn lines(answer: ResponseBody, durability: Option<Durability>) -> Response {
     let mut response = Response::new(answer);
     let fields = response.headers_mut();
     for (name, value) in [
@@ -255,7 +255,7 @@ pub(super) fn error(status: StatusCode, text: &str) -> Response {
 pub(super) fn problem(status: StatusCode, problem: Problem, text: &str) -> Response {
     let mut response = error(status, text);
     let body = json::problem(&problem.kind(), problem.title, status.as_u16(), text);
-    *response.body_mut() = Answer::from(Bytes::from(body));
+    *response.body_mut() = ResponseBody::from(Bytes::from(body));
     response.headers_mut().insert(
         CONTENT_TYPE,
         HeaderValue::from_static("application/problem+json"),
@@ -264,7 +264,7 @@ pub(super) fn problem(status: StatusCode, problem: Problem, text: &str) -> Respo
 }
 
 fn response(status: StatusCode, form: Form, body: Bytes) -> Response {
-    let mut response = Response::new(Answer::from(body));
+    let mut response = Response::new(ResponseBody::from(body));
     *response.status_mut() = status;
     let kind = match form {
         Form::Json => "application/json",

@@ -83,7 +83,7 @@ impl Route {
 
 /// What is served on a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Surface {
+pub enum ListenerRole {
     /// Everything.
     All,
     /// Everything but metrics.
@@ -92,7 +92,7 @@ pub enum Surface {
     Admin,
 }
 
-impl Surface {
+impl ListenerRole {
     pub(super) fn has(self, route: Route) -> bool {
         match self {
             Self::All => true,

@@ -27,7 +27,7 @@ use tracing::debug;
 
 use super::Phase;
 use crate::config::Limits;
-use crate::http::{Answer, App, Taking, Via};
+use crate::http::{App, ConnectionInfo, DeliveryProgress, ResponseBody};
 
 /// HTTP/2 streams of one connection at once.
 const H2_STREAMS_MAX: u32 = 64;
@@ -64,7 +64,7 @@ const JOINED_BYTES_MAX: usize = 1024;
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     stream: S,
     started: Instant,
-    via: Via,
+    info: ConnectionInfo,
     app: Arc<App>,
     limits: Arc<Limits>,
     mut phase: watch::Receiver<Phase>,
@@ -81,7 +81,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         service_fn(move |request| {
             answer(
                 Arc::clone(&app),
-                via.clone(),
+                info.clone(),
                 Arc::clone(&progress),
                 requests_max,
                 request,
@@ -117,15 +117,15 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 
 async fn answer(
     app: Arc<App>,
-    via: Via,
+    info: ConnectionInfo,
     progress: Arc<Progress>,
     requests_max: u64,
     request: Request<Incoming>,
-) -> Result<Response<Answer>, Infallible> {
+) -> Result<Response<ResponseBody>, Infallible> {
     let is_h2 = request.version() == Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
     let (running, number) = Running::start(progress, is_h2);
-    let mut response = app.answer(request, via).await?;
+    let mut response = app.answer(request, info).await?;
     let progress = &running.0;
     // A streamed answer may end before the body of its request does.
     if response.headers().contains_key(CONNECTION) || (has_body && response.body().is_streamed()) {
@@ -181,7 +181,7 @@ struct Progress {
     requests: AtomicU64,
     is_h2: AtomicBool,
     /// Large answers that the watch does not know yet.
-    large_answers: Mutex<Vec<Taking>>,
+    large_answers: Mutex<Vec<DeliveryProgress>>,
     /// An answer was given before its request had ended.
     body_unread: AtomicBool,
     /// Enough requests for one connection.
@@ -189,7 +189,7 @@ struct Progress {
 }
 
 impl Progress {
-    fn large_answers(&self) -> MutexGuard<'_, Vec<Taking>> {
+    fn large_answers(&self) -> MutexGuard<'_, Vec<DeliveryProgress>> {
         self.large_answers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -251,7 +251,7 @@ struct Watch {
 /// A large answer that was not taken to its end when it was last looked at.
 #[derive(Debug)]
 struct Unread {
-    taking: Taking,
+    taking: DeliveryProgress,
     pieces: usize,
     since: Instant,
 }

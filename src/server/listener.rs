@@ -23,7 +23,7 @@ use super::tls::Tls;
 use crate::access::networks::Client;
 use crate::access::{Access, Peer};
 use crate::config::Limits;
-use crate::http::{App, Surface, Via};
+use crate::http::{App, ConnectionInfo, ListenerRole};
 
 /// Pause after an error of `accept`, long enough for connections to end, short enough that the
 /// backlog holds meanwhile.
@@ -38,7 +38,7 @@ pub struct Listener {
     /// The socket, listening.
     pub socket: TcpListener,
     /// What is served.
-    pub surface: Surface,
+    pub surface: ListenerRole,
     /// Encrypts, if it is there.
     pub tls: Option<Arc<Tls>>,
 }
@@ -48,7 +48,7 @@ impl From<TcpListener> for Listener {
     fn from(socket: TcpListener) -> Self {
         Self {
             socket,
-            surface: Surface::All,
+            surface: ListenerRole::All,
             tls: None,
         }
     }
@@ -97,7 +97,7 @@ pub(super) async fn accept(
         }
         let (app, limits) = (Arc::clone(&app), Arc::clone(&limits));
         let phase = phase.subscribe();
-        let mut via = Via {
+        let mut info = ConnectionInfo {
             peer: address.to_string().into(),
             origin: peer,
             surface: listener.surface,
@@ -108,7 +108,7 @@ pub(super) async fn accept(
             let (mut stream, mut admission) = (stream, admission);
             if peer.is_trusted {
                 let deadline = started + limits.head_timeout;
-                let introduced = introduce(&mut stream, &mut via, &app, &mut admission);
+                let introduced = introduce(&mut stream, &mut info, &app, &mut admission);
                 // Boxed, and here only: few connections are of proxies.
                 let introduced = timeout_at(deadline, Box::pin(introduced));
                 let mut phase = phase.clone();
@@ -121,8 +121,8 @@ pub(super) async fn accept(
                 }
             }
             match tls {
-                None => serve(stream, started, via, app, limits, phase).await,
-                Some(tls) => serve_tls(&tls, stream, started, via, app, limits, phase).await,
+                None => serve(stream, started, info, app, limits, phase).await,
+                Some(tls) => serve_tls(&tls, stream, started, info, app, limits, phase).await,
             }
             drop(admission);
         });
@@ -142,7 +142,7 @@ fn client_of(peer: Peer) -> Option<Client> {
 /// Lets a trusted proxy say for whom a connection is; returns whether they may have it.
 async fn introduce(
     stream: &mut TcpStream,
-    via: &mut Via,
+    info: &mut ConnectionInfo,
     app: &App,
     admission: &mut Admission,
 ) -> bool {
@@ -150,13 +150,13 @@ async fn introduce(
         Ok(None) => return true,
         Ok(Some(address)) => address,
         Err(error) => {
-            debug!(%error, client = %via.peer, "a connection was gone before it began");
+            debug!(%error, client = %info.peer, "a connection was gone before it began");
             return false;
         }
     };
-    via.origin = app.access().peer(address.ip());
-    via.peer = address.to_string().into();
-    is_let_in(app.access(), via.origin) && admission.assign(client_of(via.origin))
+    info.origin = app.access().peer(address.ip());
+    info.peer = address.to_string().into();
+    is_let_in(app.access(), info.origin) && admission.assign(client_of(info.origin))
 }
 
 /// Shakes hands within the time that a first request has, which goes on running.
@@ -164,7 +164,7 @@ async fn serve_tls(
     tls: &Tls,
     stream: TcpStream,
     started: Instant,
-    via: Via,
+    info: ConnectionInfo,
     app: Arc<App>,
     limits: Arc<Limits>,
     mut phase: watch::Receiver<Phase>,
@@ -176,17 +176,17 @@ async fn serve_tls(
         accepted = handshake => match accepted {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                debug!(%error, client = %via.peer, "a TLS handshake failed");
+                debug!(%error, client = %info.peer, "a TLS handshake failed");
                 return;
             }
             Err(_) => {
-                debug!(client = %via.peer, "a TLS handshake took too long");
+                debug!(client = %info.peer, "a TLS handshake took too long");
                 return;
             }
         },
     };
     // Boxed: its state is large, and connections without TLS would carry room for it.
-    Box::pin(serve(stream, started, via, app, limits, phase)).await;
+    Box::pin(serve(stream, started, info, app, limits, phase)).await;
 }
 
 /// Whether only the connection that was to be accepted is broken, not the listener (accept(2)).

@@ -2,7 +2,7 @@
 //!
 //! A small answer is handed over in one piece. A large one is handed over in pieces, as the client
 //! takes them: what it has not taken yet is counted against a budget that all connections share, and
-//! its [`Taking`] shows whether the client takes anything at all. HTTP/2 makes both necessary: there,
+//! its [`DeliveryProgress`] shows whether the client takes anything at all. HTTP/2 makes both necessary: there,
 //! one connection can leave many answers unread and be busy with others.
 //!
 //! An answer without a known end is made as the client takes it, by whoever has its [`BodySender`]: a
@@ -20,7 +20,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::exchange::Exchange;
+use super::record::RequestRecord;
 
 /// Largest piece of an answer, in bytes: what is buffered for a stream anyway. An answer up to this
 /// is small.
@@ -31,7 +31,7 @@ const PIECE_OVERHEAD_BYTES: usize = 64;
 
 /// The body of an answer.
 #[derive(Debug, Default)]
-pub struct Answer {
+pub struct ResponseBody {
     rest: Bytes,
     /// For a large answer.
     held: Option<Held>,
@@ -39,12 +39,12 @@ pub struct Answer {
     /// moved with it.
     stream: Option<Box<Stream>>,
     /// Whose answer it is; over when this is dropped.
-    exchange: Option<Exchange>,
+    exchange: Option<RequestRecord>,
 }
 
 #[derive(Debug)]
 struct Held {
-    taking: Taking,
+    taking: DeliveryProgress,
     /// What is sent as a stream counts by itself.
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -110,9 +110,9 @@ impl Drop for Stream {
 
 /// Follows a large answer on its way out.
 #[derive(Clone, Debug, Default)]
-pub struct Taking(Arc<AtomicUsize>);
+pub struct DeliveryProgress(Arc<AtomicUsize>);
 
-impl Taking {
+impl DeliveryProgress {
     /// Pieces that the client took so far, `None` once that is all of them or it went away.
     #[must_use]
     pub fn pieces(&self) -> Option<usize> {
@@ -122,12 +122,12 @@ impl Taking {
 
 /// Room for what large answers hold, all connections together.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct ByteBudget {
     bytes: Arc<Semaphore>,
     bytes_max: usize,
 }
 
-impl Room {
+impl ByteBudget {
     pub(super) fn new(bytes_max: usize) -> Self {
         let bytes = Arc::new(Semaphore::new(bytes_max));
         Self { bytes, bytes_max }
@@ -141,11 +141,11 @@ impl Room {
 
     /// Counts `answer`, if it is large; `None` if there is no room for it. One that is larger than
     /// all the room passes alone.
-    pub(super) fn admit(&self, mut answer: Answer) -> Option<Answer> {
+    pub(super) fn admit(&self, mut answer: ResponseBody) -> Option<ResponseBody> {
         let length = answer.rest.len();
         if length > PIECE_BYTES_MAX {
             answer.held = Some(Held {
-                taking: Taking::default(),
+                taking: DeliveryProgress::default(),
                 _permit: Some(self.reserve(length)?),
             });
         }
@@ -153,7 +153,7 @@ impl Room {
     }
 }
 
-impl Answer {
+impl ResponseBody {
     /// All of it, as long as nothing was handed over; `None` if it is still being made.
     pub(super) fn bytes(&self) -> Option<&Bytes> {
         self.stream.is_none().then_some(&self.rest)
@@ -188,7 +188,7 @@ impl Answer {
     /// Lets this answer be followed, like a large one.
     pub(super) fn followed(self) -> Self {
         let held = Some(Held {
-            taking: Taking::default(),
+            taking: DeliveryProgress::default(),
             _permit: None,
         });
         Self { held, ..self }
@@ -209,12 +209,12 @@ impl Answer {
 
     /// Follows this answer, if it is large.
     #[must_use]
-    pub fn taking(&self) -> Option<Taking> {
+    pub fn taking(&self) -> Option<DeliveryProgress> {
         self.held.as_ref().map(|held| held.taking.clone())
     }
 
     /// Ends `exchange` with itself.
-    pub(super) fn set_exchange(&mut self, exchange: Exchange) {
+    pub(super) fn set_exchange(&mut self, exchange: RequestRecord) {
         self.exchange = Some(exchange);
     }
 
@@ -227,7 +227,7 @@ impl Answer {
     }
 }
 
-impl From<Bytes> for Answer {
+impl From<Bytes> for ResponseBody {
     fn from(bytes: Bytes) -> Self {
         Self {
             rest: bytes,
@@ -236,7 +236,7 @@ impl From<Bytes> for Answer {
     }
 }
 
-impl Body for Answer {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -283,13 +283,13 @@ mod tests {
 
     use super::*;
 
-    fn answer(bytes: usize) -> Answer {
+    fn answer(bytes: usize) -> ResponseBody {
         Bytes::from(vec![b'x'; bytes]).into()
     }
 
     #[test]
     fn large_answers_are_admitted_while_there_is_room() {
-        let room = Room::new(200_000);
+        let room = ByteBudget::new(200_000);
         let first = room.admit(answer(100_000)).unwrap();
         let _second = room.admit(answer(100_000)).unwrap();
         assert!(room.admit(answer(PIECE_BYTES_MAX + 1)).is_none());
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn an_answer_larger_than_all_the_room_passes_alone() {
-        let room = Room::new(100_000);
+        let room = ByteBudget::new(100_000);
         let large = room.admit(answer(1_000_000)).unwrap();
         assert!(room.admit(answer(1_000_000)).is_none());
         drop(large);
@@ -309,7 +309,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_answer_comes_in_pieces_and_can_be_followed() {
-        let room = Room::new(1_000_000);
+        let room = ByteBudget::new(1_000_000);
         let mut large = room.admit(answer(PIECE_BYTES_MAX + 1)).unwrap();
         let taking = large.taking().unwrap();
         assert_eq!(taking.pieces(), Some(0));
@@ -336,7 +336,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_is_taken_in_pieces_and_its_end_is_told_from_a_break() {
-        let (stream, whole) = Answer::stream(1, None);
+        let (stream, whole) = ResponseBody::stream(1, None);
         let mut whole = whole.followed();
         let taking = whole.taking().unwrap();
         assert!(!whole.is_end_stream());
@@ -356,7 +356,7 @@ mod tests {
         assert!(whole.frame().await.is_none());
         assert!(whole.is_end_stream());
 
-        let (stream, mut broken) = Answer::stream(1, None);
+        let (stream, mut broken) = ResponseBody::stream(1, None);
         drop(stream);
         assert!(broken.frame().await.unwrap().is_err());
     }
@@ -364,7 +364,7 @@ mod tests {
     #[tokio::test]
     async fn a_sender_waits_while_what_was_not_taken_fills_the_room() {
         const BYTES_MAX: usize = 2 * (10 + PIECE_OVERHEAD_BYTES);
-        let (sender, mut answer) = Answer::stream(BYTES_MAX, None);
+        let (sender, mut answer) = ResponseBody::stream(BYTES_MAX, None);
         let piece = Bytes::from_static(b"0123456789");
         for _ in 0..2 {
             sender.send(piece.clone()).await.unwrap();
@@ -382,7 +382,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_sender_learns_that_nobody_takes_the_answer() {
-        let (sender, answer) = Answer::stream(1, None);
+        let (sender, answer) = ResponseBody::stream(1, None);
         sender.send(Bytes::from_static(b"x")).await.unwrap();
         let (waiting, ()) = tokio::join!(sender.send(Bytes::from_static(b"x")), async {
             drop(answer);

@@ -29,7 +29,7 @@ const OTHER_CHALLENGE: &str = "Bearer realm=\"digestd\", error=\"invalid_token\"
 
 /// Why a request is refused before anybody looks at what it wants.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refused {
+pub(super) enum Denied {
     #[error("It is not clear whose request this is: {0}.")]
     Unclear(#[from] Unclear),
     #[error("Your network is not let in.")]
@@ -69,7 +69,7 @@ fn seconds(wait: Duration) -> u32 {
     u32::try_from(whole.max(1)).unwrap_or(u32::MAX)
 }
 
-impl Refused {
+impl Denied {
     /// The text of those that come in floods, without the machinery for all others: to refuse is to
     /// be cheaper than to serve.
     pub(super) fn text(&self) -> Cow<'static, str> {
@@ -129,35 +129,35 @@ impl Refused {
 }
 
 /// The client that makes a request which came from `peer`.
-pub(super) fn client(access: &Access, peer: Peer, fields: &HeaderMap) -> Result<IpAddr, Refused> {
+pub(super) fn client(access: &Access, peer: Peer, fields: &HeaderMap) -> Result<IpAddr, Denied> {
     let values = |name| fields.get_all(name).iter().map(HeaderValue::as_bytes);
     let client = access.client(peer, || values(FORWARDED), || values(X_FORWARDED_FOR));
     Ok(client?)
 }
 
 /// Whether `client` may make a request with this head.
-pub(super) fn check(access: &Access, client: IpAddr, head: &Parts) -> Result<(), Refused> {
+pub(super) fn check(access: &Access, client: IpAddr, head: &Parts) -> Result<(), Denied> {
     let (method, target, fields) = (&head.method, &head.uri, &head.headers);
     let path = target.path();
     if !access.admits(client) {
-        return Err(Refused::Network);
+        return Err(Denied::Network);
     }
     let scope = scope(method, path);
     if !is_probe(path) {
         let is_write = matches!(scope, Some(Scope::Write | Scope::Delete));
-        access.check_rate(client, is_write).map_err(Refused::Rate)?;
+        access.check_rate(client, is_write).map_err(Denied::Rate)?;
     }
     if !is_safe(method)
         && !access
             .sites
             .may_write(page(fields), host(target, fields).as_ref())
     {
-        return Err(Refused::Site);
+        return Err(Denied::Site);
     }
     match scope {
         Some(scope) if !cors::is_preflight(access, method, fields) => access
             .authorize(client, scope, token(fields))
-            .map_err(Refused::Token),
+            .map_err(Denied::Token),
         _ => Ok(()),
     }
 }

@@ -23,7 +23,7 @@ const STATUS_ABANDONED: u16 = 499;
 
 /// A request, not yet over.
 #[derive(Debug)]
-pub(super) struct Exchange {
+pub(super) struct RequestRecord {
     pub(super) app: Arc<App>,
     pub(super) id: RequestId,
     trace_id: Option<Box<str>>,
@@ -37,7 +37,7 @@ pub(super) struct Exchange {
     started: Instant,
 }
 
-impl Exchange {
+impl RequestRecord {
     pub(super) fn begin(
         app: Arc<App>,
         id: RequestId,
@@ -76,7 +76,7 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
         let duration = self.started.elapsed();
         let bytes_in = self.body.as_ref().map_or(0, |body| body.bytes());
