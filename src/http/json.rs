@@ -48,11 +48,12 @@ pub(super) fn digest_text(body: &ByteString) -> Result<ByteString, JsonError> {
 
 fn text(body: &ByteString, shape: Shape) -> Result<ByteString, JsonError> {
     let mut reader = serde_json::Deserializer::from_str(body);
-    let text = reader.deserialize_any(BodyVisitor(shape))?;
+    let text = reader.deserialize_any(ValueVisitor(Some(shape)))?;
     reader.end()?;
     Ok(match text {
-        Cow::Borrowed(text) => body.slice_ref(text),
-        Cow::Owned(text) => text.into(),
+        Some(Cow::Borrowed(text)) => body.slice_ref(text),
+        Some(Cow::Owned(text)) => text.into(),
+        None => unreachable!("a body without a text is an error of the visitor"),
     })
 }
 
@@ -155,24 +156,30 @@ impl Shape {
     }
 }
 
-/// Reads the whole body.
-struct BodyVisitor(Shape);
+/// Reads a value to its end and checks it: the body, which must have its [`Shape`], or one within it,
+/// which may be anything. Gives the text that is asked for, or that of a string; `None` for all others.
+struct ValueVisitor(Option<Shape>);
 
-impl BodyVisitor {
-    fn other<T, E: de::Error>(&self) -> Result<T, E> {
-        Err(E::custom(self.0.description()))
+impl ValueVisitor {
+    /// For a value that is not a text. The default errors of a visitor quote it.
+    fn other<T, E: de::Error>(&self) -> Result<Option<T>, E> {
+        self.0
+            .map_or(Ok(None), |shape| Err(E::custom(shape.description())))
     }
 }
 
-impl<'de> Visitor<'de> for BodyVisitor {
-    type Value = Cow<'de, str>;
+impl<'de> Visitor<'de> for ValueVisitor {
+    type Value = Option<Cow<'de, str>>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.0.description())
+        formatter.write_str(self.0.map_or("a JSON value", Shape::description))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
-        let member = self.0.member();
+        let Some(member) = self.0.map(Shape::member) else {
+            while let Some((Any(_), Any(_))) = members.next_entry()? {}
+            return Ok(None);
+        };
         let mut found = None;
         while let Some(Any(name)) = members.next_key()? {
             let Any(value) = members.next_value()?;
@@ -185,10 +192,30 @@ impl<'de> Visitor<'de> for BodyVisitor {
                 return Err(wrong("is there twice"));
             }
         }
-        found.ok_or_else(|| de::Error::custom(format_args!("\"{member}\" is missing")))
+        let missing = || de::Error::custom(format_args!("\"{member}\" is missing"));
+        found.map(Some).ok_or_else(missing)
     }
 
-    // The default errors of a visitor quote the value.
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
+        self.other::<(), _>()?;
+        while let Some(Any(_)) = elements.next_element()? {}
+        Ok(None)
+    }
+
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+        match self.0 {
+            Some(Shape::Message) => self.other(),
+            Some(Shape::Digest) | None => Ok(Some(Cow::Borrowed(text))),
+        }
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        match self.0 {
+            Some(Shape::Message) => self.other(),
+            Some(Shape::Digest) | None => Ok(Some(Cow::Owned(text.to_owned()))),
+        }
+    }
+
     fn visit_bool<E: de::Error>(self, _: bool) -> Result<Self::Value, E> {
         self.other()
     }
@@ -205,83 +232,17 @@ impl<'de> Visitor<'de> for BodyVisitor {
         self.other()
     }
 
-    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
-        match self.0 {
-            Shape::Message => self.other(),
-            Shape::Digest => Ok(Cow::Borrowed(text)),
-        }
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        match self.0 {
-            Shape::Message => self.other(),
-            Shape::Digest => Ok(Cow::Owned(text.to_owned())),
-        }
-    }
-
     fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
-        self.other()
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
         self.other()
     }
 }
 
-/// Any value, read to its end and checked: the text of a string, `None` for all others.
+/// A value within the body.
 struct Any<'de>(Option<Cow<'de, str>>);
 
 impl<'de> Deserialize<'de> for Any<'de> {
     fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
-        reader.deserialize_any(AnyVisitor)
-    }
-}
-
-struct AnyVisitor;
-
-impl<'de> Visitor<'de> for AnyVisitor {
-    type Value = Any<'de>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a JSON value")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Any<'de>, E> {
-        Ok(Any(Some(Cow::Borrowed(text))))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Any<'de>, E> {
-        Ok(Any(Some(Cow::Owned(text.to_owned()))))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Any<'de>, E> {
-        Ok(Any(None))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Any<'de>, E> {
-        Ok(Any(None))
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Any<'de>, E> {
-        Ok(Any(None))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Any<'de>, E> {
-        Ok(Any(None))
-    }
-
-    fn visit_unit<E>(self) -> Result<Any<'de>, E> {
-        Ok(Any(None))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Any<'de>, A::Error> {
-        while let Some(Any(_)) = elements.next_element()? {}
-        Ok(Any(None))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Any<'de>, A::Error> {
-        while let Some((Any(_), Any(_))) = members.next_entry()? {}
-        Ok(Any(None))
+        reader.deserialize_any(ValueVisitor(None)).map(Any)
     }
 }
 
