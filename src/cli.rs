@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hyper::header::HeaderValue;
+use http::header::HeaderValue;
 use tracing::level_filters::LevelFilter;
 
 use crate::access::networks::Network;
@@ -93,7 +93,6 @@ pub enum Command {
 }
 
 /// Options of `serve`.
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Address to listen on; may be given several times [default: 127.0.0.1:8080, or all

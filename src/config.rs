@@ -190,6 +190,8 @@ pub struct Limits {
     pub client_connections_max: usize,
     /// Writes at once, from the end of their body to their answer.
     pub writes_max: usize,
+    /// Exports at once.
+    pub exports_max: usize,
     /// A request for messages may wait this long for the store to open.
     pub opening_timeout: Duration,
     /// Requests may go on this long after the order to stop.
@@ -237,6 +239,8 @@ impl Default for Limits {
             connections_max: 8192,
             client_connections_max: 256,
             writes_max: 1024,
+            // Each keeps up to half a core busy that others could use.
+            exports_max: 2,
             // A few million messages; half of what many clients wait for an answer.
             opening_timeout: Duration::from_secs(5),
             // What supervisors allow between SIGTERM and SIGKILL, with room for the last sync.

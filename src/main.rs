@@ -341,7 +341,7 @@ fn listen(
     let listener = |(kind, socket)| {
         Ok(Listener {
             socket,
-            surface: match kind {
+            role: match kind {
                 Kind::Admin => ListenerRole::Admin,
                 _ if has_admin => ListenerRole::Public,
                 _ => ListenerRole::All,
@@ -484,7 +484,7 @@ fn announce(config: &Config, access: &Access, files: Option<u64>, listeners: &[L
             Some(_) => "https",
             None => "http",
         };
-        match listener.surface {
+        match listener.role {
             ListenerRole::All | ListenerRole::Public => info!("listening on {scheme}://{address}"),
             ListenerRole::Admin => info!("metrics on {scheme}://{address}/metrics"),
         }

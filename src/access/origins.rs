@@ -7,8 +7,8 @@
 
 use std::str::FromStr;
 
-use hyper::Uri;
-use hyper::http::uri::{Authority, Scheme};
+use http::Uri;
+use http::uri::{Authority, Scheme};
 
 /// A site, as a browser names it in `Origin`: a scheme, a host, perhaps a port (RFC 6454, 7).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,10 +5,10 @@ use std::thread;
 
 use anyhow::{Context, bail, ensure};
 use bytes::{BufMut, Bytes, BytesMut};
+use http::header::CONTENT_TYPE;
+use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use http_body_util::channel::{self, Channel};
-use hyper::header::CONTENT_TYPE;
-use hyper::{Method, StatusCode};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use tokio::runtime::Handle;

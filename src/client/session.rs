@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{Method, StatusCode};
 use http_body_util::Full;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{ACCEPT, CONTENT_TYPE};
-use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::time::{sleep, timeout};
 

@@ -23,10 +23,9 @@ pub(super) fn alias(name: &str) -> Option<Digest> {
     digest(STANDARD.decode(digits).ok()?)
 }
 
-/// Reads the rest of a path below `/.well-known`: `ni/sha-256/<base64url>` (RFC 6920, 4).
-pub(super) fn well_known(path: &str) -> Option<Digest> {
-    let digits = path.strip_prefix("ni/sha-256/")?;
-    digest(URL_SAFE_NO_PAD.decode(digits).ok()?)
+/// Reads what follows `/.well-known/ni/sha-256/` in a path: base64url (RFC 6920, 4).
+pub(super) fn well_known(name: &str) -> Option<Digest> {
+    digest(URL_SAFE_NO_PAD.decode(name).ok()?)
 }
 
 fn digest(bytes: Vec<u8>) -> Option<Digest> {
@@ -43,7 +42,7 @@ mod tests {
     fn the_published_name_is_read() {
         // RFC 6920, 8.1.
         let digest = Digest::of(b"Hello World!");
-        let name = "ni/sha-256/f4OxZX_x_FO5LcGBSKHWXfwtSx-j1ncoSt3SABJtkGk";
+        let name = "f4OxZX_x_FO5LcGBSKHWXfwtSx-j1ncoSt3SABJtkGk";
         assert_eq!(well_known(name), Some(digest));
         let name = "sha256-f4OxZX/x/FO5LcGBSKHWXfwtSx+j1ncoSt3SABJtkGk=";
         assert_eq!(alias(name), Some(digest));
@@ -71,18 +70,14 @@ mod tests {
         ] {
             assert_eq!(alias(name), None, "{name}");
         }
-        for path in [
+        for name in [
             "",
-            "ni",
-            "ni/sha-256",
-            "ni/sha-256/",
-            "ni/sha-256/AAAA",
-            "ni/sha-256-32/f4OxZX_x_FO5LcGBSKHWXfwtSx-j1ncoSt3SABJtkGk",
-            "ni/sha-256/f4OxZX_x_FO5LcGBSKHWXfwtSx-j1ncoSt3SABJtkGk=",
-            "ni/sha-256/f4OxZX/x/FO5LcGBSKHWXfwtSx+j1ncoSt3SABJtkGk",
-            "ni/sha-256/f4OxZX_x_FO5LcGBSKHWXfwtSx-j1ncoSt3SABJtkGk/",
+            "AAAA",
+            "f4OxZX_x_FO5LcGBSKHWXfwtSx-j1ncoSt3SABJtkGk=",
+            "f4OxZX/x/FO5LcGBSKHWXfwtSx+j1ncoSt3SABJtkGk",
+            "f4OxZX_x_FO5LcGBSKHWXfwtSx-j1ncoSt3SABJtkGk/",
         ] {
-            assert_eq!(well_known(path), None, "{path}");
+            assert_eq!(well_known(name), None, "{name}");
         }
     }
 }

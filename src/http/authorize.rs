@@ -1,19 +1,20 @@
 //! Who may make this request: the questions of [`access`](crate::access), asked of HTTP.
 //!
-//! Cheap questions come first, and whoever is not let in learns nothing of tokens: the network, the
+//! Cheap questions come first, and a client that is not admitted learns nothing of tokens: the network, the
 //! rate, the page that a browser makes the request for, and then the token, which must allow what
-//! [`scope`] says. What nobody thought of needs one too: a route that is missing there is closed.
+//! [`Resource::scope`] says.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
-use hyper::http::request::Parts;
-use hyper::http::uri::Authority;
-use hyper::{Method, StatusCode, Uri};
+use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{Method, Uri};
 
 use super::cors;
+use super::resource::Resource;
 use crate::access::origins::Page;
 use crate::access::tokens::Scope;
 use crate::access::{Access, Peer, Refusal, Unclear};
@@ -64,7 +65,7 @@ fn rate_text(wait: Duration) -> String {
 }
 
 /// As many whole seconds as it takes, at least one.
-fn seconds(wait: Duration) -> u32 {
+pub(super) fn seconds(wait: Duration) -> u32 {
     let whole = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     u32::try_from(whole.max(1)).unwrap_or(u32::MAX)
 }
@@ -77,38 +78,6 @@ impl Denied {
             Self::Rate(wait) => rate_text(*wait).into(),
             Self::Token(refusal) => refusal_text(*refusal).into(),
             other => other.to_string().into(),
-        }
-    }
-
-    pub(super) fn status(&self) -> StatusCode {
-        match self {
-            Self::Unclear(_) => StatusCode::BAD_REQUEST,
-            Self::Rate(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Token(Refusal::NoToken | Refusal::UnknownToken) => StatusCode::UNAUTHORIZED,
-            Self::Network | Self::Site | Self::Token(Refusal::Scope(_) | Refusal::Closed(_)) => {
-                StatusCode::FORBIDDEN
-            }
-        }
-    }
-
-    /// The name and the title of its type (RFC 9457).
-    pub(super) fn problem(&self) -> (&'static str, &'static str) {
-        match self {
-            Self::Unclear(_) => ("unclear-client", "Unclear whose request it is"),
-            Self::Network => ("network", "Network not let in"),
-            Self::Rate(_) => ("rate", "Too many requests"),
-            Self::Site => ("other-site", "Page of another site"),
-            Self::Token(Refusal::NoToken) => ("no-token", "No token"),
-            Self::Token(Refusal::UnknownToken) => ("unknown-token", "Unknown token"),
-            Self::Token(Refusal::Scope(_)) => ("scope", "Token for other things"),
-            Self::Token(Refusal::Closed(_)) => ("closed", "For nobody"),
-        }
-    }
-
-    pub(super) fn retry_after_seconds(&self) -> Option<u32> {
-        match self {
-            Self::Rate(wait) => Some(seconds(*wait)),
-            _ => None,
         }
     }
 
@@ -136,14 +105,18 @@ pub(super) fn client(access: &Access, peer: Peer, fields: &HeaderMap) -> Result<
 }
 
 /// Whether `client` may make a request with this head.
-pub(super) fn check(access: &Access, client: IpAddr, head: &Parts) -> Result<(), Denied> {
+pub(super) fn check(
+    access: &Access,
+    client: IpAddr,
+    resource: Resource<'_>,
+    head: &Parts,
+) -> Result<(), Denied> {
     let (method, target, fields) = (&head.method, &head.uri, &head.headers);
-    let path = target.path();
     if !access.admits(client) {
         return Err(Denied::Network);
     }
-    let scope = scope(method, path);
-    if !is_probe(path) {
+    let scope = resource.scope(method);
+    if !resource.is_unlimited() {
         let is_write = matches!(scope, Some(Scope::Write | Scope::Delete));
         access.check_rate(client, is_write).map_err(Denied::Rate)?;
     }
@@ -160,36 +133,6 @@ pub(super) fn check(access: &Access, client: IpAddr, head: &Parts) -> Result<(),
             .map_err(Denied::Token),
         _ => Ok(()),
     }
-}
-
-/// What a token must allow for a request; `None` if it needs none.
-fn scope(method: &Method, path: &str) -> Option<Scope> {
-    let is_read = matches!(*method, Method::GET | Method::HEAD);
-    match path {
-        // How the service is, and how to use it.
-        "/" | "/docs" | "/openapi.json" | "/openapi.yaml" if is_read => None,
-        _ if is_read && path.starts_with("/pages/") => None,
-        _ if is_probe(path) => None,
-        "/metrics" => Some(Scope::Metrics),
-        "/messages" | "/messages/" if is_read => Some(Scope::Export),
-        // Its body names digests, which have no room in a path.
-        "/messages/lookup" if *method == Method::POST => Some(Scope::Read),
-        _ if *method == Method::DELETE && names_message(path) => Some(Scope::Delete),
-        _ if is_read => Some(Scope::Read),
-        _ => Some(Scope::Write),
-    }
-}
-
-fn names_message(path: &str) -> bool {
-    let digest = path.strip_prefix("/messages/");
-    digest.is_some_and(|digest| !digest.is_empty() && digest != "lookup")
-        || path.starts_with("/.well-known/ni/sha-256/")
-}
-
-/// Paths for those who watch over the service: their requests are few, and to be told anything else
-/// than how it is would be false alarm.
-fn is_probe(path: &str) -> bool {
-    matches!(path, "/livez" | "/readyz" | "/readyz/write" | "/healthz")
 }
 
 /// Whether a method changes nothing (RFC 9110, 9.2.1).
@@ -262,50 +205,6 @@ mod tests {
     fn a_wait_is_given_in_whole_seconds_that_are_enough() {
         for (milliseconds, expected) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (59_500, 60)] {
             assert_eq!(seconds(Duration::from_millis(milliseconds)), expected);
-        }
-    }
-
-    #[test]
-    fn how_the_service_is_and_how_to_use_it_is_for_everybody() {
-        for path in [
-            "/livez",
-            "/readyz",
-            "/readyz/write",
-            "/healthz",
-            "/",
-            "/docs",
-            "/openapi.json",
-            "/openapi.yaml",
-            "/pages/style.css",
-        ] {
-            for method in [Method::GET, Method::HEAD] {
-                assert_eq!(scope(&method, path), None, "{method} {path}");
-            }
-        }
-    }
-
-    #[test]
-    fn what_nobody_thought_of_needs_a_token() {
-        for (method, path, expected) in [
-            (Method::GET, "/new", Some(Scope::Read)),
-            (Method::POST, "/new", Some(Scope::Write)),
-            (Method::PATCH, "/messages", Some(Scope::Write)),
-            (Method::DELETE, "/messages", Some(Scope::Write)),
-            (Method::DELETE, "/messages/", Some(Scope::Write)),
-            (Method::DELETE, "/messages/lookup", Some(Scope::Write)),
-            (Method::DELETE, "/messages/x", Some(Scope::Delete)),
-            (
-                Method::DELETE,
-                "/.well-known/ni/sha-256/x",
-                Some(Scope::Delete),
-            ),
-            (Method::POST, "/", Some(Scope::Write)),
-            (Method::POST, "/pages/x", Some(Scope::Write)),
-            (Method::GET, "//", Some(Scope::Read)),
-            (Method::GET, "/livez/", Some(Scope::Read)),
-            (Method::GET, "", Some(Scope::Read)),
-        ] {
-            assert_eq!(scope(&method, path), expected, "{method} {path}");
         }
     }
 }

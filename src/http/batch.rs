@@ -15,20 +15,21 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use http::request::Parts;
 use hyper::body::Frame;
-use hyper::http::request::Parts;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::consume_budget;
 use tokio::time::timeout;
 
-use super::App;
-use super::body::{BodySender, Gone, ResponseBody};
+use super::app::App;
+use super::body::{BodySender, Gone, Response, ResponseBody};
+use super::budget::Reservation;
 use super::digest_fields::RequestDigests;
 use super::error::{HttpError, LineError};
 use super::json;
 use super::lines::{Line, Lines};
-use super::request::{BodyDeadline, RequestBody, Reservation, check_size};
-use super::response::{self, Response};
+use super::request::{BodyDeadline, BodyError, RequestBody, check_size};
+use super::response;
 use crate::digest::Digest;
 use crate::message::Message;
 use crate::service::{Put, Receipt, StoreError, offload};
@@ -67,12 +68,13 @@ pub(super) async fn answer(
         BatchOperation::LookUp | BatchOperation::FindMissing => None,
     };
     let shares = Shares::take(app, task)?;
-    let room = app.answers.reserve(app.limits.batch_answer_bytes_max);
+    let bytes_max = app.limits.batch_answer_bytes_max;
+    let room = app.answers.reserve(bytes_max.min(app.answers.bytes_max()));
     let room = room.ok_or(HttpError::NoRoomForAnswer)?;
     // Before the head of the answer, which a client that waits to be asked would take for the last word.
     let pace = BodyDeadline::new(&app.limits);
     let first = pace.next_frame(&mut body).await?;
-    let (answers, streamed) = ResponseBody::stream(app.limits.batch_answer_bytes_max, Some(room));
+    let (answers, streamed) = ResponseBody::stream(bytes_max, Some(room));
     let batch = Batch {
         app: Arc::clone(app),
         task,
@@ -190,7 +192,7 @@ impl Batch {
     }
 
     /// Takes the next piece of the body, or its end.
-    fn take(&mut self, frame: Result<Option<Frame<Bytes>>, HttpError>) -> Result<(), HttpError> {
+    fn take(&mut self, frame: Result<Option<Frame<Bytes>>, BodyError>) -> Result<(), BodyError> {
         let Some(frame) = frame? else {
             self.has_ended = true;
             return Ok(());
@@ -200,7 +202,7 @@ impl Batch {
             self.received += piece.len() as u64;
             let bytes_max = self.app.limits.batch_bytes_max;
             if self.received > bytes_max {
-                return Err(HttpError::BodyTooLarge { bytes_max });
+                return Err(BodyError::TooLarge { bytes_max });
             }
             self.pace.check(self.received)?;
             self.lines.feed(piece);

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::budget::{ByteBudget, Reservation};
 use super::record::RequestRecord;
 
 /// Largest piece of an answer, in bytes: what is buffered for a stream anyway. An answer up to this
@@ -28,6 +29,9 @@ const PIECE_BYTES_MAX: usize = 64 << 10;
 
 /// What a piece costs beside its bytes, in bytes: its place in the channel and the head of its memory.
 const PIECE_OVERHEAD_BYTES: usize = 64;
+
+/// An answer.
+pub(super) type Response = http::Response<ResponseBody>;
 
 /// The body of an answer.
 #[derive(Debug, Default)]
@@ -39,14 +43,14 @@ pub struct ResponseBody {
     /// moved with it.
     stream: Option<Box<Stream>>,
     /// Whose answer it is; over when this is dropped.
-    exchange: Option<RequestRecord>,
+    record: Option<RequestRecord>,
 }
 
 #[derive(Debug)]
 struct Held {
     taking: DeliveryProgress,
     /// What is sent as a stream counts by itself.
-    _permit: Option<OwnedSemaphorePermit>,
+    _reservation: Option<Reservation>,
 }
 
 /// The taking end of an answer that is made while it is taken.
@@ -54,7 +58,7 @@ struct Held {
 struct Stream {
     pieces: mpsc::UnboundedReceiver<Piece>,
     room: Arc<Semaphore>,
-    _reserved: Option<OwnedSemaphorePermit>,
+    _reserved: Option<Reservation>,
     /// Dropped when the answer is over.
     guard: Option<Box<dyn Any + Send + Sync>>,
 }
@@ -120,36 +124,19 @@ impl DeliveryProgress {
     }
 }
 
-/// Room for what large answers hold, all connections together.
-#[derive(Debug)]
-pub(super) struct ByteBudget {
-    bytes: Arc<Semaphore>,
-    bytes_max: usize,
-}
-
 impl ByteBudget {
-    pub(super) fn new(bytes_max: usize) -> Self {
-        let bytes = Arc::new(Semaphore::new(bytes_max));
-        Self { bytes, bytes_max }
-    }
-
-    /// Sets aside room for an answer that is made while it is sent.
-    pub(super) fn reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let permits = u32::try_from(bytes.min(self.bytes_max)).unwrap_or(u32::MAX);
-        Arc::clone(&self.bytes).try_acquire_many_owned(permits).ok()
-    }
-
-    /// Counts `answer`, if it is large; `None` if there is no room for it. One that is larger than
-    /// all the room passes alone.
-    pub(super) fn admit(&self, mut answer: ResponseBody) -> Option<ResponseBody> {
-        let length = answer.rest.len();
+    /// Counts the body of `response`, if it is large; `None` if there is no room for it. One that is larger
+    /// than all the room passes alone.
+    pub(super) fn admit(&self, mut response: Response) -> Option<Response> {
+        let body = response.body_mut();
+        let length = body.rest.len();
         if length > PIECE_BYTES_MAX {
-            answer.held = Some(Held {
+            body.held = Some(Held {
                 taking: DeliveryProgress::default(),
-                _permit: Some(self.reserve(length)?),
+                _reservation: Some(self.reserve(length.min(self.bytes_max()))?),
             });
         }
-        Some(answer)
+        Some(response)
     }
 }
 
@@ -161,10 +148,7 @@ impl ResponseBody {
 
     /// An answer that is made while it is sent; `bytes_max` bytes of it may wait until the client takes
     /// them. `reserved` is given back when it is over.
-    pub(super) fn stream(
-        bytes_max: usize,
-        reserved: Option<OwnedSemaphorePermit>,
-    ) -> (BodySender, Self) {
+    pub(super) fn stream(bytes_max: usize, reserved: Option<Reservation>) -> (BodySender, Self) {
         let (sender, pieces) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(bytes_max));
         let stream = Stream {
@@ -189,7 +173,7 @@ impl ResponseBody {
     pub(super) fn followed(self) -> Self {
         let held = Some(Held {
             taking: DeliveryProgress::default(),
-            _permit: None,
+            _reservation: None,
         });
         Self { held, ..self }
     }
@@ -213,15 +197,15 @@ impl ResponseBody {
         self.held.as_ref().map(|held| held.taking.clone())
     }
 
-    /// Ends `exchange` with itself.
-    pub(super) fn set_exchange(&mut self, exchange: RequestRecord) {
-        self.exchange = Some(exchange);
+    /// Ends `record` with itself.
+    pub(super) fn set_record(&mut self, record: RequestRecord) {
+        self.record = Some(record);
     }
 
     /// Counts what leaves.
     fn hand_over(&mut self, piece: Bytes) -> Frame<Bytes> {
-        if let Some(exchange) = &mut self.exchange {
-            exchange.add_bytes_out(piece.len());
+        if let Some(record) = &mut self.record {
+            record.add_bytes_out(piece.len());
         }
         Frame::data(piece)
     }
@@ -283,8 +267,8 @@ mod tests {
 
     use super::*;
 
-    fn answer(bytes: usize) -> ResponseBody {
-        Bytes::from(vec![b'x'; bytes]).into()
+    fn answer(bytes: usize) -> Response {
+        Response::new(Bytes::from(vec![b'x'; bytes]).into())
     }
 
     #[test]
@@ -310,7 +294,7 @@ mod tests {
     #[tokio::test]
     async fn a_large_answer_comes_in_pieces_and_can_be_followed() {
         let room = ByteBudget::new(1_000_000);
-        let mut large = room.admit(answer(PIECE_BYTES_MAX + 1)).unwrap();
+        let mut large = room.admit(answer(PIECE_BYTES_MAX + 1)).unwrap().into_body();
         let taking = large.taking().unwrap();
         assert_eq!(taking.pieces(), Some(0));
         let piece = large.frame().await.unwrap().unwrap().into_data().unwrap();
@@ -331,7 +315,7 @@ mod tests {
         assert!(large.frame().await.is_none());
         drop(large);
         assert_eq!(taking.pieces(), None);
-        assert!(room.admit(answer(10)).unwrap().taking().is_none());
+        assert!(room.admit(answer(10)).unwrap().body().taking().is_none());
     }
 
     #[tokio::test]

@@ -2,14 +2,15 @@
 //!
 //! Only for the sites that are listed; to everybody else nothing of this exists.
 
-use hyper::header::{
+use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD,
-    CACHE_CONTROL, HeaderMap, HeaderValue, ORIGIN, VARY, X_CONTENT_TYPE_OPTIONS,
+    HeaderMap, HeaderValue, ORIGIN, VARY,
 };
-use hyper::{Method, StatusCode};
+use http::{Method, StatusCode};
 
-use super::response::Response;
+use super::body::Response;
+use super::response;
 use crate::access::Access;
 
 /// Methods that any path has.
@@ -45,15 +46,12 @@ pub(super) fn is_preflight(access: &Access, method: &Method, fields: &HeaderMap)
 
 /// The answer to that.
 pub(super) fn preflight() -> Response {
-    let mut response = Response::default();
-    *response.status_mut() = StatusCode::NO_CONTENT;
+    let mut response = response::empty(StatusCode::NO_CONTENT);
     let fields = response.headers_mut();
     for (name, value) in [
         (ACCESS_CONTROL_ALLOW_METHODS, METHODS),
         (ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_FIELDS),
         (ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS),
-        (CACHE_CONTROL, "no-store"),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ] {
         fields.insert(name, HeaderValue::from_static(value));
     }

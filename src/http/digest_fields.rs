@@ -10,12 +10,11 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hyper::StatusCode;
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use http::StatusCode;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
-use super::error::HttpError;
-use super::response::Response;
+use super::body::Response;
 use crate::digest::{Digest, sha512};
 use crate::service::offload;
 
@@ -94,12 +93,12 @@ struct Claim {
 
 impl RequestDigests {
     /// Takes what `fields` state, be they those of the head or trailers.
-    pub(super) fn read(&mut self, fields: &HeaderMap) -> Result<(), HttpError> {
+    pub(super) fn read(&mut self, fields: &HeaderMap) -> Result<(), DigestFieldError> {
         for (field, name) in [(Field::Content, CONTENT_DIGEST), (Field::Repr, REPR_DIGEST)] {
             if !fields.contains_key(&name) {
                 continue;
             }
-            let unreadable = || HttpError::DigestField(field);
+            let unreadable = || DigestFieldError::Unreadable(field);
             let dictionary = dictionary(fields, &name).ok_or_else(unreadable)?;
             for algorithm in Algorithm::ALL {
                 let Some(member) = dictionary.get(algorithm.name()) else {
@@ -125,13 +124,13 @@ impl RequestDigests {
     }
 
     /// Compares what was stated with what `body` is. Costs a digest for each statement.
-    pub(super) fn check(self, body: &[u8]) -> Result<(), HttpError> {
+    pub(super) fn check(self, body: &[u8]) -> Result<(), DigestFieldError> {
         for claim in self.0 {
             let actual = claim.algorithm.digest(body);
             if actual != claim.digest {
                 let is_stated = |other: &[u8]| claim.algorithm.digest(other) == claim.digest;
                 let hint = explain(body, is_stated);
-                return Err(HttpError::DigestMismatch(Box::new(Disagreement {
+                return Err(DigestFieldError::Mismatch(Box::new(Disagreement {
                     claim,
                     actual,
                     hint,
@@ -140,6 +139,15 @@ impl RequestDigests {
         }
         Ok(())
     }
+}
+
+/// What was stated cannot be read, or is not what the body is.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DigestFieldError {
+    #[error("The {} field is not a dictionary of digests, like sha-256=:…:.", .0.name())]
+    Unreadable(Field),
+    #[error(transparent)]
+    Mismatch(Box<Disagreement>),
 }
 
 /// A body that is not what was stated.
@@ -313,7 +321,7 @@ mod tests {
         std::iter::repeat(name).zip(values).collect()
     }
 
-    fn check(values: &[&str], body: &[u8]) -> Result<(), HttpError> {
+    fn check(values: &[&str], body: &[u8]) -> Result<(), DigestFieldError> {
         let mut stated = RequestDigests::default();
         stated.read(&fields(CONTENT_DIGEST, values))?;
         stated.check(body)
@@ -338,7 +346,7 @@ mod tests {
             check(values, body).unwrap();
             let refused = check(values, b"other").unwrap_err();
             assert!(
-                matches!(refused, HttpError::DigestMismatch(_)),
+                matches!(refused, DigestFieldError::Mismatch(_)),
                 "{refused:?}"
             );
         }
@@ -364,7 +372,10 @@ mod tests {
             "\u{ff}",
         ] {
             let refused = check(&[value], b"").unwrap_err();
-            assert!(matches!(refused, HttpError::DigestField(_)), "{value}");
+            assert!(
+                matches!(refused, DigestFieldError::Unreadable(_)),
+                "{value}"
+            );
         }
     }
 

@@ -3,15 +3,17 @@
 //! Texts name what is wrong and where, and never quote what was sent. What is the client's own doing
 //! is not logged; what is ours is, once, here. Failures of the store are logged where they happen.
 
-use hyper::StatusCode;
-use hyper::header::{ALLOW, CONTENT_RANGE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use tracing::warn;
+use std::borrow::Cow;
 
-use super::authorize::Denied;
-use super::digest_fields::{Disagreement, Field};
+use http::StatusCode;
+use http::header::{ALLOW, CONTENT_RANGE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+
+use super::authorize::{Denied, seconds};
+use super::digest_fields::DigestFieldError;
 use super::json::JsonError;
-use super::response::{self, Response};
-use super::trace;
+use super::negotiation::FormatError;
+use super::request::BodyError;
+use crate::access::Refusal;
 use crate::digest::Digest;
 use crate::service::StoreError;
 
@@ -26,6 +28,12 @@ const RETRY_LATER: u32 = 30;
 pub(super) enum HttpError {
     #[error(transparent)]
     Denied(#[from] Denied),
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    #[error(transparent)]
+    DigestField(#[from] DigestFieldError),
     #[error("There must be exactly one Host field.")]
     Host,
     #[error("The only Transfer-Encoding known is chunked.")]
@@ -40,30 +48,14 @@ pub(super) enum HttpError {
     MethodNotAllowed(&'static str),
     #[error("The query is wrong: {0}.")]
     Query(&'static str),
-    #[error(
-        "The Content-Type must be application/json or text/plain, or application/x-ndjson for a batch; in UTF-8 and given once."
-    )]
-    ContentType,
     #[error("The range begins behind the end of the message, which has {bytes} bytes.")]
     NoSuchRange { bytes: usize },
     #[error("The Content-Type must be application/x-ndjson, with one digest a line.")]
     LinesOnly,
-    #[error("A Content-Encoding is not supported; send the body as it is.")]
-    ContentEncoding,
-    #[error("The body is larger than {bytes_max} bytes.")]
-    BodyTooLarge { bytes_max: u64 },
-    #[error("The body came too slowly.")]
-    BodyTooSlow,
-    #[error("The body ended early.")]
-    BodyBroken,
     #[error("The body is not UTF-8: invalid byte at offset {offset}.")]
     NotUtf8 { offset: usize },
     #[error("{}: {error}.{}", if error.is_syntax() { "The body is not valid JSON" } else { "The body is not a message" }, form_hint(*is_form, error))]
     Json { error: JsonError, is_form: bool },
-    #[error("The {} field is not a dictionary of digests, like sha-256=:…:.", .0.name())]
-    DigestField(Field),
-    #[error(transparent)]
-    DigestMismatch(Box<Disagreement>),
     #[error("The path names the digest {wanted}, but the message has the digest {actual}; nothing was stored.{}", .hint.unwrap_or_default())]
     OtherDigest {
         wanted: Digest,
@@ -76,10 +68,6 @@ pub(super) enum HttpError {
     DigestOfBatch,
     #[error("The message is stored already.")]
     Exists,
-    #[error(
-        "Too many bodies are on their way at the moment; this one was not read. Try again soon."
-    )]
-    NoRoomForBody,
     #[error("Too many large answers are on their way at the moment. Try again soon.")]
     NoRoomForAnswer,
     #[error("Too much is going on at the moment; nothing was stored. Try again soon.")]
@@ -90,8 +78,8 @@ pub(super) enum HttpError {
     NoRoomForBatch,
     #[error("Not ready: {0}.")]
     NotReady(String),
-    #[error("{}", service_text(*.0))]
-    Service(#[from] StoreError),
+    #[error("{}", store_text(*.0))]
+    Store(#[from] StoreError),
     #[error("{}", deletion_text(*.0))]
     NotDeleted(StoreError),
 }
@@ -118,7 +106,7 @@ fn form_hint(is_form: bool, error: &JsonError) -> &'static str {
     }
 }
 
-fn service_text(error: StoreError) -> &'static str {
+fn store_text(error: StoreError) -> &'static str {
     match error {
         StoreError::Starting => "The service is starting.",
         StoreError::Closed => "The service is stopping; the message was not stored.",
@@ -149,7 +137,7 @@ fn deletion_text(error: StoreError) -> &'static str {
         StoreError::Failed => {
             "The store failed. The message may or may not be deleted; deleting it again does no harm."
         }
-        StoreError::Starting | StoreError::TooLarge | StoreError::Damaged => service_text(error),
+        StoreError::Starting | StoreError::TooLarge | StoreError::Damaged => store_text(error),
     }
 }
 
@@ -175,153 +163,115 @@ impl HttpError {
         }
     }
 
-    fn status(&self) -> StatusCode {
+    /// The table of failures: status, kind and title of each, and when to try again.
+    #[rustfmt::skip]
+    pub(super) fn meaning(&self) -> Meaning {
+        use StatusCode as S;
+        let row = Meaning::new;
+        let not_ready = row(S::SERVICE_UNAVAILABLE, "not-ready", "Not ready").retry(RETRY_SOON);
+        let busy = row(S::SERVICE_UNAVAILABLE, "busy", "Too busy").retry(RETRY_SOON);
+        let too_large = row(S::PAYLOAD_TOO_LARGE, "body-too-large", "Body too large");
         match self {
-            Self::Denied(refused) => refused.status(),
-            Self::Host
-            | Self::Query(_)
-            | Self::BodyBroken
-            | Self::NotUtf8 { .. }
-            | Self::Json { .. }
-            | Self::DigestField(_)
-            | Self::DigestOfBatch
-            | Self::DigestMismatch(_) => StatusCode::BAD_REQUEST,
-            Self::NoSuchRange { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::OtherDigest { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Exists => StatusCode::PRECONDITION_FAILED,
-            Self::NoSuchPath | Self::NoSuchMessage => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::ContentType | Self::LinesOnly | Self::ContentEncoding => {
-                StatusCode::UNSUPPORTED_MEDIA_TYPE
-            }
-            Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
-            Self::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::NoRoomForBody
-            | Self::NoRoomForAnswer
-            | Self::NoRoomForBatch
-            | Self::Busy
-            | Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Service(error) | Self::NotDeleted(error) => match error {
-                StoreError::Full => StatusCode::INSUFFICIENT_STORAGE,
-                StoreError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-                StoreError::Damaged => StatusCode::INTERNAL_SERVER_ERROR,
-                StoreError::Starting
-                | StoreError::Closed
-                | StoreError::Busy
-                | StoreError::Failed => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Denied(denied) => match denied {
+                Denied::Unclear(_) => row(S::BAD_REQUEST, "unclear-client", "Unclear whose request it is"),
+                Denied::Network => row(S::FORBIDDEN, "network", "Network not let in"),
+                Denied::Rate(wait) => row(S::TOO_MANY_REQUESTS, "rate", "Too many requests").retry(seconds(*wait)),
+                Denied::Site => row(S::FORBIDDEN, "other-site", "Page of another site"),
+                Denied::Token(Refusal::NoToken) => row(S::UNAUTHORIZED, "no-token", "No token"),
+                Denied::Token(Refusal::UnknownToken) => row(S::UNAUTHORIZED, "unknown-token", "Unknown token"),
+                Denied::Token(Refusal::Scope(_)) => row(S::FORBIDDEN, "scope", "Token for other things"),
+                Denied::Token(Refusal::Closed(_)) => row(S::FORBIDDEN, "closed", "For nobody"),
+            },
+            Self::Host => row(S::BAD_REQUEST, "host", "Not exactly one Host field"),
+            Self::TransferCoding => row(S::NOT_IMPLEMENTED, "transfer-coding", "Unknown transfer coding"),
+            Self::TooManyFields => row(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too-many-fields", "Too many header fields"),
+            Self::NoSuchPath => row(S::NOT_FOUND, "no-such-path", "Nothing at this path"),
+            Self::NoSuchMessage => row(S::NOT_FOUND, "no-such-message", "Message not found"),
+            Self::NoSuchRange { .. } => row(S::RANGE_NOT_SATISFIABLE, "no-such-range", "Range behind the end"),
+            Self::MethodNotAllowed(_) => row(S::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
+            Self::Query(_) => row(S::BAD_REQUEST, "query", "Wrong query"),
+            Self::LinesOnly | Self::Format(FormatError::Type) => row(S::UNSUPPORTED_MEDIA_TYPE, "content-type", "Unknown content type"),
+            Self::Format(FormatError::Encoding) => row(S::UNSUPPORTED_MEDIA_TYPE, "content-encoding", "Encoded body"),
+            Self::Body(BodyError::TooLarge { .. }) => too_large,
+            Self::Body(BodyError::TooSlow) => row(S::REQUEST_TIMEOUT, "body-too-slow", "Body too slow"),
+            Self::Body(BodyError::Broken) => row(S::BAD_REQUEST, "body-broken", "Body ended early"),
+            Self::Body(BodyError::Trailers(error)) | Self::DigestField(error) => match error {
+                DigestFieldError::Unreadable(_) => row(S::BAD_REQUEST, "digest-field", "Unreadable digest field"),
+                DigestFieldError::Mismatch(_) => row(S::BAD_REQUEST, "digest-mismatch", "Body with another digest"),
+            },
+            Self::NotUtf8 { .. } => row(S::BAD_REQUEST, "not-utf-8", "Not UTF-8"),
+            Self::Json { error, .. } if error.is_syntax() => row(S::BAD_REQUEST, "not-json", "Not JSON"),
+            Self::Json { .. } => row(S::BAD_REQUEST, "not-a-message", "Not a message"),
+            Self::DigestOfBatch => row(S::BAD_REQUEST, "digest-of-batch", "Digest of a batch"),
+            Self::OtherDigest { .. } => row(S::UNPROCESSABLE_ENTITY, "other-digest", "Message with another digest"),
+            Self::Exists => row(S::PRECONDITION_FAILED, "exists", "Message stored already"),
+            Self::Body(BodyError::NoRoom) | Self::NoRoomForAnswer | Self::NoRoomForBatch | Self::Busy => busy,
+            Self::NotReady(_) => not_ready,
+            Self::Store(error) | Self::NotDeleted(error) => match error {
+                StoreError::Starting | StoreError::Closed => not_ready,
+                StoreError::Busy => busy,
+                StoreError::Full => row(S::INSUFFICIENT_STORAGE, "full", "Disk full").retry(RETRY_LATER),
+                StoreError::TooLarge => too_large,
+                StoreError::Failed => row(S::SERVICE_UNAVAILABLE, "store-failed", "Store failed").retry(RETRY_LATER),
+                StoreError::Damaged => row(S::INTERNAL_SERVER_ERROR, "damaged", "Message damaged"),
             },
         }
     }
 
-    fn retry_after_seconds(&self) -> Option<u32> {
+    /// What the client is told. The texts of those that come in floods are made without the machinery for
+    /// all others: to refuse is to be cheaper than to serve.
+    pub(super) fn text(&self) -> Cow<'static, str> {
         match self {
-            Self::Denied(refused) => refused.retry_after_seconds(),
-            Self::NoRoomForBody
-            | Self::NoRoomForAnswer
-            | Self::NoRoomForBatch
-            | Self::Busy
-            | Self::NotReady(_)
-            | Self::Service(StoreError::Starting | StoreError::Closed | StoreError::Busy)
-            | Self::NotDeleted(StoreError::Starting | StoreError::Closed | StoreError::Busy) => {
-                Some(RETRY_SOON)
+            Self::Denied(denied) => denied.text(),
+            other => other.to_string().into(),
+        }
+    }
+
+    /// The field that belongs to this failure alone.
+    pub(super) fn field(&self) -> Option<(HeaderName, HeaderValue)> {
+        match self {
+            Self::Denied(denied) => Some((WWW_AUTHENTICATE, denied.challenge()?)),
+            Self::MethodNotAllowed(methods) => Some((ALLOW, HeaderValue::from_static(methods))),
+            Self::NoSuchRange { bytes } => {
+                let range = HeaderValue::try_from(format!("bytes */{bytes}"));
+                Some((CONTENT_RANGE, range.ok()?))
             }
-            Self::Service(StoreError::Full | StoreError::Failed)
-            | Self::NotDeleted(StoreError::Full | StoreError::Failed) => Some(RETRY_LATER),
             _ => None,
         }
     }
 
-    /// Writes down what an operator has to know of and nobody else has written down.
-    pub(super) fn log(&self, request_id: &str, fields: &HeaderMap) {
-        if let Self::Service(error @ StoreError::Damaged) = self {
-            let trace_id = trace::trace_id(fields);
-            warn!(request_id, trace_id, %error, "answered 500");
-        }
-    }
-
-    pub(super) fn into_response(self, as_problem: bool) -> Response {
-        let text = match &self {
-            Self::Denied(refused) => refused.text(),
-            other => other.to_string().into(),
-        };
-        let mut response = if as_problem {
-            response::problem(self.status(), self.problem(), &text)
-        } else {
-            response::error(self.status(), &text)
-        };
-        let fields = response.headers_mut();
-        if let Self::Denied(refused) = &self
-            && let Some(challenge) = refused.challenge()
-        {
-            fields.insert(WWW_AUTHENTICATE, challenge);
-        }
-        if let Self::MethodNotAllowed(methods) = self {
-            fields.insert(ALLOW, HeaderValue::from_static(methods));
-        }
-        if let Self::NoSuchRange { bytes } = self
-            && let Ok(range) = HeaderValue::try_from(format!("bytes */{bytes}"))
-        {
-            fields.insert(CONTENT_RANGE, range);
-        }
-        if let Some(seconds) = self.retry_after_seconds() {
-            fields.insert(RETRY_AFTER, seconds.into());
-        }
-        response
-    }
-
-    fn problem(&self) -> Problem {
-        let (kind, title) = match self {
-            Self::Denied(refused) => refused.problem(),
-            Self::Host => ("host", "Not exactly one Host field"),
-            Self::TransferCoding => ("transfer-coding", "Unknown transfer coding"),
-            Self::TooManyFields => ("too-many-fields", "Too many header fields"),
-            Self::NoSuchPath => ("no-such-path", "Nothing at this path"),
-            Self::NoSuchMessage => ("no-such-message", "Message not found"),
-            Self::NoSuchRange { .. } => ("no-such-range", "Range behind the end"),
-            Self::MethodNotAllowed(_) => ("method-not-allowed", "Method not allowed"),
-            Self::Query(_) => ("query", "Wrong query"),
-            Self::ContentType | Self::LinesOnly => ("content-type", "Unknown content type"),
-            Self::ContentEncoding => ("content-encoding", "Encoded body"),
-            Self::BodyTooLarge { .. } => ("body-too-large", "Body too large"),
-            Self::BodyTooSlow => ("body-too-slow", "Body too slow"),
-            Self::BodyBroken => ("body-broken", "Body ended early"),
-            Self::NotUtf8 { .. } => ("not-utf-8", "Not UTF-8"),
-            Self::Json { error, .. } if error.is_syntax() => ("not-json", "Not JSON"),
-            Self::Json { .. } => ("not-a-message", "Not a message"),
-            Self::DigestField(_) => ("digest-field", "Unreadable digest field"),
-            Self::DigestMismatch(_) => ("digest-mismatch", "Body with another digest"),
-            Self::DigestOfBatch => ("digest-of-batch", "Digest of a batch"),
-            Self::OtherDigest { .. } => ("other-digest", "Message with another digest"),
-            Self::Exists => ("exists", "Message stored already"),
-            Self::NoRoomForBody | Self::NoRoomForAnswer | Self::NoRoomForBatch | Self::Busy => {
-                ("busy", "Too busy")
-            }
-            Self::NotReady(_) => ("not-ready", "Not ready"),
-            Self::Service(error) | Self::NotDeleted(error) => match error {
-                StoreError::Starting | StoreError::Closed => ("not-ready", "Not ready"),
-                StoreError::Busy => ("busy", "Too busy"),
-                StoreError::Full => ("full", "Disk full"),
-                StoreError::TooLarge => ("body-too-large", "Body too large"),
-                StoreError::Failed => ("store-failed", "Store failed"),
-                StoreError::Damaged => ("damaged", "Message damaged"),
-            },
-        };
-        Problem { kind, title }
+    /// Whether an operator has to know of it and nobody else has written it down.
+    pub(super) fn is_of_operator(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Damaged))
     }
 }
 
-/// A cause of errors, as programs tell it from others (RFC 9457). Its name never changes.
+/// What a failure means.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Problem {
-    kind: &'static str,
+pub(super) struct Meaning {
+    pub(super) status: StatusCode,
+    /// How programs tell it from others (RFC 9457): a name in `x-problems` of the description of the
+    /// interface, which never changes.
+    pub(super) kind: &'static str,
     pub(super) title: &'static str,
+    /// When it may be over, in seconds.
+    pub(super) retry_seconds: Option<u32>,
 }
 
-impl Problem {
-    /// A reference to where the description of the interface has it.
-    pub(super) fn kind(self) -> String {
-        format!("/openapi.yaml#/x-problems/{}", self.kind)
+impl Meaning {
+    fn new(status: StatusCode, kind: &'static str, title: &'static str) -> Self {
+        Self {
+            status,
+            kind,
+            title,
+            retry_seconds: None,
+        }
+    }
+
+    fn retry(self, seconds: u32) -> Self {
+        Self {
+            retry_seconds: Some(seconds),
+            ..self
+        }
     }
 }

@@ -10,16 +10,13 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 
-use super::App;
-use super::body::{BodySender, Gone, ResponseBody};
+use super::app::App;
+use super::body::{BodySender, Gone, Response, ResponseBody};
 use super::error::HttpError;
-use super::response::{self, Response};
+use super::response;
 use crate::digest::Digest;
 use crate::ndjson;
 use crate::service::{Service, StoreError};
-
-/// Exports at once: each keeps up to half a core busy that others could use.
-pub(super) const EXPORTS_MAX: usize = 2;
 
 /// Messages read at once: half a millisecond of work, so that others get their turn.
 const PAGE_MESSAGES_MAX: usize = 128;

@@ -1,13 +1,15 @@
 //! Is it alive, is it ready, how is it doing: paths for machines, which touch no disk; with `?verbose`,
 //! why.
 
-use hyper::StatusCode;
+use http::StatusCode;
+use http::header::RETRY_AFTER;
 
-use super::App;
-use super::error::HttpError;
-use super::response::{self, Response};
-use crate::metrics::Figures;
-use crate::service::Health;
+use super::app::App;
+use super::body::Response;
+use super::error::{HttpError, RETRY_SOON};
+use super::response;
+use crate::metrics::{CONTENT_TYPE, Figures};
+use crate::service::{Health, Service};
 
 /// `GET /livez`: the process turns over.
 pub(super) fn live() -> Response {
@@ -25,32 +27,42 @@ pub(super) enum Readiness {
 
 /// Whether what has to work does; with `verbose` in the query, all checks line by line.
 pub(super) fn ready(
-    app: &App,
+    service: &Service,
     readiness: Readiness,
     query: Option<&str>,
 ) -> Result<Response, HttpError> {
-    let health = app.service.health();
+    let health = service.health();
     let result = match readiness {
         Readiness::Reads => health.reads.clone(),
         Readiness::Writes => health.reads.clone().and(health.writes.clone()),
     };
     if is_verbose(query) {
-        let report = report(&health, &app.service.findings(), result.is_ok());
-        return Ok(response::report(result.is_ok(), report));
+        let report = report(&health, &service.findings(), result.is_ok());
+        return Ok(if result.is_ok() {
+            response::plain(StatusCode::OK, report)
+        } else {
+            // Without the form of an error: it is more than one sentence.
+            let mut response = response::plain(StatusCode::SERVICE_UNAVAILABLE, report);
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, RETRY_SOON.into());
+            response
+        });
     }
     result.map_or_else(|reason| Err(HttpError::NotReady(reason)), |()| Ok(live()))
 }
 
 /// `GET /metrics`
 pub(super) fn metrics(app: &App) -> Response {
-    response::metrics(app.metrics.render(&Figures {
+    let text = app.reporters.metrics.render(&Figures {
         store: app.service.stats(),
         health: app.service.health(),
         puts: app.service.puts(),
         deletions: app.service.deletions(),
-        log_lines_dropped: app.logs.lines_dropped(),
+        log_lines_dropped: app.reporters.logs.lines_dropped(),
         limited_clients: app.access.limited_clients(),
-    }))
+    });
+    response::new(StatusCode::OK, CONTENT_TYPE, text.into())
 }
 
 fn is_verbose(query: Option<&str>) -> bool {

@@ -4,20 +4,21 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use hyper::Method;
-use hyper::header::{EXPECT, HeaderMap, IF_NONE_MATCH, RANGE};
-use hyper::http::request::Parts;
+use http::Method;
+use http::header::{EXPECT, HeaderMap, IF_NONE_MATCH, RANGE};
+use http::request::Parts;
 
-use super::App;
 use super::address;
+use super::app::App;
 use super::batch::{self, BatchOperation};
+use super::body::Response;
 use super::digest_fields::{self, RequestDigests};
 use super::error::HttpError;
 use super::json;
-use super::negotiation::{BodyFormat, Form, names_etag};
+use super::negotiation::{BodyFormat, Form, FormatError, names_etag};
 use super::range::{self, Part};
 use super::request::{RequestBody, check_size, read_body};
-use super::response::{self, Response};
+use super::response;
 use crate::digest::Digest;
 use crate::message::Message;
 use crate::service::{Receipt, StoreError, offload};
@@ -53,7 +54,7 @@ pub(super) async fn put(
     }
     let format = BodyFormat::of(fields)?;
     if format == BodyFormat::Lines {
-        return Err(HttpError::ContentType);
+        return Err(FormatError::Type.into());
     }
     check_size(app.limits.body_bytes_max, &body)?;
     if is_waiting(fields)
@@ -139,16 +140,6 @@ async fn store(
     Ok(app.service.publish(message).await?)
 }
 
-/// Counts the body of an answer.
-pub(super) fn admit(app: &App, response: Response) -> Result<Response, HttpError> {
-    let (head, answer) = response.into_parts();
-    let answer = app
-        .answers
-        .admit(answer)
-        .ok_or(HttpError::NoRoomForAnswer)?;
-    Ok(Response::from_parts(head, answer))
-}
-
 fn read_message(format: BodyFormat, body: &Bytes) -> Result<Message, HttpError> {
     let text = ByteString::try_from(body.clone()).map_err(|_| HttpError::not_utf8(body))?;
     let text = match format {
@@ -187,7 +178,7 @@ pub(super) async fn erase(app: &App, digest: Option<Digest>) -> Result<Response,
     let deleted = app.service.delete(&digest).await;
     let deleted = deleted.map_err(HttpError::NotDeleted)?;
     let deleted = deleted.ok_or(HttpError::NoSuchMessage)?;
-    Ok(response::deleted(&deleted))
+    Ok(response::deleted(deleted))
 }
 
 /// `GET` of a message by another name than its path.
@@ -211,16 +202,20 @@ fn message(app: &App, digest: Digest, head: &Parts) -> Result<Response, HttpErro
     }
     let message = app.service.fetch(&digest)?;
     let message = message.ok_or(HttpError::NoSuchMessage)?;
+    let admit = |response| {
+        let admitted = app.answers.admit(response);
+        admitted.ok_or(HttpError::NoRoomForAnswer)
+    };
     // No other method has ranges (RFC 9110, 14.2).
     if form == Form::Text && head.method == Method::GET && fields.contains_key(RANGE) {
         let bytes = message.as_bytes().len();
         match range::wanted(fields, &response::etag(&digest, form), bytes) {
             Part::All => {}
             Part::Bytes(part) => {
-                return admit(app, response::part(&message, part));
+                return admit(response::part(&message, part));
             }
             Part::None => return Err(HttpError::NoSuchRange { bytes }),
         }
     }
-    admit(app, response::found(&message, form))
+    admit(response::found(&message, form))
 }

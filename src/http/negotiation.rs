@@ -1,12 +1,19 @@
 //! What the fields of a request say about formats: of its body, of the answer, and of the answer the
 //! client already has.
 
-use hyper::header::{
-    ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, IF_NONE_MATCH,
-};
+use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, IF_NONE_MATCH};
 use mediatype::{MediaType, MediaTypeList, Name};
 
-use super::error::HttpError;
+/// A body is brought in a way that is not known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum FormatError {
+    #[error(
+        "The Content-Type must be application/json or text/plain, or application/x-ndjson for a batch; in UTF-8 and given once."
+    )]
+    Type,
+    #[error("A Content-Encoding is not supported; send the body as it is.")]
+    Encoding,
+}
 
 /// How the body of a POST brings its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,9 +31,9 @@ pub(super) enum BodyFormat {
 impl BodyFormat {
     /// Reads Content-Type. Whatever is not known for certain is refused: a guess would store
     /// something else than the client meant, for ever.
-    pub(super) fn of(fields: &HeaderMap) -> Result<Self, HttpError> {
+    pub(super) fn of(fields: &HeaderMap) -> Result<Self, FormatError> {
         if fields.contains_key(CONTENT_ENCODING) {
-            return Err(HttpError::ContentEncoding);
+            return Err(FormatError::Encoding);
         }
         let mut types = fields.get_all(CONTENT_TYPE).iter();
         let format = match (types.next(), types.next()) {
@@ -34,7 +41,7 @@ impl BodyFormat {
             (Some(only), None) => Self::of_type(only),
             (Some(_), Some(_)) => None,
         };
-        format.ok_or(HttpError::ContentType)
+        format.ok_or(FormatError::Type)
     }
 
     fn of_type(field: &HeaderValue) -> Option<Self> {
@@ -70,6 +77,14 @@ pub(super) enum Form {
 }
 
 impl Form {
+    /// Its media type.
+    pub(super) fn kind(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Text => "text/plain; charset=utf-8",
+        }
+    }
+
     /// Reads Accept (RFC 9110, 12.5.1): text if the client prefers it, JSON in all other cases, also
     /// where it wants neither.
     pub(super) fn wanted(fields: &HeaderMap) -> Self {
@@ -192,7 +207,7 @@ pub(super) fn names_etag(fields: &HeaderMap, etag: &HeaderValue) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use hyper::header::HeaderName;
+    use http::header::HeaderName;
 
     use super::*;
 

@@ -10,15 +10,17 @@
 //! the scripts write text, never markup.
 
 use bytes::Bytes;
-use hyper::StatusCode;
-use hyper::header::{HeaderMap, HeaderValue};
+use http::StatusCode;
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, HeaderMap, HeaderValue, VARY};
 
-use super::App;
+use super::body::Response;
+use super::budget::ByteBudget;
 use super::error::HttpError;
-use super::messages::admit;
-use super::negotiation::{Home, names_etag};
-use super::response::{self, Response};
+use super::json;
+use super::negotiation::{Form, Home, names_etag};
+use super::response;
 use crate::digest::Digest;
+use crate::service::Service;
 
 /// Path, type and content of each file; [`HOME`] has no path of its own.
 const FILES: [(&str, &str, &str); 9] = [
@@ -53,6 +55,12 @@ const HOME: &str = "/";
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
+/// What a page may do: use what comes from here, in files of its own; nothing else, in no frame, and
+/// no text becomes markup.
+const POLICY: &str = "default-src 'none'; connect-src 'self'; img-src 'self'; \
+    script-src 'self'; style-src 'self'; base-uri 'none'; form-action 'none'; \
+    frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
+
 const HELP: &str = "\
 digestd keeps messages and finds them by their SHA-256 digest. All of it: /docs, /openapi.yaml
 
@@ -66,11 +74,11 @@ pub(super) struct Pages(Vec<Page>);
 
 /// A file.
 #[derive(Debug)]
-pub(super) struct Page {
+struct Page {
     path: &'static str,
-    pub(super) kind: HeaderValue,
-    pub(super) etag: HeaderValue,
-    pub(super) content: Bytes,
+    kind: &'static str,
+    etag: HeaderValue,
+    content: Bytes,
 }
 
 impl Pages {
@@ -78,32 +86,53 @@ impl Pages {
     pub(super) fn new() -> Self {
         let page = |(path, kind, content): (_, _, &'static str)| Page {
             path,
-            kind: HeaderValue::from_static(kind),
-            etag: response::page_etag(&Digest::of(content.as_bytes())),
+            kind,
+            // The digest of its content.
+            etag: response::etag(&Digest::of(content.as_bytes()), Form::Text),
             content: Bytes::from_static(content.as_bytes()),
         };
         Self(FILES.map(page).into())
     }
+
+    /// `GET` of a path that is that of a file.
+    pub(super) fn file(
+        &self,
+        path: &str,
+        answers: &ByteBudget,
+        fields: &HeaderMap,
+    ) -> Result<Response, HttpError> {
+        let page = self.0.iter().find(|page| page.path == path);
+        let page = page.ok_or(HttpError::NoSuchPath)?;
+        let mut response = if names_etag(fields, &page.etag) {
+            response::empty(StatusCode::NOT_MODIFIED)
+        } else {
+            response::new(StatusCode::OK, page.kind, page.content.clone())
+        };
+        let fields = response.headers_mut();
+        // Another version of the program has other pages.
+        fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        fields.insert(ETAG, page.etag.clone());
+        fields.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+        answers.admit(response).ok_or(HttpError::NoRoomForAnswer)
+    }
 }
 
 /// `GET /`
-pub(super) fn home(app: &App, fields: &HeaderMap) -> Result<Response, HttpError> {
+pub(super) fn home(
+    pages: &Pages,
+    service: &Service,
+    answers: &ByteBudget,
+    fields: &HeaderMap,
+) -> Result<Response, HttpError> {
     let mut response = match Home::wanted(fields) {
-        Home::Page => file(app, HOME, fields)?,
-        Home::Figures => response::figures(&app.service.health(), app.service.stats()),
+        Home::Page => pages.file(HOME, answers, fields)?,
+        Home::Figures => {
+            let figures = json::figures(&service.health(), service.stats());
+            response::new(StatusCode::OK, Form::Json.kind(), figures.into())
+        }
         Home::Help => response::plain(StatusCode::OK, HELP),
     };
-    response::vary_by_accept(&mut response);
+    let fields = response.headers_mut();
+    fields.insert(VARY, HeaderValue::from_static("accept"));
     Ok(response)
-}
-
-/// `GET` of a path that is that of a file.
-pub(super) fn file(app: &App, path: &str, fields: &HeaderMap) -> Result<Response, HttpError> {
-    let page = app.pages.0.iter().find(|page| page.path == path);
-    let page = page.ok_or(HttpError::NoSuchPath)?;
-    if names_etag(fields, &page.etag) {
-        Ok(response::page_not_modified(page))
-    } else {
-        admit(app, response::page(page))
-    }
 }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use hyper::header::{HeaderMap, HeaderValue, IF_RANGE, RANGE};
+use http::header::{HeaderMap, HeaderValue, IF_RANGE, RANGE};
 
 /// What of a text is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]

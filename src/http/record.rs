@@ -5,31 +5,58 @@
 //! whatever becomes of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-use hyper::header::HeaderValue;
-use hyper::http::request::Parts;
-use hyper::{Method, StatusCode};
+use http::request::Parts;
+use http::{Method, StatusCode};
 
-use super::App;
-use super::request::BodyProgress;
-use super::route::Route;
+use super::request_id::RequestId;
+use super::resource::Resource;
 use super::trace;
-use crate::metrics::{Labels, Request};
-use crate::telemetry::Access;
+use crate::metrics::{Labels, Metrics, Request};
+use crate::telemetry::{Access, Logs};
 
 /// Stands for the status of an answer that was never made because the client went away, as in nginx.
 const STATUS_ABANDONED: u16 = 499;
 
+/// Where requests are reported.
+#[derive(Debug)]
+pub(super) struct Reporters {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) logs: Logs,
+}
+
+/// What became of the body of a request. Outlives it.
+#[derive(Debug, Default)]
+pub(super) struct BodyProgress {
+    bytes: AtomicU64,
+    is_abandoned: AtomicBool,
+}
+
+impl BodyProgress {
+    /// Counts bytes that were read.
+    pub(super) fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Notes that it was dropped before its end: what comes next on an HTTP/1.1 connection is then the
+    /// rest of it, not a request.
+    pub(super) fn abandon(&self) {
+        self.is_abandoned.store(true, Relaxed);
+    }
+}
+
 /// A request, not yet over.
 #[derive(Debug)]
 pub(super) struct RequestRecord {
-    pub(super) app: Arc<App>,
-    pub(super) id: RequestId,
+    reporters: Arc<Reporters>,
+    id: RequestId,
     trace_id: Option<Box<str>>,
     peer: Arc<str>,
     method: &'static str,
-    route: Route,
+    route: &'static str,
+    is_quiet: bool,
     status: u16,
     bytes_out: u64,
     /// Of the body, if there is one.
@@ -39,21 +66,22 @@ pub(super) struct RequestRecord {
 
 impl RequestRecord {
     pub(super) fn begin(
-        app: Arc<App>,
+        reporters: Arc<Reporters>,
         id: RequestId,
         peer: Arc<str>,
         head: &Parts,
-        route: Route,
+        resource: Resource<'_>,
         body: Option<Arc<BodyProgress>>,
     ) -> Self {
-        app.metrics.begin();
+        reporters.metrics.begin();
         Self {
-            app,
+            reporters,
             id,
             peer,
             trace_id: trace::trace_id(&head.headers).map(Box::from),
             method: name(&head.method),
-            route,
+            route: resource.name(),
+            is_quiet: resource.is_quiet(),
             status: STATUS_ABANDONED,
             bytes_out: 0,
             body,
@@ -61,9 +89,14 @@ impl RequestRecord {
         }
     }
 
+    pub(super) fn id(&self) -> &RequestId {
+        &self.id
+    }
+
     /// Whether the rest of the body may still come.
     pub(super) fn has_abandoned_body(&self) -> bool {
-        self.body.as_ref().is_some_and(|body| body.is_abandoned())
+        let body = self.body.as_ref();
+        body.is_some_and(|body| body.is_abandoned.load(Relaxed))
     }
 
     pub(super) fn set_status(&mut self, status: StatusCode) {
@@ -79,10 +112,11 @@ impl RequestRecord {
 impl Drop for RequestRecord {
     fn drop(&mut self) {
         let duration = self.started.elapsed();
-        let bytes_in = self.body.as_ref().map_or(0, |body| body.bytes());
+        let body = self.body.as_ref();
+        let bytes_in = body.map_or(0, |body| body.bytes.load(Relaxed));
         let labels = Labels {
             status: self.status,
-            route: self.route.name(),
+            route: self.route,
             method: self.method,
         };
         let request = Request {
@@ -90,47 +124,19 @@ impl Drop for RequestRecord {
             bytes_in,
             bytes_out: self.bytes_out,
         };
-        self.app.metrics.end(labels, &request);
-        self.app.logs.access(&Access {
+        self.reporters.metrics.end(labels, &request);
+        self.reporters.logs.access(&Access {
             id: self.id.as_str(),
             trace_id: self.trace_id.as_deref(),
             method: self.method,
-            route: self.route.name(),
-            is_probe: self.route.is_probe(),
+            route: self.route,
+            is_probe: self.is_quiet,
             status: self.status,
             bytes_in,
             bytes_out: self.bytes_out,
             duration,
             peer: &self.peer,
         });
-    }
-}
-
-/// Names a request, so that an answer and a line in the log can be brought together.
-#[derive(Clone, Debug)]
-pub(super) enum RequestId {
-    /// Hexadecimal digits.
-    Made([u8; 16]),
-    /// The client's, checked.
-    Given(HeaderValue),
-}
-
-impl RequestId {
-    pub(super) fn as_str(&self) -> &str {
-        // Both are ASCII.
-        match self {
-            Self::Made(digits) => str::from_utf8(digits).unwrap_or_default(),
-            Self::Given(id) => id.to_str().unwrap_or_default(),
-        }
-    }
-
-    pub(super) fn to_field(&self) -> HeaderValue {
-        match self {
-            Self::Made(digits) => {
-                HeaderValue::from_bytes(digits).unwrap_or_else(|_| HeaderValue::from_static("0"))
-            }
-            Self::Given(id) => id.clone(),
-        }
     }
 }
 

@@ -7,20 +7,36 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::header::{EXPECT, HeaderMap};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::header::{EXPECT, HeaderMap};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use super::digest_fields::RequestDigests;
-use super::error::HttpError;
+use super::budget::{ByteBudget, Reservation};
+use super::digest_fields::{DigestFieldError, RequestDigests};
+use super::record::BodyProgress;
 use crate::config::Limits;
+
+/// Why a body is not taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    #[error("The body is larger than {bytes_max} bytes.")]
+    TooLarge { bytes_max: u64 },
+    #[error("The body came too slowly.")]
+    TooSlow,
+    #[error("The body ended early.")]
+    Broken,
+    #[error(
+        "Too many bodies are on their way at the moment; this one was not read. Try again soon."
+    )]
+    NoRoom,
+    #[error(transparent)]
+    Trailers(#[from] DigestFieldError),
+}
 
 /// A body as it comes, followed by its [`BodyProgress`].
 #[derive(Debug)]
@@ -29,26 +45,6 @@ pub(super) struct RequestBody {
     /// `None` for a request without a body.
     progress: Option<Arc<BodyProgress>>,
     has_ended: bool,
-}
-
-/// What became of a body. Outlives it.
-#[derive(Debug, Default)]
-pub(super) struct BodyProgress {
-    bytes: AtomicU64,
-    is_abandoned: AtomicBool,
-}
-
-impl BodyProgress {
-    /// Bytes that were read.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Relaxed)
-    }
-
-    /// Whether it was dropped before its end: what comes next on an HTTP/1.1 connection is then the rest
-    /// of the body, not a request.
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.is_abandoned.load(Relaxed)
-    }
 }
 
 impl RequestBody {
@@ -67,7 +63,7 @@ impl Drop for RequestBody {
             && !self.has_ended
             && !self.incoming.is_end_stream()
         {
-            progress.is_abandoned.store(true, Relaxed);
+            progress.abandon();
         }
     }
 }
@@ -84,7 +80,7 @@ impl Body for RequestBody {
         if let (Poll::Ready(Some(Ok(frame))), Some(progress)) = (&polled, &self.progress)
             && let Some(data) = frame.data_ref()
         {
-            progress.bytes.fetch_add(data.len() as u64, Relaxed);
+            progress.add(data.len());
         }
         self.has_ended |= matches!(polled, Poll::Ready(None));
         polled
@@ -102,59 +98,43 @@ impl Body for RequestBody {
 /// Memory for bodies in flight, in two parts, so that however many large bodies are on their way,
 /// small ones pass.
 #[derive(Debug)]
-pub(super) struct Budget {
-    small: Arc<Semaphore>,
-    large: Arc<Semaphore>,
-    large_bytes_max: usize,
+pub(super) struct BodyBudget {
+    small: ByteBudget,
+    large: ByteBudget,
     small_body_bytes_max: usize,
 }
 
-/// A part of the [`Budget`], given back when dropped.
-#[derive(Debug)]
-pub(super) struct Reservation {
-    _permit: OwnedSemaphorePermit,
-    bytes: usize,
-}
-
-impl Budget {
+impl BodyBudget {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
-            small: Arc::new(Semaphore::new(limits.small_bodies_bytes_max)),
-            large: Arc::new(Semaphore::new(limits.large_bodies_bytes_max)),
-            large_bytes_max: limits.large_bodies_bytes_max,
+            small: ByteBudget::new(limits.small_bodies_bytes_max),
+            large: ByteBudget::new(limits.large_bodies_bytes_max),
             small_body_bytes_max: limits.small_body_bytes_max,
         }
     }
 
     /// Sets aside room for a body of `bytes` bytes; never waits.
-    fn reserve(&self, bytes: usize) -> Result<Reservation, HttpError> {
+    fn reserve(&self, bytes: usize) -> Result<Reservation, BodyError> {
         let part = if bytes <= self.small_body_bytes_max {
             &self.small
         } else {
             &self.large
         };
-        let permits = u32::try_from(bytes).map_err(|_| HttpError::NoRoomForBody)?;
-        let permit = Arc::clone(part)
-            .try_acquire_many_owned(permits)
-            .map_err(|_| HttpError::NoRoomForBody)?;
-        Ok(Reservation {
-            _permit: permit,
-            bytes,
-        })
+        part.reserve(bytes).ok_or(BodyError::NoRoom)
     }
 
     /// Sets aside room for a batch: a line that is gathered, and as much on its way to the disk.
-    pub(super) fn reserve_batch(&self, limits: &Limits) -> Result<Reservation, HttpError> {
+    pub(super) fn reserve_batch(&self, limits: &Limits) -> Result<Reservation, BodyError> {
         let line = usize::try_from(limits.body_bytes_max).unwrap_or(usize::MAX);
         // Where one line may take all the room there is, it does.
-        self.reserve(line.saturating_mul(2).min(self.large_bytes_max))
+        self.reserve(line.saturating_mul(2).min(self.large.bytes_max()))
     }
 }
 
 /// Refuses a body that says in the head of its request that it is too large.
-pub(super) fn check_size(bytes_max: u64, body: &RequestBody) -> Result<(), HttpError> {
+pub(super) fn check_size(bytes_max: u64, body: &RequestBody) -> Result<(), BodyError> {
     if body.size_hint().lower() > bytes_max {
-        return Err(HttpError::BodyTooLarge { bytes_max });
+        return Err(BodyError::TooLarge { bytes_max });
     }
     Ok(())
 }
@@ -164,12 +144,12 @@ pub(super) fn check_size(bytes_max: u64, body: &RequestBody) -> Result<(), HttpE
 /// Dropping the future, which is what happens when the client goes away, frees everything.
 pub(super) async fn read_body(
     limits: &Limits,
-    budget: &Budget,
+    budget: &BodyBudget,
     mut body: RequestBody,
     stated: &mut RequestDigests,
-) -> Result<(Bytes, Reservation), HttpError> {
+) -> Result<(Bytes, Reservation), BodyError> {
     let bytes_max = limits.body_bytes_max;
-    let too_large = || HttpError::BodyTooLarge { bytes_max };
+    let too_large = || BodyError::TooLarge { bytes_max };
     check_size(bytes_max, &body)?;
     // Exact where the head gave a length; grown as it comes where it did not.
     let declared = usize::try_from(body.size_hint().lower()).map_err(|_| too_large())?;
@@ -190,7 +170,7 @@ pub(super) async fn read_body(
         if bytes as u64 > bytes_max {
             return Err(too_large());
         }
-        if bytes > reservation.bytes {
+        if bytes > reservation.bytes() {
             // Doubling, so that a long body asks a few times and not for every frame.
             let most = usize::try_from(bytes_max).unwrap_or(usize::MAX);
             let wanted = (2 * bytes).min(most);
@@ -200,7 +180,7 @@ pub(super) async fn read_body(
             // The usual case: all of it came with the head, and nothing is copied.
             return Ok((data, reservation));
         }
-        text.reserve(reservation.bytes - text.len());
+        text.reserve(reservation.bytes() - text.len());
         text.extend_from_slice(&data);
         pace.check(text.len() as u64)?;
     }
@@ -240,18 +220,18 @@ impl BodyDeadline {
     pub(super) async fn next_frame(
         &self,
         body: &mut RequestBody,
-    ) -> Result<Option<Frame<Bytes>>, HttpError> {
+    ) -> Result<Option<Frame<Bytes>>, BodyError> {
         let frame = timeout(self.stall_timeout, body.frame()).await;
-        let frame = frame.map_err(|_| HttpError::BodyTooSlow)?;
-        frame.transpose().map_err(|_| HttpError::BodyBroken)
+        let frame = frame.map_err(|_| BodyError::TooSlow)?;
+        frame.transpose().map_err(|_| BodyError::Broken)
     }
 
     /// Ends a body that trickles: each piece in time, the whole never.
-    pub(super) fn check(&self, received: u64) -> Result<(), HttpError> {
+    pub(super) fn check(&self, received: u64) -> Result<(), BodyError> {
         let elapsed = self.started.elapsed();
         let due = self.rate_min.saturating_mul(elapsed.as_secs());
         if elapsed > self.stall_timeout && received < due {
-            return Err(HttpError::BodyTooSlow);
+            return Err(BodyError::TooSlow);
         }
         Ok(())
     }
@@ -261,8 +241,8 @@ impl BodyDeadline {
 mod tests {
     use super::*;
 
-    fn budget() -> Budget {
-        Budget::new(&Limits {
+    fn budget() -> BodyBudget {
+        BodyBudget::new(&Limits {
             small_bodies_bytes_max: 100,
             large_bodies_bytes_max: 1000,
             small_body_bytes_max: 10,
@@ -275,7 +255,7 @@ mod tests {
         let budget = budget();
         let first = budget.reserve(600).unwrap();
         let second = budget.reserve(400).unwrap();
-        assert!(matches!(budget.reserve(11), Err(HttpError::NoRoomForBody)));
+        assert!(matches!(budget.reserve(11), Err(BodyError::NoRoom)));
         drop(first);
         budget.reserve(600).unwrap();
         drop(second);
@@ -286,7 +266,7 @@ mod tests {
         let budget = budget();
         let _large = budget.reserve(1000).unwrap();
         let small: Vec<_> = (0..10).map(|_| budget.reserve(10).unwrap()).collect();
-        assert!(matches!(budget.reserve(10), Err(HttpError::NoRoomForBody)));
+        assert!(matches!(budget.reserve(10), Err(BodyError::NoRoom)));
         drop(small);
         budget.reserve(0).unwrap();
     }
@@ -299,9 +279,6 @@ mod tests {
         pace.check(0).unwrap();
         tokio::time::advance(Duration::from_secs(10)).await;
         pace.check(40 * 1024).unwrap();
-        assert!(matches!(
-            pace.check(40 * 1024 - 1),
-            Err(HttpError::BodyTooSlow)
-        ));
+        assert!(matches!(pace.check(40 * 1024 - 1), Err(BodyError::TooSlow)));
     }
 }

@@ -3,37 +3,27 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use hyper::StatusCode;
-use hyper::body::Body;
-use hyper::header::{
+use http::StatusCode;
+use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE,
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION,
-    RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
+    VARY,
 };
+use hyper::body::Body;
 
-use super::body::ResponseBody;
+use super::body::{Response, ResponseBody};
 use super::digest_fields;
-use super::error::{Problem, RETRY_SOON};
 use super::json;
 use super::negotiation::Form;
-use super::pages::Page;
 use crate::digest::{DIGEST_DIGITS, Digest};
 use crate::message::Message;
-use crate::service::{Deleted, Durability, Health, Receipt, Stats};
-
-pub(super) type Response = hyper::Response<ResponseBody>;
+use crate::service::{Deleted, Durability, Receipt};
 
 /// Names what a stored message survives; `disk` or `os`.
 const DURABILITY: HeaderName = HeaderName::from_static("durability");
 
 /// Stored text is nobody's page.
 const MESSAGE_POLICY: &str = "default-src 'none'; sandbox";
-
-/// What a page may do: use what comes from here, in files of its own; nothing else, in no frame, and
-/// no text becomes markup.
-const PAGE_POLICY: &str = "default-src 'none'; connect-src 'self'; img-src 'self'; \
-    script-src 'self'; style-src 'self'; base-uri 'none'; form-action 'none'; \
-    frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// Room for the fields of the largest answer and those the connection adds.
 const FIELDS: usize = 12;
@@ -45,7 +35,7 @@ pub(super) fn created(receipt: &Receipt, form: Form) -> Response {
         Form::Json => concat(b"{\n  \"digest\": \"", &digits, b"\"\n}\n"),
         Form::Text => concat(b"", &digits, b"\n"),
     };
-    let mut response = response(StatusCode::CREATED, form, body);
+    let mut response = new(StatusCode::CREATED, form.kind(), body);
     let fields = response.headers_mut();
     insert(fields, LOCATION, path(&receipt.digest()));
     fields.insert(
@@ -53,7 +43,6 @@ pub(super) fn created(receipt: &Receipt, form: Form) -> Response {
         HeaderValue::from_static(receipt.durability().name()),
     );
     fields.insert(VARY, HeaderValue::from_static("accept"));
-    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -63,7 +52,7 @@ pub(super) fn found(message: &Message, form: Form) -> Response {
         Form::Json => json::object("message", message.text()).into(),
         Form::Text => message.as_bytes().clone(),
     };
-    let mut response = response(StatusCode::OK, form, body);
+    let mut response = new(StatusCode::OK, form.kind(), body);
     set_cache_fields(response.headers_mut(), &message.digest(), form);
     response.headers_mut().insert(
         CONTENT_SECURITY_POLICY,
@@ -100,27 +89,17 @@ fn path(digest: &Digest) -> Bytes {
 }
 
 /// 204 for a message that was deleted.
-pub(super) fn deleted(deleted: &Deleted) -> Response {
-    let mut response = Response::default();
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    let fields = response.headers_mut();
-    for (name, value) in [
-        (CACHE_CONTROL, "no-store"),
-        (DURABILITY, deleted.durability().name()),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ] {
-        fields.insert(name, HeaderValue::from_static(value));
-    }
+pub(super) fn deleted(deleted: Deleted) -> Response {
+    let mut response = empty(StatusCode::NO_CONTENT);
+    let durability = HeaderValue::from_static(deleted.durability().name());
+    response.headers_mut().insert(DURABILITY, durability);
     response
 }
 
 /// 304 for a message the client has.
 pub(super) fn not_modified(digest: &Digest, form: Form) -> Response {
-    let mut response = Response::default();
-    *response.status_mut() = StatusCode::NOT_MODIFIED;
-    let fields = response.headers_mut();
-    fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    set_cache_fields(fields, digest, form);
+    let mut response = empty(StatusCode::NOT_MODIFIED);
+    set_cache_fields(response.headers_mut(), digest, form);
     response
 }
 
@@ -143,84 +122,9 @@ pub(super) fn etag(digest: &Digest, form: Form) -> HeaderValue {
     field_value(concat(b"\"", &digest.to_hex(), end))
 }
 
-/// The entity tag of a page: the digest of its content.
-pub(super) fn page_etag(digest: &Digest) -> HeaderValue {
-    etag(digest, Form::Text)
-}
-
-/// 200 with a page.
-pub(super) fn page(page: &Page) -> Response {
-    let mut response = response(StatusCode::OK, Form::Text, page.content.clone());
-    let fields = response.headers_mut();
-    fields.insert(CONTENT_TYPE, page.kind.clone());
-    set_page_fields(fields, page);
-    response
-}
-
-/// 304 for a page the client has.
-pub(super) fn page_not_modified(page: &Page) -> Response {
-    let mut response = Response::default();
-    *response.status_mut() = StatusCode::NOT_MODIFIED;
-    let fields = response.headers_mut();
-    fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    set_page_fields(fields, page);
-    response
-}
-
-/// Another version of the program has other pages.
-fn set_page_fields(fields: &mut HeaderMap, page: &Page) {
-    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    fields.insert(ETAG, page.etag.clone());
-    fields.insert(
-        CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(PAGE_POLICY),
-    );
-}
-
-/// Says that there are other forms.
-pub(super) fn vary_by_accept(response: &mut Response) {
-    let fields = response.headers_mut();
-    fields.insert(VARY, HeaderValue::from_static("accept"));
-}
-
-/// 200 with the state and the figures of the service.
-pub(super) fn figures(health: &Health, stats: Option<Stats>) -> Response {
-    let body = json::figures(health, stats).into();
-    let mut response = response(StatusCode::OK, Form::Json, body);
-    response
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
 /// A short text from the service itself.
 pub(super) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response {
-    let mut response = response(status, Form::Text, text.into());
-    response
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-/// Everything that is counted.
-pub(super) fn metrics(text: String) -> Response {
-    let mut response = plain(StatusCode::OK, text);
-    let kind = HeaderValue::from_static(crate::metrics::CONTENT_TYPE);
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
-}
-
-/// The checks behind a probe's answer; 503 without the form of an error, since it is more than one
-/// sentence.
-pub(super) fn report(ready: bool, text: String) -> Response {
-    if ready {
-        return plain(StatusCode::OK, text);
-    }
-    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, text);
-    response
-        .headers_mut()
-        .insert(RETRY_AFTER, RETRY_SOON.into());
-    response
+    new(status, Form::Text.kind(), text.into())
 }
 
 /// 200 with lines as they are made: of a batch, with what stored messages survive, or of an export.
@@ -229,8 +133,6 @@ pub(super) fn lines(answer: ResponseBody, durability: Option<Durability>) -> Res
     let fields = response.headers_mut();
     for (name, value) in [
         (CONTENT_TYPE, "application/x-ndjson"),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (CACHE_CONTROL, "no-store"),
         (CONTENT_SECURITY_POLICY, MESSAGE_POLICY),
     ] {
         fields.insert(name, HeaderValue::from_static(value));
@@ -241,43 +143,24 @@ pub(super) fn lines(answer: ResponseBody, durability: Option<Durability>) -> Res
     response
 }
 
-/// What went wrong, for the client.
-pub(super) fn error(status: StatusCode, text: &str) -> Response {
-    let mut response = response(status, Form::Json, json::object("error", text).into());
-    // A 404 may turn into a 200 at any moment.
-    response
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-/// The same as a document with more to it (RFC 9457).
-pub(super) fn problem(status: StatusCode, problem: Problem, text: &str) -> Response {
-    let mut response = error(status, text);
-    let body = json::problem(&problem.kind(), problem.title, status.as_u16(), text);
-    *response.body_mut() = ResponseBody::from(Bytes::from(body));
-    response.headers_mut().insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/problem+json"),
-    );
-    response
-}
-
-fn response(status: StatusCode, form: Form, body: Bytes) -> Response {
+/// An answer with a body, and the fields that say what it is.
+pub(super) fn new(status: StatusCode, kind: &'static str, body: Bytes) -> Response {
     let mut response = Response::new(ResponseBody::from(body));
     *response.status_mut() = status;
-    let kind = match form {
-        Form::Json => "application/json",
-        Form::Text => "text/plain; charset=utf-8",
-    };
     let mut fields = HeaderMap::with_capacity(FIELDS);
     if response.body().is_end_stream() {
         // hyper says the length of every body but an empty one.
         fields.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     fields.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     *response.headers_mut() = fields;
+    response
+}
+
+/// The same without a body, and without fields.
+pub(super) fn empty(status: StatusCode) -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = status;
     response
 }
 

@@ -1,6 +1,6 @@
 //! Trace Context (W3C): the name that a request has for all services it passes.
 
-use hyper::header::{HeaderMap, HeaderName};
+use http::header::{HeaderMap, HeaderName};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -29,7 +29,7 @@ fn is_hex(part: &str, digits: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use hyper::header::HeaderValue;
+    use http::header::HeaderValue;
 
     use super::*;
 

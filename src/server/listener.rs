@@ -38,7 +38,7 @@ pub struct Listener {
     /// The socket, listening.
     pub socket: TcpListener,
     /// What is served.
-    pub surface: ListenerRole,
+    pub role: ListenerRole,
     /// Encrypts, if it is there.
     pub tls: Option<Arc<Tls>>,
 }
@@ -48,7 +48,7 @@ impl From<TcpListener> for Listener {
     fn from(socket: TcpListener) -> Self {
         Self {
             socket,
-            surface: ListenerRole::All,
+            role: ListenerRole::All,
             tls: None,
         }
     }
@@ -100,7 +100,7 @@ pub(super) async fn accept(
         let mut info = ConnectionInfo {
             peer: address.to_string().into(),
             origin: peer,
-            surface: listener.surface,
+            role: listener.role,
         };
         let started = Instant::now();
         let tls = listener.tls.clone();

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use digestd::config::{CertificateConfig, Limits};
-use digestd::http::{App, Surface};
+use digestd::http::{App, ListenerRole};
 use digestd::metrics::Metrics;
 use digestd::server::{self, Listener, Tls};
 use digestd::service::Service;
@@ -312,7 +312,7 @@ async fn a_handshake_has_the_time_of_a_first_request_and_both_share_it() {
     let address = socket.local_addr().unwrap();
     let listener = Listener {
         socket,
-        surface: Surface::All,
+        role: ListenerRole::All,
         tls: Some(Arc::new(tls)),
     };
     let app = Arc::new(App::new(Arc::new(Service::default()), limits.clone()));

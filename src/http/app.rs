@@ -1,0 +1,100 @@
+//! What all requests share, and how a request came.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use super::budget::ByteBudget;
+use super::pages::Pages;
+use super::record::Reporters;
+use super::request::BodyBudget;
+use super::request_id::RequestIds;
+use super::resource::ListenerRole;
+use crate::access::{Access, Peer};
+use crate::config::Limits;
+use crate::metrics::Metrics;
+use crate::service::Service;
+use crate::telemetry::Logs;
+
+/// What all requests share.
+#[derive(Debug)]
+pub struct App {
+    pub(super) service: Arc<Service>,
+    pub(super) limits: Limits,
+    pub(super) bodies: BodyBudget,
+    pub(super) writes: Arc<Semaphore>,
+    pub(super) batches: Arc<Semaphore>,
+    pub(super) answers: ByteBudget,
+    /// Slots for exports; `None` where nobody may have all messages.
+    pub(super) exports: Option<Arc<Semaphore>>,
+    pub(super) pages: Pages,
+    pub(super) request_ids: RequestIds,
+    pub(super) reporters: Arc<Reporters>,
+    pub(super) access: Arc<Access>,
+}
+
+/// How a request came.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    /// The address of the other side, in words.
+    pub peer: Arc<str>,
+    /// The other side.
+    pub origin: Peer,
+    /// What is served where it came in.
+    pub role: ListenerRole,
+}
+
+impl App {
+    /// Serves `service` within `limits` to everybody, and logs no requests.
+    #[must_use]
+    pub fn new(service: Arc<Service>, limits: Limits) -> Self {
+        Self {
+            service,
+            bodies: BodyBudget::new(&limits),
+            writes: Arc::new(Semaphore::new(limits.writes_max)),
+            batches: Arc::new(Semaphore::new(limits.batches_max)),
+            answers: ByteBudget::new(limits.answers_bytes_max),
+            exports: None,
+            pages: Pages::new(),
+            request_ids: RequestIds::new(),
+            reporters: Arc::new(Reporters {
+                metrics: Arc::default(),
+                logs: Logs::none(),
+            }),
+            access: Arc::default(),
+            limits,
+        }
+    }
+
+    /// Lets everybody who may read a message have all of them.
+    #[must_use]
+    pub fn allow_export(self) -> Self {
+        let exports = Some(Arc::new(Semaphore::new(self.limits.exports_max)));
+        Self { exports, ..self }
+    }
+
+    /// Counts in `metrics` and logs requests to `logs`.
+    #[must_use]
+    pub fn reporting_to(self, metrics: Arc<Metrics>, logs: Logs) -> Self {
+        let reporters = Arc::new(Reporters { metrics, logs });
+        Self { reporters, ..self }
+    }
+
+    /// Serves those whom `access` admits.
+    #[must_use]
+    pub fn guarded_by(self, access: Arc<Access>) -> Self {
+        Self { access, ..self }
+    }
+
+    /// Who is admitted.
+    #[must_use]
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// The service that requests are answered from.
+    #[must_use]
+    pub fn service(&self) -> &Service {
+        &self.service
+    }
+}

@@ -1,0 +1,149 @@
+//! The way of a request: named, followed, admitted, answered; and what every answer has.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
+use http::request::Parts;
+use http::{Method, Request, StatusCode, Version};
+use hyper::body::{Body, Incoming};
+use tracing::warn;
+
+use super::app::{App, ConnectionInfo};
+use super::authorize::{self, Denied};
+use super::body::{Response, ResponseBody};
+use super::cors;
+use super::digest_fields::WantedDigests;
+use super::error::HttpError;
+use super::json;
+use super::negotiation::wants_problem;
+use super::record::RequestRecord;
+use super::request::{RequestBody, discard};
+use super::request_id::{REQUEST_ID, RequestId};
+use super::resource::{ListenerRole, Resource};
+use super::response;
+use super::route;
+use super::trace;
+
+impl App {
+    /// Answers a request. Never fails: a failure is an answer too.
+    ///
+    /// # Errors
+    /// None.
+    pub async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        info: ConnectionInfo,
+    ) -> Result<Response, Infallible> {
+        let (head, body) = request.into_parts();
+        let progress = (!body.is_end_stream()).then(Arc::default);
+        let body = RequestBody::new(body, progress.clone());
+        let resource = Resource::parse(head.uri.path());
+        let client = authorize::client(&self.access, info.origin, &head.headers);
+        let peer = match &client {
+            Ok(client) if *client != info.origin.address => client.to_string().into(),
+            _ => info.peer,
+        };
+        let reporters = Arc::clone(&self.reporters);
+        let id = self.request_ids.of(&head.headers);
+        let mut record = RequestRecord::begin(reporters, id, peer, &head, resource, progress);
+
+        let result = self.handle(info.role, resource, &head, client, body).await;
+        let mut response = result.unwrap_or_else(|error| failure(&error, &head, record.id()));
+        if let Some(wanted) = WantedDigests::of(&head.headers) {
+            wanted.add_to(&mut response).await;
+        }
+        self.add_constant_fields(&mut response, &head, record.id());
+        if head.version < Version::HTTP_2 && record.has_abandoned_body() {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        if head.method == Method::HEAD {
+            remove_body(&mut response);
+        }
+        record.set_status(response.status());
+        response.body_mut().set_record(record);
+        Ok(response)
+    }
+
+    /// Answers a request if it is admitted; drops its body where no handler reads it.
+    async fn handle(
+        self: &Arc<Self>,
+        role: ListenerRole,
+        resource: Resource<'_>,
+        head: &Parts,
+        client: Result<IpAddr, Denied>,
+        body: RequestBody,
+    ) -> Result<Response, HttpError> {
+        let admitted =
+            client.and_then(|client| authorize::check(&self.access, client, resource, head));
+        if let Err(denied) = admitted {
+            // Another connection would cost more than what was refused.
+            discard(&self.limits, &head.headers, body).await;
+            return Err(denied.into());
+        }
+        if cors::is_preflight(&self.access, &head.method, &head.headers) {
+            return Ok(cors::preflight());
+        }
+        if !role.serves(resource) {
+            return Err(HttpError::NoSuchPath);
+        }
+        route::route(self, resource, head, body).await
+    }
+
+    /// Adds the fields that follow from no single kind of answer.
+    fn add_constant_fields(&self, response: &mut Response, head: &Parts, id: &RequestId) {
+        let fields = response.headers_mut();
+        fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        // What may be kept says so itself. A 404, say, may turn into a 200 at any moment.
+        if !fields.contains_key(CACHE_CONTROL) {
+            fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
+        fields.insert(REQUEST_ID, id.to_field());
+        if !self.access.sites.are_none() {
+            cors::vary(fields);
+            if let Some(origin) = cors::listed_origin(&self.access, &head.headers) {
+                cors::permit(fields, origin);
+            }
+        }
+    }
+}
+
+/// The answer to a request that failed, and what the log has to say of it.
+fn failure(error: &HttpError, head: &Parts, id: &RequestId) -> Response {
+    if error.is_of_operator() {
+        let (request_id, trace_id) = (id.as_str(), trace::trace_id(&head.headers));
+        warn!(request_id, trace_id, %error, "answered 500");
+    }
+    let meaning = error.meaning();
+    let text = error.text();
+    let (kind, body) = if wants_problem(&head.headers) {
+        let kind = format!("/openapi.yaml#/x-problems/{}", meaning.kind);
+        let body = json::problem(&kind, meaning.title, meaning.status.as_u16(), &text);
+        ("application/problem+json", body)
+    } else {
+        ("application/json", json::object("error", &text))
+    };
+    let mut response = response::new(meaning.status, kind, body.into());
+    let fields = response.headers_mut();
+    if let Some((name, value)) = error.field() {
+        fields.insert(name, value);
+    }
+    if let Some(seconds) = meaning.retry_seconds {
+        fields.insert(RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+/// An answer to HEAD says how long the body would be and does not bring it (RFC 9110, 9.3.2); one
+/// that never has a body says nothing of its length (RFC 9110, 8.6).
+fn remove_body(response: &mut Response) {
+    let length = response.body().size_hint().exact();
+    if let Some(length) = length.filter(|_| response.status() != StatusCode::NOT_MODIFIED) {
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
+    *response.body_mut() = ResponseBody::default();
+}
