@@ -56,11 +56,29 @@ pub(super) fn with_line(access: &Access<'_>, format: LogFormat, then: impl FnOnc
     LINE.with_borrow_mut(|line| {
         line.text.clear();
         match format {
-            LogFormat::Text => line.write_text(access),
-            LogFormat::Json => line.write_json(access),
+            LogFormat::Text => line.write::<false>(access),
+            LogFormat::Json => line.write::<true>(access),
         }
         then(&line.text);
     });
+}
+
+/// The name of a field with what goes before its value.
+struct Name {
+    text: &'static str,
+    json: &'static str,
+    /// … where the value is a string.
+    json_string: &'static str,
+}
+
+macro_rules! name {
+    ($name:literal) => {
+        Name {
+            text: concat!(" ", $name, "="),
+            json: concat!(",\"", $name, "\":"),
+            json_string: concat!(",\"", $name, "\":\""),
+        }
+    };
 }
 
 #[derive(Default)]
@@ -73,43 +91,54 @@ struct Line {
 }
 
 impl Line {
-    fn write_text(&mut self, access: &Access<'_>) {
-        self.time(SystemTime::now());
-        let level = match access.level() {
-            Level::DEBUG => " DEBUG request id=",
-            _ => "  INFO request id=",
-        };
-        self.words(&[level, access.id]);
-        if let Some(trace_id) = access.trace_id {
-            self.words(&[" trace_id=", trace_id]);
+    /// The one list of fields. The format is known at compile time and what prints a field is inlined,
+    /// so that each of the two printers is a row of copies without a branch.
+    fn write<const JSON: bool>(&mut self, access: &Access<'_>) {
+        let is_debug = access.level() == Level::DEBUG;
+        if JSON {
+            self.words(&["{\"timestamp\":\""]);
         }
-        self.words(&[" method=", access.method]);
-        self.words(&[" route=", access.route]);
-        self.number(" status=", access.status.into());
-        self.number(" bytes_in=", access.bytes_in);
-        self.number(" bytes_out=", access.bytes_out);
-        self.milliseconds(" duration_ms=", access.duration);
-        self.words(&[" peer=", access.peer, "\n"]);
+        self.time(SystemTime::now());
+        self.words(&[match (JSON, is_debug) {
+            (false, false) => "  INFO request",
+            (false, true) => " DEBUG request",
+            (true, false) => "\",\"level\":\"INFO\",\"message\":\"request\"",
+            (true, true) => "\",\"level\":\"DEBUG\",\"message\":\"request\"",
+        }]);
+        self.word::<JSON>(&name!("id"), access.id);
+        if let Some(trace_id) = access.trace_id {
+            self.word::<JSON>(&name!("trace_id"), trace_id);
+        }
+        self.word::<JSON>(&name!("method"), access.method);
+        self.word::<JSON>(&name!("route"), access.route);
+        self.number::<JSON>(&name!("status"), access.status.into());
+        self.number::<JSON>(&name!("bytes_in"), access.bytes_in);
+        self.number::<JSON>(&name!("bytes_out"), access.bytes_out);
+        self.milliseconds::<JSON>(&name!("duration_ms"), access.duration);
+        self.word::<JSON>(&name!("peer"), access.peer);
+        self.words(&[if JSON { "}\n" } else { "\n" }]);
     }
 
-    fn write_json(&mut self, access: &Access<'_>) {
-        self.words(&["{\"timestamp\":\""]);
-        self.time(SystemTime::now());
-        let level = match access.level() {
-            Level::DEBUG => "\",\"level\":\"DEBUG\",\"message\":\"request\",\"id\":\"",
-            _ => "\",\"level\":\"INFO\",\"message\":\"request\",\"id\":\"",
-        };
-        self.words(&[level, access.id]);
-        if let Some(trace_id) = access.trace_id {
-            self.words(&["\",\"trace_id\":\"", trace_id]);
+    #[inline]
+    fn word<const JSON: bool>(&mut self, name: &Name, value: &str) {
+        if JSON {
+            self.words(&[name.json_string, value, "\""]);
+        } else {
+            self.words(&[name.text, value]);
         }
-        self.words(&["\",\"method\":\"", access.method]);
-        self.words(&["\",\"route\":\"", access.route]);
-        self.number("\",\"status\":", access.status.into());
-        self.number(",\"bytes_in\":", access.bytes_in);
-        self.number(",\"bytes_out\":", access.bytes_out);
-        self.milliseconds(",\"duration_ms\":", access.duration);
-        self.words(&[",\"peer\":\"", access.peer, "\"}\n"]);
+    }
+
+    #[inline]
+    fn number<const JSON: bool>(&mut self, name: &Name, value: u64) {
+        let name = if JSON { name.json } else { name.text };
+        self.words(&[name, itoa::Buffer::new().format(value)]);
+    }
+
+    fn milliseconds<const JSON: bool>(&mut self, name: &Name, value: Duration) {
+        let microseconds = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
+        self.number::<JSON>(name, microseconds / 1000);
+        // Below a thousand.
+        self.fraction::<4>((microseconds % 1000) as u32);
     }
 
     /// RFC 3339, in microseconds.
@@ -123,38 +152,25 @@ impl Line {
             self.date.pop();
         }
         self.text.extend_from_slice(&self.date);
-        self.text.push(b'.');
-        self.digits::<6>(since.subsec_micros());
+        self.fraction::<7>(since.subsec_micros());
         self.text.push(b'Z');
     }
 
+    #[inline]
     fn words(&mut self, words: &[&str]) {
         for word in words {
             self.text.extend_from_slice(word.as_bytes());
         }
     }
 
-    fn number(&mut self, name: &str, value: u64) {
-        let mut digits = itoa::Buffer::new();
-        self.words(&[name, digits.format(value)]);
-    }
-
-    fn milliseconds(&mut self, name: &str, value: Duration) {
-        let microseconds = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
-        self.number(name, microseconds / 1000);
-        self.text.push(b'.');
-        // Below a thousand.
-        self.digits::<3>((microseconds % 1000) as u32);
-    }
-
-    /// The last `WIDTH` decimal digits of `value`.
-    fn digits<const WIDTH: usize>(&mut self, mut value: u32) {
-        let mut digits = [b'0'; WIDTH];
-        for digit in digits.iter_mut().rev() {
-            *digit += (value % 10) as u8;
+    /// A point and the last decimal digits of `value`, `WIDTH` characters in all.
+    fn fraction<const WIDTH: usize>(&mut self, mut value: u32) {
+        let mut fraction = [b'.'; WIDTH];
+        for digit in fraction.iter_mut().skip(1).rev() {
+            *digit = b'0' + (value % 10) as u8;
             value /= 10;
         }
-        self.text.extend_from_slice(&digits);
+        self.text.extend_from_slice(&fraction);
     }
 }
 
