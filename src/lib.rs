@@ -30,9 +30,9 @@ pub mod verbs;
 
 pub mod cli;
 pub mod config;
+pub mod logging;
 pub mod metrics;
 pub mod supervisor;
-pub mod telemetry;
 
 pub mod gifts;
 

@@ -22,12 +22,12 @@ use digestd::config::{Config, Limits, LogConfig};
 use digestd::digest::Digest;
 use digestd::http::{App, ListenerRole};
 use digestd::load;
+use digestd::logging::{self, Logs};
 use digestd::metrics::Metrics;
 use digestd::server::{self, BindError, Listener, Tls};
 use digestd::service::Service;
 use digestd::store::{self, DataDirectory, EmbeddedStore, OpenError, Options, Store};
 use digestd::supervisor::{self, Inherited};
-use digestd::telemetry::{self, Logs};
 use digestd::verbs::{self, Findings};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
 
 /// For verbs that open a store, which tells the log what it meets.
 fn with_log(verb: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let logs = telemetry::init(&LogConfig::default())?;
+    let logs = logging::init(&LogConfig::default())?;
     let result = verb();
     logs.flush();
     result
@@ -198,7 +198,7 @@ fn client_runtime() -> anyhow::Result<Runtime> {
 fn serve(mut config: Config, raised: io::Result<()>) -> anyhow::Result<()> {
     // Before there are threads, since it changes the environment.
     let inherited = supervisor::inherited_sockets().context("cannot use an inherited socket")?;
-    let logs = telemetry::init(&config.log)?;
+    let logs = logging::init(&config.log)?;
     if let Err(error) = raised {
         warn!(%error, "cannot raise the limit on open files");
     }

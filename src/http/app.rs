@@ -14,7 +14,7 @@ use crate::access::{Access, Peer};
 use crate::config::Limits;
 use crate::metrics::Metrics;
 use crate::service::Service;
-use crate::telemetry::Logs;
+use crate::logging::Logs;
 
 /// What all requests share.
 #[derive(Debug)]

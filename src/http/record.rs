@@ -15,7 +15,7 @@ use super::request_id::RequestId;
 use super::resource::Resource;
 use super::trace;
 use crate::metrics::{Labels, Metrics, Request};
-use crate::telemetry::{Access, Logs};
+use crate::logging::{Access, Logs};
 
 /// Stands for the status of an answer that was never made because the client went away, as in nginx.
 const STATUS_ABANDONED: u16 = 499;
