@@ -15,7 +15,7 @@ use super::request_id::RequestId;
 use super::resource::Resource;
 use super::trace;
 use crate::metrics::{Labels, Metrics, Request};
-use crate::logging::{Access, Logs};
+use crate::logging::{AccessLine, Logs};
 
 /// Stands for the status of an answer that was never made because the client went away, as in nginx.
 const STATUS_ABANDONED: u16 = 499;
@@ -125,7 +125,7 @@ impl Drop for RequestRecord {
             bytes_out: self.bytes_out,
         };
         self.reporters.metrics.end(labels, &request);
-        self.reporters.logs.access(&Access {
+        self.reporters.logs.log_request(&AccessLine {
             id: self.id.as_str(),
             trace_id: self.trace_id.as_deref(),
             method: self.method,

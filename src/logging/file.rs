@@ -1,10 +1,11 @@
-//! The log file, turned over by size: `digestd.log`, then `digestd.log.1`, the newest of the old
-//! ones, up to a last number.
+//! The log file, rotated by size: `digestd.log`, then `digestd.log.1`, the newest of the old ones, up
+//! to a highest number. Knows bytes and line breaks, not what a line says.
 //!
-//! No line is torn: what does not fit any more begins the next file. Own code, since none of the
-//! crates for this passes: `file-rotate` 0.8 tears lines at the limit, or else goes over it, and when
-//! the file cannot be opened takes lines and loses them without a word; `tracing-appender` 0.2 turns
-//! over by time only.
+//! Own code, since none of the crates for this qualifies: `file-rotate` 0.8 splits lines at the limit,
+//! or else exceeds it, and silently loses lines while the file cannot be opened; `tracing-appender`
+//! 0.2 rotates by time only.
+//!
+//! **Invariant:** no line is split between two files: one that does not fit begins the next file.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -57,7 +58,7 @@ impl LogFile {
         Ok(())
     }
 
-    fn turn_over(&mut self) -> io::Result<()> {
+    fn rotate(&mut self) -> io::Result<()> {
         self.file = None;
         for number in (1..self.config.files_max).rev() {
             match fs::rename(self.numbered(number), self.numbered(number + 1)) {
@@ -102,8 +103,8 @@ impl Output for LogFile {
         while !lines.is_empty() {
             let mut bytes = self.fitting(lines);
             if bytes == 0 {
-                if self.bytes > 0 && self.turn_over().is_err() {
-                    // Rather a large file than no log.
+                if self.bytes > 0 && self.rotate().is_err() {
+                    // A file that is too large is better than no log.
                     bytes = lines.len();
                 } else {
                     // A line that is longer than a file has one to itself.
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_moved_away_is_made_anew() {
+    fn a_file_that_was_moved_away_is_created_again() {
         let directory = tempfile::tempdir().unwrap();
         let mut log = log(&directory, 100, 1);
         log.write_lines(b"aa\n");

@@ -1,16 +1,16 @@
-//! Logs: one line an event and one line a request, to standard error or to a file that is turned over
+//! Logs: one line per event and one line per request, to standard error or to a file that is rotated
 //! by size. Standard output is for results.
 //!
-//! No text of a message ever reaches a log; a digest only with its first eight digits, which is what
-//! its `Debug` form prints.
+//! A line goes into a queue in memory; one thread writes what has accumulated there, many lines with
+//! one system call. When the queue is full because the output has stalled, lines are dropped and
+//! counted. The lines of requests bypass `tracing`, which takes longer for one than all the rest of a
+//! look-up: they are assembled from parts, without an allocation. This room does not know what is
+//! logged: it refuses to interpret an event, and of a request it knows the fields of [`AccessLine`].
 //!
-//! Nobody waits for a log. A line goes into a queue in memory; one thread writes what has come
-//! together there, many lines with one system call. When the queue is full, because what it is
-//! written to has stopped taking, lines are dropped and counted. The lines of requests do not go
-//! through `tracing`, which takes longer for one than all the rest of a look-up: they are put
-//! together from parts, without an allocation.
+//! **Invariants:** logging never blocks its caller. No text of a message reaches a log, and a digest
+//! only with its first eight digits, which is what its `Debug` form prints.
 
-mod access;
+mod access_line;
 mod file;
 mod queue;
 
@@ -24,16 +24,16 @@ use anyhow::Context;
 use tracing::error;
 use tracing::level_filters::LevelFilter;
 
-pub use self::access::Access;
+pub use self::access_line::AccessLine;
 use self::file::LogFile;
 use self::queue::{Queue, Urgency};
 use crate::config::{LogConfig, LogFormat};
 
-/// A stop waits this long for the last lines: a terminal takes them at once, and what has not taken
-/// them by then never will.
+/// How long a stop waits for the last lines: a terminal takes them immediately, and an output that
+/// has not taken them by then is not expected to.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The log, for whoever has lines that are not events.
+/// The log, for lines that are not events.
 #[derive(Clone, Debug)]
 pub struct Logs {
     queue: Arc<Queue>,
@@ -43,7 +43,7 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// A log that nothing gets into.
+    /// A log that discards everything.
     #[must_use]
     pub fn none() -> Self {
         Self {
@@ -53,35 +53,35 @@ impl Logs {
         }
     }
 
-    /// Logs a request that is over; never waits.
-    pub fn access(&self, access: &Access<'_>) {
-        let level = access.level();
+    /// Logs a finished request; never waits.
+    pub fn log_request(&self, request: &AccessLine<'_>) {
+        let level = request.level();
         if level > self.requests {
             return;
         }
-        access::with_line(access, self.format, |line| {
+        access_line::with_line(request, self.format, |line| {
             self.queue.push(line, Urgency::Whenever);
         });
     }
 
-    /// Lines that were not written because nobody took them.
+    /// Lines that were dropped because they could not be written.
     #[must_use]
     pub fn lines_dropped(&self) -> u64 {
         self.queue.lines_dropped()
     }
 
-    /// Opens the file anew, after somebody has moved it away.
+    /// Reopens the file, after it has been moved away.
     pub fn reopen(&self) {
         self.queue.reopen();
     }
 
-    /// Waits until everything so far is written, or a second. Blocks.
+    /// Blocks until everything so far is written, or for a second.
     pub fn flush(&self) {
         self.queue.flush(FLUSH_TIMEOUT);
     }
 }
 
-/// Logs events and requests as `config` says from now on, and makes panics one line like any other.
+/// Starts logging events and requests as configured; a panic is logged as one line as well.
 ///
 /// # Errors
 /// If the file cannot be opened.
@@ -107,7 +107,7 @@ pub fn init(config: &LogConfig) -> anyhow::Result<Logs> {
         .context("cannot start a thread")?;
     subscribe(&queue, config.level, format, is_terminal);
     panic::set_hook(Box::new(|panic| {
-        // Without the panic's own text, which may quote what it worked on.
+        // Without the panic's own text, which may quote the data it worked on.
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or("unnamed");
         let place = panic
@@ -132,18 +132,18 @@ fn subscribe(queue: &Arc<Queue>, level: LevelFilter, format: LogFormat, ansi: bo
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)
-        // By default a line that cannot be written is reported with a panic.
+        // By default a line that cannot be written causes a panic.
         .log_internal_errors(false)
         .with_ansi(ansi)
         .with_writer(move || Event(Arc::clone(&queue)));
-    // Fails if there is one already, which then does.
+    // Fails if a subscriber is set already, which then stays.
     let _ = match format {
         LogFormat::Text => subscriber.try_init(),
         LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
     };
 }
 
-/// Takes an event, which comes in one piece.
+/// Receives an event, whose line is written in one piece.
 struct Event(Arc<Queue>);
 
 impl Write for Event {
@@ -162,7 +162,7 @@ trait Output: Send {
     /// Writes whole lines. Returns how many of them could not be written.
     fn write_lines(&mut self, lines: &[u8]) -> u64;
 
-    /// Opens anew what may have been moved away.
+    /// Reopens what may have been moved away.
     fn reopen(&mut self);
 }
 
@@ -179,7 +179,7 @@ impl Output for StandardError {
     fn reopen(&mut self) {}
 }
 
-/// The number of `lines`, of which each has its end.
+/// The number of `lines`, each with its line break.
 fn count_lines(lines: &[u8]) -> u64 {
     lines.split_inclusive(|&byte| byte == b'\n').count() as u64
 }

@@ -1,6 +1,8 @@
-//! Lines that wait to be written: bounded, never waited for, taken out all at once.
+//! Lines that wait to be written: bounded, taken out all at once. Does not know where they are written
+//! to, nor what a line says.
 //!
-//! **Invariant:** a line is in it whole or not at all, and every line that is not is counted.
+//! **Invariant:** adding a line never waits for the output; a line is queued whole or not at all, and
+//! every line that is not is counted.
 
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,7 +11,7 @@ use std::time::Duration;
 
 use super::Output;
 
-/// Lines that wait, in bytes: those of a fifth of a second of the fastest reads there are.
+/// Lines that wait, in bytes: as many as the fastest reads produce in a fifth of a second.
 const QUEUE_BYTES_MAX: usize = 4 << 20;
 
 /// Lines of requests wait this long for others, so that many of them cost one system call and one
@@ -24,7 +26,7 @@ const GATHER_BYTES: usize = 256 << 10;
 pub(super) enum Urgency {
     /// With others, soon.
     Whenever,
-    /// At once.
+    /// Immediately.
     Now,
 }
 
@@ -39,7 +41,7 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct Waiting {
     lines: Vec<u8>,
-    /// Write at once.
+    /// Write immediately.
     hurry: bool,
     reopen: bool,
     /// Lines were taken out and are being written.
@@ -47,7 +49,7 @@ struct Waiting {
 }
 
 impl Queue {
-    /// Adds a line, with its end; never waits for it to be written.
+    /// Adds a line, with its line break; never waits for it to be written.
     pub(super) fn push(&self, line: &[u8], urgency: Urgency) {
         let mut waiting = self.lock();
         let before = waiting.lines.len();
@@ -70,7 +72,7 @@ impl Queue {
         self.lines_dropped.load(Relaxed)
     }
 
-    /// Has the output opened anew before the next line.
+    /// Has the output reopened before the next line.
     pub(super) fn reopen(&self) {
         let mut waiting = self.lock();
         waiting.reopen = true;
@@ -88,7 +90,7 @@ impl Queue {
         let _ = self.written.wait_timeout_while(waiting, timeout, is_busy);
     }
 
-    /// Writes what comes, for ever.
+    /// Writes lines as they arrive; never returns.
     pub(super) fn write_to(&self, mut output: Box<dyn Output>) {
         let mut lines = Vec::new();
         loop {
@@ -105,7 +107,7 @@ impl Queue {
     }
 
     /// Waits for lines and exchanges them for the empty buffer `lines`. Returns whether the output is
-    /// to be opened anew.
+    /// to be reopened.
     fn take(&self, lines: &mut Vec<u8>) -> bool {
         let nothing = |waiting: &mut Waiting| waiting.lines.is_empty() && !waiting.reopen;
         let waiting = self
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_beyond_the_limit_are_dropped_and_counted_and_nobody_waits() {
+    fn lines_beyond_the_limit_are_dropped_and_counted_without_waiting() {
         let queue = Arc::new(Queue::default());
         let (allow, allowed) = mpsc::channel();
         let (batches, taken) = mpsc::channel();
@@ -162,7 +164,7 @@ mod tests {
         queue.push(b"first\n", Urgency::Now);
         assert_eq!(taken.recv().unwrap(), b"first\n");
 
-        // The output takes nothing any more.
+        // The output has stalled.
         let line = [&[b'x'; 1023][..], b"\n"].concat();
         let fitting = QUEUE_BYTES_MAX / line.len();
         for _ in 0..fitting {

@@ -58,7 +58,7 @@ const SYNCS: Scale<14> = Scale {
     per_unit: 1e9,
 };
 
-/// What is asked of others at a scrape.
+/// What other rooms report at a scrape.
 #[derive(Clone, Debug)]
 pub struct Figures {
     /// Of the store, once it is open.
@@ -225,7 +225,7 @@ impl Metrics {
         .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
     }
 
-    /// The names that every Prometheus client has. What the system does not tell is left out.
+    /// The names that Prometheus clients agree on. What the system does not report is omitted.
     fn write_process(&self, page: &mut Exposition) {
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let cpu = Duration::try_from(cpu).unwrap_or_default();
@@ -253,7 +253,7 @@ impl Metrics {
             );
         }
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
-            // Less the one that is counting.
+            // Without the one opened to count them.
             let open = open.count().saturating_sub(1);
             page.gauge("process_open_fds", "Open file descriptors", open);
         }
@@ -272,7 +272,7 @@ impl Observer for Metrics {
         let mut commits = self.commits();
         commits.sizes.observe(commit.entries as u64, &GROUP_SIZES);
         commits.bytes += commit.bytes;
-        // With `Durability::Os` nobody waits for one.
+        // With `Durability::Os` a group does not wait for a sync.
         if !commit.sync.is_zero() {
             let nanoseconds = u64::try_from(commit.sync.as_nanos()).unwrap_or(u64::MAX);
             commits.syncs.observe(nanoseconds, &SYNCS);

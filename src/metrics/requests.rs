@@ -56,7 +56,7 @@ const SIZES: Scale<8> = Scale {
     per_unit: 1.0,
 };
 
-/// What a request is counted under. All of it is from the program's own vocabulary.
+/// The labels of a request, all from the program's own vocabulary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Labels {
     /// Status code of the answer.
@@ -67,7 +67,7 @@ pub struct Labels {
     pub method: &'static str,
 }
 
-/// What is known of a request when it is over.
+/// What is measured of a finished request.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     /// From the end of its head to the last byte of its answer.
@@ -78,7 +78,7 @@ pub struct Request {
     pub bytes_out: u64,
 }
 
-/// The requests so far, and those under way.
+/// Counters of all requests, finished and active.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     shards: [Shard; SHARDS],

@@ -18,7 +18,7 @@ pub(super) enum Kind {
     Histogram,
 }
 
-/// A page in the making.
+/// A page being written.
 #[derive(Debug, Default)]
 pub(super) struct Exposition {
     text: String,

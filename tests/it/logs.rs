@@ -1,4 +1,4 @@
-//! What is logged, where to, and that nobody waits for it.
+//! What is logged, where to, and that logging delays no request.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -156,7 +156,7 @@ fn the_first_lines_say_what_an_operator_looks_for() {
 }
 
 #[test]
-fn a_log_file_is_turned_over_by_size_and_no_line_is_lost_or_torn() {
+fn a_log_file_is_rotated_by_size_and_no_line_is_lost_or_torn() {
     let data = tempfile::tempdir().unwrap();
     let file = data.path().join("logs/digestd.log");
     fs::create_dir(file.parent().unwrap()).unwrap();
@@ -206,7 +206,7 @@ fn a_log_file_is_turned_over_by_size_and_no_line_is_lost_or_torn() {
 }
 
 #[test]
-fn a_log_file_that_was_moved_away_is_made_anew_on_sighup() {
+fn a_log_file_that_was_moved_away_is_created_again_on_sighup() {
     let data = tempfile::tempdir().unwrap();
     let file = data.path().join("digestd.log");
     let server = Launch::new(&data.path().join("store"))

@@ -1,7 +1,10 @@
-//! The line of a request, put together from parts.
+//! The line of a request, assembled from parts.
 //!
-//! It looks like the line of an event, in both formats, and costs a tenth of it: numbers are printed
-//! without the formatting machinery, the date once a second, into a buffer that each thread keeps.
+//! It looks like the line of an event, in both formats, at a tenth of the cost: numbers are printed
+//! without the formatting machinery, the date once a second, into a buffer that each thread keeps. It
+//! does not know where the line goes.
+//!
+//! **Invariant:** both formats have the same fields, in the same order.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -11,19 +14,19 @@ use tracing::Level;
 
 use crate::config::LogFormat;
 
-/// A request that is over. No part of it can break a line or a string: the words are the program's
-/// own, and the ids have harmless characters only.
+/// A finished request. No field needs escaping: the words are the program's own, and the ids are
+/// restricted to harmless characters.
 #[derive(Clone, Copy, Debug)]
-pub struct Access<'a> {
+pub struct AccessLine<'a> {
     /// Its id.
     pub id: &'a str,
-    /// The trace it is part of, if its client said so.
+    /// The trace it is part of, if its client named one.
     pub trace_id: Option<&'a str>,
     /// Name of its method.
     pub method: &'static str,
     /// Name of its route.
     pub route: &'static str,
-    /// Whether it only asks how the service is.
+    /// Whether it only asks for the state of the service.
     pub is_probe: bool,
     /// Status code of the answer.
     pub status: u16,
@@ -37,8 +40,8 @@ pub struct Access<'a> {
     pub peer: &'a str,
 }
 
-impl Access<'_> {
-    /// Probes come every few seconds for ever.
+impl AccessLine<'_> {
+    /// Probes arrive every few seconds as long as the service runs.
     pub(super) fn level(&self) -> Level {
         if self.is_probe {
             Level::DEBUG
@@ -48,18 +51,18 @@ impl Access<'_> {
     }
 }
 
-/// Calls `then` with the line of `access`, written now.
-pub(super) fn with_line(access: &Access<'_>, format: LogFormat, then: impl FnOnce(&[u8])) {
+/// Calls `then` with the line of `request`, with the current time.
+pub(super) fn with_line(request: &AccessLine<'_>, format: LogFormat, then: impl FnOnce(&[u8])) {
     thread_local! {
-        static LINE: RefCell<Line> = RefCell::default();
+        static BUFFER: RefCell<Buffer> = RefCell::default();
     }
-    LINE.with_borrow_mut(|line| {
-        line.text.clear();
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.text.clear();
         match format {
-            LogFormat::Text => line.write::<false>(access),
-            LogFormat::Json => line.write::<true>(access),
+            LogFormat::Text => buffer.write::<false>(request),
+            LogFormat::Json => buffer.write::<true>(request),
         }
-        then(&line.text);
+        then(&buffer.text);
     });
 }
 
@@ -67,7 +70,7 @@ pub(super) fn with_line(access: &Access<'_>, format: LogFormat, then: impl FnOnc
 struct Name {
     text: &'static str,
     json: &'static str,
-    /// … where the value is a string.
+    /// The same where the value is a string.
     json_string: &'static str,
 }
 
@@ -81,8 +84,9 @@ macro_rules! name {
     };
 }
 
+/// A line being written, reused for the next one.
 #[derive(Default)]
-struct Line {
+struct Buffer {
     text: Vec<u8>,
     /// The second since 1970 whose date is `date`.
     second: Option<u64>,
@@ -90,11 +94,11 @@ struct Line {
     date: Vec<u8>,
 }
 
-impl Line {
+impl Buffer {
     /// The one list of fields. The format is known at compile time and what prints a field is inlined,
     /// so that each of the two printers is a row of copies without a branch.
-    fn write<const JSON: bool>(&mut self, access: &Access<'_>) {
-        let is_debug = access.level() == Level::DEBUG;
+    fn write<const JSON: bool>(&mut self, request: &AccessLine<'_>) {
+        let is_debug = request.level() == Level::DEBUG;
         if JSON {
             self.words(&["{\"timestamp\":\""]);
         }
@@ -105,17 +109,17 @@ impl Line {
             (true, false) => "\",\"level\":\"INFO\",\"message\":\"request\"",
             (true, true) => "\",\"level\":\"DEBUG\",\"message\":\"request\"",
         }]);
-        self.word::<JSON>(&name!("id"), access.id);
-        if let Some(trace_id) = access.trace_id {
+        self.word::<JSON>(&name!("id"), request.id);
+        if let Some(trace_id) = request.trace_id {
             self.word::<JSON>(&name!("trace_id"), trace_id);
         }
-        self.word::<JSON>(&name!("method"), access.method);
-        self.word::<JSON>(&name!("route"), access.route);
-        self.number::<JSON>(&name!("status"), access.status.into());
-        self.number::<JSON>(&name!("bytes_in"), access.bytes_in);
-        self.number::<JSON>(&name!("bytes_out"), access.bytes_out);
-        self.milliseconds::<JSON>(&name!("duration_ms"), access.duration);
-        self.word::<JSON>(&name!("peer"), access.peer);
+        self.word::<JSON>(&name!("method"), request.method);
+        self.word::<JSON>(&name!("route"), request.route);
+        self.number::<JSON>(&name!("status"), request.status.into());
+        self.number::<JSON>(&name!("bytes_in"), request.bytes_in);
+        self.number::<JSON>(&name!("bytes_out"), request.bytes_out);
+        self.milliseconds::<JSON>(&name!("duration_ms"), request.duration);
+        self.word::<JSON>(&name!("peer"), request.peer);
         self.words(&[if JSON { "}\n" } else { "\n" }]);
     }
 
@@ -178,7 +182,7 @@ impl Line {
 mod tests {
     use super::*;
 
-    const ACCESS: Access<'_> = Access {
+    const REQUEST: AccessLine<'_> = AccessLine {
         id: "0123456789abcdef",
         trace_id: None,
         method: "GET",
@@ -191,17 +195,17 @@ mod tests {
         peer: "127.0.0.1:4711",
     };
 
-    fn line(access: &Access<'_>, format: LogFormat) -> String {
+    fn line(request: &AccessLine<'_>, format: LogFormat) -> String {
         let mut text = String::new();
-        with_line(access, format, |line| {
+        with_line(request, format, |line| {
             text = String::from_utf8(line.to_vec()).unwrap();
         });
         text
     }
 
     #[test]
-    fn a_line_of_text_has_all_there_is_to_know_of_a_request() {
-        let line = line(&ACCESS, LogFormat::Text);
+    fn a_text_line_has_every_field() {
+        let line = line(&REQUEST, LogFormat::Text);
         let (time, rest) = line.split_once(' ').unwrap();
         humantime::parse_rfc3339(time).unwrap();
         assert_eq!(
@@ -212,10 +216,10 @@ mod tests {
     }
 
     #[test]
-    fn the_trace_is_named_behind_the_request() {
-        let traced = Access {
+    fn the_trace_id_follows_the_request_id() {
+        let traced = AccessLine {
             trace_id: Some("0af7651916cd43dd8448eb211c80319c"),
-            ..ACCESS
+            ..REQUEST
         };
         let text = line(&traced, LogFormat::Text);
         let expected = " id=0123456789abcdef trace_id=0af7651916cd43dd8448eb211c80319c method=GET ";
@@ -227,13 +231,13 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_json_is_an_object_with_the_same() {
-        let probe = Access {
+    fn a_json_line_is_an_object_with_every_field() {
+        let probe = AccessLine {
             is_probe: true,
-            ..ACCESS
+            ..REQUEST
         };
-        for (access, level) in [(ACCESS, "INFO"), (probe, "DEBUG")] {
-            let line = line(&access, LogFormat::Json);
+        for (request, level) in [(REQUEST, "INFO"), (probe, "DEBUG")] {
+            let line = line(&request, LogFormat::Json);
             assert!(line.ends_with("}\n"), "{line}");
             let mut object: serde_json::Value = serde_json::from_str(&line).unwrap();
             let time = object["timestamp"].take();
@@ -259,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_time_is_printed_in_microseconds_whatever_its_second() {
-        let mut line = Line::default();
+        let mut line = Buffer::default();
         for (offset, expected) in [
             (Duration::from_micros(1), "1970-01-01T00:00:00.000001Z"),
             (
