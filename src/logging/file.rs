@@ -11,7 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use super::{Output, count_lines};
+use super::output::{Output, count_lines};
 use crate::config::LogFileConfig;
 
 #[derive(Debug)]

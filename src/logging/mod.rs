@@ -12,6 +12,7 @@
 
 mod access_line;
 mod file;
+mod output;
 mod queue;
 
 use std::io::{self, IsTerminal, Write};
@@ -26,6 +27,7 @@ use tracing::level_filters::LevelFilter;
 
 pub use self::access_line::AccessLine;
 use self::file::LogFile;
+use self::output::{Output, StandardError};
 use self::queue::{Queue, Urgency};
 use crate::config::{LogConfig, LogFormat};
 
@@ -155,31 +157,4 @@ impl Write for Event {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Where lines end up.
-trait Output: Send {
-    /// Writes whole lines. Returns how many of them could not be written.
-    fn write_lines(&mut self, lines: &[u8]) -> u64;
-
-    /// Reopens what may have been moved away.
-    fn reopen(&mut self);
-}
-
-struct StandardError;
-
-impl Output for StandardError {
-    fn write_lines(&mut self, lines: &[u8]) -> u64 {
-        match io::stderr().write_all(lines) {
-            Ok(()) => 0,
-            Err(_) => count_lines(lines),
-        }
-    }
-
-    fn reopen(&mut self) {}
-}
-
-/// The number of `lines`, each with its line break.
-fn count_lines(lines: &[u8]) -> u64 {
-    lines.split_inclusive(|&byte| byte == b'\n').count() as u64
 }

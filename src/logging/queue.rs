@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::Output;
+use super::output::Output;
 
 /// Lines that wait, in bytes: as many as the fastest reads produce in a fifth of a second.
 const QUEUE_BYTES_MAX: usize = 4 << 20;
