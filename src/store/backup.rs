@@ -394,6 +394,10 @@ impl Copy {
     }
 
     /// Copies the first `bytes` of a segment; the rest is zero, and what cannot be read.
+    #[expect(
+        clippy::expect_used,
+        reason = "no more than was asked for is copied; otherwise a segment that ends early would pass for whole"
+    )]
     fn copy(
         &self,
         segment: u32,
@@ -411,7 +415,7 @@ impl Copy {
         // The kernel copies, as long as it can.
         match io::copy(&mut whole.take(bytes.into()), &mut &copy) {
             Ok(copied) => {
-                let offset = u32::try_from(copied).unwrap_or(bytes);
+                let offset = u32::try_from(copied).expect("no more than a segment");
                 if offset < bytes {
                     note(offset, (bytes - offset).into());
                 }
@@ -456,9 +460,9 @@ impl Copy {
         unreadable: &mut Vec<(Position, u64)>,
     ) -> io::Result<File> {
         let path = self.log_directory.join(name(segment));
-        if fs::metadata(&path)?.nlink() > 1
-            && let Some(file) = from.segment(segment)
-        {
+        if fs::metadata(&path)?.nlink() > 1 {
+            // Without it the other names, which are of other stores, would be written to.
+            let file = from.require_segment(segment)?;
             self.copy(segment, &file, self.segment_bytes, unreadable)?;
         }
         File::options().read(true).write(true).open(path)

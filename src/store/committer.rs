@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use super::disk::{self, Lack};
 use super::embedded::{Known, Options, Shared};
 use super::erasures::Erasure;
-use super::index::IndexError;
+use super::index::{self, Checkpoint, IndexError};
 use super::log::{Appender, Draft, Group, Place, Position};
 use super::{Commit, Deleted, Durability, Receipt, StoreError};
 use crate::digest::Digest;
@@ -347,6 +347,10 @@ impl Committer {
     }
 
     /// Makes a group that ends at `end` visible.
+    #[expect(
+        clippy::expect_used,
+        reason = "each message that is removed was counted; a wrong number in a checkpoint would have the next start draw the index again"
+    )]
     fn carry_out(&mut self, steps: Vec<Step>, end: Position) -> Result<(), IndexError> {
         let Shared {
             index,
@@ -375,7 +379,10 @@ impl Committer {
                         None => false,
                     };
                     // One that was damaged may have been deleted since.
-                    added += u64::from(!healed && index.put(&digest, None, place)?);
+                    if !healed {
+                        index::require(index.put(&digest, None, place)?)?;
+                        added += 1;
+                    }
                     erasures.extend(damaged.filter(|_| healed).map(|damaged| Erasure {
                         digest,
                         place: damaged,
@@ -383,13 +390,14 @@ impl Committer {
                     }));
                 }
                 Step::Delete { digest, at, erased } => {
-                    removed += hot.forget(&digest, || {
-                        let mut removed = 0;
+                    hot.forget(&digest, || {
+                        let mut has_any = false;
                         for &place in &erased {
-                            removed += u64::from(index.remove(&digest, place)?);
+                            has_any |= index.remove(&digest, place)?;
                         }
-                        Ok::<_, IndexError>(removed)
+                        index::require(has_any)
                     })?;
+                    removed += 1;
                     erasures.extend(erased.into_iter().map(|place| Erasure {
                         digest,
                         place,
@@ -404,8 +412,13 @@ impl Committer {
             .indexed
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        indexed.position = end;
-        indexed.messages = (indexed.messages + added).saturating_sub(removed);
+        let messages = (indexed.messages + added)
+            .checked_sub(removed)
+            .expect("fewer messages than were removed");
+        *indexed = Checkpoint {
+            position: end,
+            messages,
+        };
         drop(indexed);
         // After the index: who sees this count finds the messages there.
         self.shared.groups.store(group + 1, Ordering::Release);

@@ -750,8 +750,10 @@ fn spawn(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::time::Instant;
 
+    use super::super::Commit;
     use super::*;
 
     fn wait<T>(future: impl Future<Output = T>) -> T {
@@ -782,20 +784,68 @@ mod tests {
         assert_eq!(first_page(Some(&third), range, read).unwrap(), []);
     }
 
-    /// A look-up that was overtaken between the index and the log.
-    #[test]
-    fn a_body_that_was_erased_before_it_is_read_is_looked_up_again() {
-        let directory = tempfile::tempdir().unwrap();
-        let options = Options {
+    /// Panics when it is told of a group whose texts have so many bytes: in the committer, between the sync
+    /// and the index.
+    #[derive(Debug)]
+    struct PanicAt(u64);
+
+    impl Observer for PanicAt {
+        fn committed(&self, commit: Commit) {
+            assert_ne!(commit.bytes, self.0);
+        }
+    }
+
+    fn options() -> Options {
+        Options {
             durability: Durability::Disk,
             index_cache_bytes: 1 << 20,
             message_cache_bytes: 1 << 20,
             message_bytes_max: 1024,
             free_bytes_min: Some(0),
             observer: None,
+        }
+    }
+
+    fn open(directory: &Path, options: Options) -> EmbeddedStore {
+        let claimed = DataDirectory::claim(directory, 64 << 10).unwrap();
+        EmbeddedStore::open(claimed, options, &|_| ()).unwrap()
+    }
+
+    #[test]
+    fn a_panic_of_the_committer_stops_the_store() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options {
+            observer: Some(Arc::new(PanicAt(3))),
+            ..options()
         };
-        let claimed = DataDirectory::claim(directory.path(), 64 << 10).unwrap();
-        let store = EmbeddedStore::open(claimed, options, &|_| ()).unwrap();
+        let store = open(directory.path(), options);
+        wait(store.put(Message::new("good"))).unwrap();
+        let refused = wait(store.put(Message::new("bad")));
+        assert_eq!(refused.unwrap_err(), StoreError::Failed);
+        let reason = "the committer panicked";
+        assert_eq!(wait(store.failed()), reason);
+        assert_eq!(store.health().writes, Err(reason.to_owned()));
+        let refused = wait(store.put(Message::new("late")));
+        assert_eq!(refused.unwrap_err(), StoreError::Failed);
+        let refused = wait(store.delete(&Digest::of(b"good")));
+        assert_eq!(refused.unwrap_err(), StoreError::Failed);
+        // Reads go on.
+        assert!(store.get(&Digest::of(b"good")).unwrap().is_some());
+        assert!(store.get(&Digest::of(b"bad")).unwrap().is_none());
+        assert_eq!(store.close(), Err(StoreError::Failed));
+        drop(store);
+        // What it had written is there, what it had not is not.
+        let store = open(directory.path(), self::options());
+        assert_eq!(store.messages(), 2);
+        assert!(store.holds(&Digest::of(b"bad")).unwrap());
+        assert_eq!(store.findings(), [""; 0]);
+    }
+
+    /// A look-up that was overtaken between the index and the log.
+    #[test]
+    fn a_body_that_was_erased_before_it_is_read_is_looked_up_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path(), options());
         let shared = &store.shared;
         let digest = Digest::of(b"foo");
         wait(store.put(Message::new("foo"))).unwrap();

@@ -476,18 +476,18 @@ impl Part {
         for entry in self.tree.iter() {
             let (key, value) = entry?;
             if key == CHECKPOINT_KEY {
-                if let Some((bytes, _)) = value.split_first_chunk() {
-                    held.checkpoint.position = Position::from_u64(u64::from_le_bytes(*bytes));
-                }
+                let bytes = <[u8; 8]>::try_from(&*value).map_err(|_| wrong_size())?;
+                held.checkpoint.position = Position::from_u64(u64::from_le_bytes(bytes));
                 continue;
             }
             if key == PROGRESS_KEY {
-                if let ([position, messages], []) = value.as_chunks() {
-                    held.progress = Some(Checkpoint {
-                        position: Position::from_u64(u64::from_le_bytes(*position)),
-                        messages: u64::from_le_bytes(*messages),
-                    });
-                }
+                let ([position, messages], []) = value.as_chunks() else {
+                    return Err(wrong_size());
+                };
+                held.progress = Some(Checkpoint {
+                    position: Position::from_u64(u64::from_le_bytes(*position)),
+                    messages: u64::from_le_bytes(*messages),
+                });
                 continue;
             }
             let key = <&Key>::try_from(&*key).map_err(|_| wrong_size())?;
@@ -541,6 +541,16 @@ fn each<T: Sync, U: Send>(
 
 fn wrong_size() -> IndexError {
     IndexError::new("an entry has the wrong size")
+}
+
+/// For a change that has to come to pass, as nothing else changes the index meanwhile: what is answered or
+/// replayed after it counts on it.
+pub(super) fn require(has_changed: bool) -> Result<(), IndexError> {
+    if has_changed {
+        Ok(())
+    } else {
+        Err(IndexError::new("it does not have what it had"))
+    }
 }
 
 /// Where the index in `directory` is on its way out.

@@ -189,18 +189,14 @@ impl Header {
         };
         let [note @ .., _] = self.note.to_le_bytes();
         let mut bytes = [0; HEADER_BYTES as usize];
-        let (fields, checksum) = split_checksum(&mut bytes);
-        let content = MAGIC
-            .into_iter()
-            .chain([kind])
-            .chain(note)
-            .chain(self.group.to_u64().to_le_bytes())
-            .chain(digest)
-            .chain(self.length.to_le_bytes());
-        for (field, byte) in fields.iter_mut().zip(content) {
-            *field = byte;
-        }
-        checksum.copy_from_slice(&crc32c::crc32c(fields).to_le_bytes());
+        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[4] = kind;
+        bytes[5..8].copy_from_slice(&note);
+        bytes[8..16].copy_from_slice(&self.group.to_u64().to_le_bytes());
+        bytes[16..48].copy_from_slice(&digest);
+        bytes[48..52].copy_from_slice(&self.length.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[..52]);
+        bytes[52..].copy_from_slice(&checksum.to_le_bytes());
         bytes
     }
 
@@ -243,10 +239,6 @@ impl Header {
             Content::Filler => true,
         }
     }
-}
-
-fn split_checksum(bytes: &mut [u8; HEADER_BYTES as usize]) -> (&mut [u8], &mut [u8]) {
-    bytes.split_at_mut(HEADER_BYTES as usize - 4)
 }
 
 /// Bytes that a record with a body of `length` bytes takes in a segment; with a length from outside,
@@ -384,15 +376,25 @@ impl Log {
     }
 
     /// Number of the last segment, 0 if there is none.
+    #[expect(
+        clippy::expect_used,
+        reason = "as many as the number of the last one, which has 32 bits"
+    )]
     pub(super) fn last_segment(&self) -> u32 {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
-        u32::try_from(segments.len()).unwrap_or(u32::MAX)
+        u32::try_from(segments.len()).expect("segment numbers have 32 bits")
     }
 
     /// The file of a segment, `None` if it is missing.
     pub(super) fn segment(&self, number: u32) -> Option<Arc<File>> {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         segments.get(number.checked_sub(1)? as usize)?.clone()
+    }
+
+    /// The file of a segment that has to be there.
+    pub(super) fn require_segment(&self, number: u32) -> io::Result<Arc<File>> {
+        self.segment(number)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the segment is missing"))
     }
 
     /// Reads the body at `place`, unchecked. One system call.
@@ -414,11 +416,11 @@ impl Log {
     /// index would find it. One system call.
     pub(super) fn holds(&self, place: Place, message: &Message) -> io::Result<bool> {
         let record = self.read_part(place, 0, HEADER_BYTES.saturating_add(place.length))?;
+        let (header, body) = record.split_at(HEADER_BYTES as usize);
         let is_header = |header: Header| {
             header.content == Content::Message(message.digest()) && header.length == place.length
         };
-        let body = record.get(HEADER_BYTES as usize..).unwrap_or_default();
-        Ok(Header::decode(&record).is_some_and(is_header) && body == *message.as_bytes())
+        Ok(Header::decode(header).is_some_and(is_header) && body == *message.as_bytes())
     }
 
     /// Whether the header at `place` is that of a record of this length with this digest. One system
@@ -446,13 +448,13 @@ impl Log {
     pub(super) fn erased_by(&self, place: Place) -> io::Result<Vec<Position>> {
         let record = self.read_part(place, 0, HEADER_BYTES.saturating_add(place.length))?;
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the deletion is damaged");
-        let (header, body) = record
-            .split_at_checked(HEADER_BYTES as usize)
-            .ok_or_else(damaged)?;
+        let (header, body) = record.split_at(HEADER_BYTES as usize);
         if !Header::decode(header).is_some_and(|header| header.covers(body)) {
             return Err(damaged());
         }
-        let (positions, _) = body.as_chunks();
+        let (positions, []) = body.as_chunks() else {
+            return Err(damaged());
+        };
         let positions = positions.iter().map(|bytes| u64::from_le_bytes(*bytes));
         Ok(positions.map(Position::from_u64).collect())
     }
@@ -528,9 +530,7 @@ impl Log {
 
     /// Reads `length` bytes of the record at `place`, from `offset` in the record on.
     fn read_part(&self, place: Place, offset: u32, length: u32) -> io::Result<Vec<u8>> {
-        let file = self
-            .segment(place.at.segment)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the segment is missing"))?;
+        let file = self.require_segment(place.at.segment)?;
         // A damaged index entry must not ask for gigabytes.
         if u64::from(place.at.offset) + record_bytes(place.length) > u64::from(self.segment_bytes) {
             return Err(io::Error::new(
@@ -575,7 +575,8 @@ impl Log {
         Ok(())
     }
 
-    /// Makes durable what was written to the segments `range`. After a failure there is no success any more.
+    /// Makes durable what was written to the segments `range`, which have to be there. After a failure there
+    /// is no success any more.
     pub(super) fn sync(&self, range: Range<u32>) -> io::Result<()> {
         // A group that is not to be synced must not wait for a sync that is under way.
         if range.is_empty() {
@@ -587,11 +588,10 @@ impl Log {
             return Err(io::Error::other("an earlier sync failed"));
         }
         for number in range {
-            if let Some(file) = self.segment(number) {
-                let synced = self.watched(|| file.sync_data());
-                *failed = synced.is_err();
-                synced?;
-            }
+            let file = self.require_segment(number)?;
+            let synced = self.watched(|| file.sync_data());
+            *failed = synced.is_err();
+            synced?;
         }
         Ok(())
     }
@@ -643,14 +643,16 @@ fn segment_number(name: &str) -> Option<u32> {
     (number > 0 && segment_name(number) == name).then_some(number)
 }
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "the list was just made long enough; a segment that is not in it is neither written nor read"
+)]
 fn put_segment(segments: &mut Vec<Option<Arc<File>>>, number: u32, file: File) {
     let index = number as usize - 1;
     if segments.len() <= index {
         segments.resize(index + 1, None);
     }
-    if let Some(slot) = segments.get_mut(index) {
-        *slot = Some(Arc::new(file));
-    }
+    segments[index] = Some(Arc::new(file));
 }
 
 /// The one writer of the log: it alone knows where the log ends.
@@ -721,13 +723,14 @@ impl Appender {
     /// # Errors
     /// If it cannot be written or synced. Nobody knows what the disk holds then: nothing may be
     /// appended any more.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "each part is of the buffer as it was when the part was noted, and the buffer only grew; a panic here stops the store before it acknowledges what was not written"
+    )]
     pub fn write(&mut self, group: &Group, sync: bool) -> io::Result<()> {
         for (at, range) in &self.writes {
-            let file = self
-                .log
-                .segment(at.segment)
-                .ok_or_else(|| io::Error::other("a prepared segment is gone"))?;
-            let bytes = self.buffer.get(range.clone()).unwrap_or_default();
+            let file = self.log.require_segment(at.segment)?;
+            let bytes = &self.buffer[range.clone()];
             self.log
                 .watched(|| file.write_all_at(bytes, u64::from(at.offset)))?;
         }

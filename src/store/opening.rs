@@ -538,7 +538,8 @@ impl Entries {
         if record.kind == Kind::Deletion {
             let before = index.get(&digest)?.filter(|before| before.at < place.at);
             if let Some(before) = before {
-                self.went += u64::from(index.remove(&digest, before)?);
+                index::require(index.remove(&digest, before)?)?;
+                self.went += 1;
             }
             for erased in erased_by(log, &digest, place, before) {
                 self.erase(log, digest, erased, place.at);
@@ -551,7 +552,7 @@ impl Entries {
             // A later record of the same message heals an earlier, damaged one, or says the same again.
             let known = index.get(&digest)?;
             if let Some(known) = known.filter(|known| *known != place) {
-                index.put(&digest, Some(known), place)?;
+                index::require(index.put(&digest, Some(known), place)?)?;
                 if known.at < place.at {
                     self.erase(log, digest, known, place.at);
                 }

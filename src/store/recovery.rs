@@ -149,7 +149,12 @@ pub(super) fn recover<E: From<io::Error>>(
     // The last process may have ended because a sync failed.
     let unproved = acked.unwrap_or(survey.last_group);
     rewrite(log, unproved..survey.end)?;
-    log.sync(from.segment..log.last_segment() + 1)?;
+    for segment in from.segment..=log.last_segment() {
+        // One that is missing is damage, and reported.
+        if log.segment(segment).is_some() {
+            log.sync(segment..segment + 1)?;
+        }
+    }
     Ok(Recovered {
         end: survey.end,
         last_end: survey.last_end,
@@ -406,6 +411,7 @@ fn fill(log: &Log, torn: &Damage, group: Position) -> io::Result<()> {
         log.segment(torn.from.segment),
         bytes.checked_sub(HEADER_BYTES),
     ) else {
+        // A segment that is missing, or a hole that is no record: it stays, and a later start calls it damage.
         return Ok(());
     };
     let header = Header {
@@ -420,9 +426,7 @@ fn fill(log: &Log, torn: &Damage, group: Position) -> io::Result<()> {
 
 /// Makes a deletion one that names no positions: where they should be is something else.
 fn settle(log: &Log, at: Position, header: Header) -> io::Result<()> {
-    let Some(file) = log.segment(at.segment) else {
-        return Ok(());
-    };
+    let file = log.require_segment(at.segment)?;
     let header = Header { note: 0, ..header };
     let body = u64::from(at.offset + HEADER_BYTES);
     disk::overwrite(&file, body, header.length.into())?;
@@ -673,14 +677,16 @@ impl<'a> Window<'a> {
     }
 
     /// Reads the `length` bytes at `offset`, and nothing else.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the ranges are parts of the buffer that was read into; what cannot be read must not pass for zeros, which are written over"
+    )]
     fn load(&mut self, offset: u32, length: usize) -> io::Result<()> {
         self.bytes = vec![0; length];
         self.start = offset;
         self.unreadable = disk::read_around(self.file, &mut self.bytes, offset.into())?;
         for range in &self.unreadable {
-            if let Some(bytes) = self.bytes.get_mut(range.clone()) {
-                bytes.fill(UNREADABLE);
-            }
+            self.bytes[range.clone()].fill(UNREADABLE);
         }
         Ok(())
     }
@@ -696,13 +702,17 @@ impl<'a> Window<'a> {
     }
 
     /// What could be read, piece by piece, each with its offset in the file.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the pieces between ascending parts of the buffer; one that is left out would not be written again, and be taken for durable"
+    )]
     fn readable(&self) -> impl Iterator<Item = (u64, &[u8])> {
         let starts = std::iter::once(0).chain(self.unreadable.iter().map(|range| range.end));
         let ends = self.unreadable.iter().map(|range| range.start);
         let pieces = starts.zip(ends.chain([self.bytes.len()]));
-        pieces.filter_map(|(from, to)| {
-            let bytes = self.bytes.get(from..to)?;
-            Some((u64::from(self.start) + from as u64, bytes))
+        pieces.map(|(from, to)| {
+            let at = u64::from(self.start) + from as u64;
+            (at, &self.bytes[from..to])
         })
     }
 }

@@ -46,13 +46,11 @@ pub(super) struct Watchdog {
 /// A call under way, until dropped.
 #[derive(Debug)]
 #[must_use = "the call ends when this is dropped"]
-pub(super) struct Call<'a>(Option<&'a AtomicUsize>);
+pub(super) struct Call<'a>(&'a AtomicUsize);
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        if let Some(calls) = self.0 {
-            calls.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -76,9 +74,7 @@ impl Watchdog {
     /// Begins a call.
     pub(super) fn watch(&self) -> Call<'_> {
         let calls = self.slot(self.now.load(Ordering::Relaxed));
-        if let Some(calls) = calls {
-            calls.fetch_add(1, Ordering::Relaxed);
-        }
+        calls.fetch_add(1, Ordering::Relaxed);
         Call(calls)
     }
 
@@ -90,10 +86,8 @@ impl Watchdog {
     /// Counts a tick, and looks for calls from long before it.
     fn tick(&self) -> Age {
         let now = self.now.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        let is_under_way = |age: &u32| {
-            self.slot(now.wrapping_sub(*age))
-                .is_some_and(|calls| calls.load(Ordering::Relaxed) > 0)
-        };
+        let is_under_way =
+            |age: &u32| self.slot(now.wrapping_sub(*age)).load(Ordering::Relaxed) > 0;
         let age = match (LATE_TICKS..SLOTS).rev().find(is_under_way) {
             None => Age::Young,
             Some(age) if age < STUCK_TICKS => Age::Late,
@@ -103,8 +97,12 @@ impl Watchdog {
         age
     }
 
-    fn slot(&self, tick: u32) -> Option<&AtomicUsize> {
-        self.calls.get((tick % SLOTS) as usize)
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "a remainder of the number of slots; a call without one would not be watched"
+    )]
+    fn slot(&self, tick: u32) -> &AtomicUsize {
+        &self.calls[(tick % SLOTS) as usize]
     }
 
     /// Looks every second until `stop` is gone; ends the process if a call is stuck.
