@@ -72,7 +72,7 @@ fn append(criterion: &mut Criterion) {
                     .collect();
                 let start = Instant::now();
                 let group = appender.prepare(&messages).unwrap();
-                appender.write(&group, true).unwrap();
+                appender.write(group, true).unwrap();
                 time += start.elapsed();
             }
             time

@@ -12,9 +12,9 @@ use super::request_id::RequestIds;
 use super::resource::ListenerRole;
 use crate::access::{Access, Peer};
 use crate::config::Limits;
+use crate::logging::Logs;
 use crate::metrics::Metrics;
 use crate::service::Service;
-use crate::logging::Logs;
 
 /// What all requests share.
 #[derive(Debug)]

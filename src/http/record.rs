@@ -14,8 +14,8 @@ use http::{Method, StatusCode};
 use super::request_id::RequestId;
 use super::resource::Resource;
 use super::trace;
-use crate::metrics::{Labels, Metrics, Request};
 use crate::logging::{AccessLine, Logs};
+use crate::metrics::{Labels, Metrics, Request};
 
 /// Stands for the status of an answer that was never made because the client went away, as in nginx.
 const STATUS_ABANDONED: u16 = 499;

@@ -320,10 +320,10 @@ impl Committer {
         if let Some(group) = group {
             let begun = Instant::now();
             self.appender
-                .write(&group, durability == Durability::Disk)
+                .write(group, durability == Durability::Disk)
                 .map_err(|error| self.shared.fail(&format!("cannot write the log: {error}")))?;
             self.report(&plan, begun.elapsed());
-            self.carry_out(plan.steps, group.end())
+            self.carry_out(plan.steps)
                 .map_err(|error| self.shared.fail(&error.to_string()))?;
         }
         Ok(Committed {
@@ -346,12 +346,12 @@ impl Committer {
         }
     }
 
-    /// Makes a group that ends at `end` visible.
+    /// Makes the group that was just written visible.
     #[expect(
         clippy::expect_used,
         reason = "each message that is removed was counted; a wrong number in a checkpoint would have the next start draw the index again"
     )]
-    fn carry_out(&mut self, steps: Vec<Step>, end: Position) -> Result<(), IndexError> {
+    fn carry_out(&mut self, steps: Vec<Step>) -> Result<(), IndexError> {
         let Shared {
             index,
             hot,
@@ -416,7 +416,7 @@ impl Committer {
             .checked_sub(removed)
             .expect("fewer messages than were removed");
         *indexed = Checkpoint {
-            position: end,
+            position: self.appender.end(),
             messages,
         };
         drop(indexed);

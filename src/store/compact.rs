@@ -273,19 +273,19 @@ fn write_aside(
         bytes += body.len();
         if bytes >= GROUP_BYTES_MAX {
             let group = draft.finish()?;
-            writer.appender.write(&group, true)?;
+            writer.appender.write(group, true)?;
             draft = writer.appender.draft();
             bytes = 0;
         }
     }
     let group = draft.finish()?;
-    writer.appender.write(&group, true)?;
+    writer.appender.write(group, true)?;
     // A group that proves that those before it were synced.
     if !damaged.messages.is_empty() {
         let mut draft = writer.appender.draft();
         draft.fill()?;
         let group = draft.finish()?;
-        writer.appender.write(&group, true)?;
+        writer.appender.write(group, true)?;
     }
     recovery::survey(log, Position::START, end, |record| {
         let Record { digest, place, .. } = record;
@@ -331,7 +331,7 @@ impl Writer {
 
     fn flush(&mut self) -> io::Result<()> {
         let group = self.appender.prepare(&self.group)?;
-        self.appender.write(&group, true)?;
+        self.appender.write(group, true)?;
         self.written += self.group.len() as u64;
         self.group.clear();
         self.bytes = 0;

@@ -655,14 +655,21 @@ fn put_segment(segments: &mut Vec<Option<Arc<File>>>, number: u32, file: File) {
     segments[index] = Some(Arc::new(file));
 }
 
+/// The records of a group as they are written. Memory is kept from group to group.
+#[derive(Debug, Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    /// Parts of `bytes` and where they go; more than one where a group crosses a segment.
+    parts: Vec<(Position, Range<usize>)>,
+}
+
 /// The one writer of the log: it alone knows where the log ends.
 #[derive(Debug)]
 pub struct Appender {
     log: Arc<Log>,
     end: Position,
-    buffer: Vec<u8>,
-    /// Parts of `buffer` and where they go; more than one where a group crosses a segment.
-    writes: Vec<(Position, Range<usize>)>,
+    /// What the next group is laid out in: the buffer of the last one that was written.
+    buffer: Buffer,
     /// Up to where something was written, if only zeros.
     touched: Position,
 }
@@ -674,8 +681,7 @@ impl Appender {
         Self {
             log,
             end,
-            buffer: Vec::new(),
-            writes: Vec::new(),
+            buffer: Buffer::default(),
             touched: end,
         }
     }
@@ -704,9 +710,9 @@ impl Appender {
 
     /// Begins to lay out a group. Nothing is written yet.
     pub(super) fn draft(&mut self) -> Draft<'_> {
-        self.buffer.clear();
-        self.buffer.shrink_to(BUFFER_KEPT_BYTES);
-        self.writes.clear();
+        self.buffer.bytes.clear();
+        self.buffer.bytes.shrink_to(BUFFER_KEPT_BYTES);
+        self.buffer.parts.clear();
         Draft {
             start: self.end,
             end: self.end,
@@ -716,25 +722,30 @@ impl Appender {
         }
     }
 
-    /// Writes the group that was prepared last; with `sync`, it is durable on return. Without, what it
-    /// has in other segments than its last is, and what was in them before: who syncs later has one
-    /// segment to sync.
+    /// Writes a group; with `sync`, it is durable on return. Without, what it has in other segments than
+    /// its last is, and what was in them before: who syncs later has one segment to sync.
     ///
     /// # Errors
     /// If it cannot be written or synced. Nobody knows what the disk holds then: nothing may be
     /// appended any more.
+    ///
+    /// # Panics
+    /// If another group was written since this one was laid out: it would be written over.
     #[expect(
         clippy::indexing_slicing,
-        reason = "each part is of the buffer as it was when the part was noted, and the buffer only grew; a panic here stops the store before it acknowledges what was not written"
+        reason = "each part ends where the bytes ended when it was noted, and they only grew; a panic here stops the store before it acknowledges what was not written"
     )]
-    pub fn write(&mut self, group: &Group, sync: bool) -> io::Result<()> {
-        for (at, range) in &self.writes {
+    pub fn write(&mut self, group: Group, sync: bool) -> io::Result<()> {
+        assert_eq!(group.start, self.end, "another group was written since");
+        let Buffer { bytes, parts } = &group.buffer;
+        for (at, range) in parts {
             let file = self.log.require_segment(at.segment)?;
-            let bytes = &self.buffer[range.clone()];
+            let bytes = &bytes[range.clone()];
             self.log
                 .watched(|| file.write_all_at(bytes, u64::from(at.offset)))?;
         }
         self.end = group.end;
+        self.buffer = group.buffer;
         self.touched = self.touched.max(self.end);
         let not_synced = group.end.segment + u32::from(sync);
         self.log.sync(group.start.segment..not_synced)
@@ -750,7 +761,7 @@ impl Appender {
     pub(super) fn write_ahead(&mut self) -> io::Result<()> {
         let Position { segment, offset } = self.touched;
         let ahead = self.touched.to_u64() - self.end.to_u64();
-        if ahead >= u64::from(ZEROS_BYTES / 2) || self.buffer.len() > ZEROS_BYTES as usize {
+        if ahead >= u64::from(ZEROS_BYTES / 2) || self.buffer.bytes.len() > ZEROS_BYTES as usize {
             return Ok(());
         }
         let rest = self.log.segment_bytes().saturating_sub(offset);
@@ -770,7 +781,7 @@ pub(super) struct Draft<'a> {
     appender: &'a mut Appender,
     start: Position,
     end: Position,
-    /// Where the part of the buffer that is not in `writes` yet goes, and where in it it starts.
+    /// Where the part of the buffer that is not in its `parts` yet goes, and where in it it starts.
     part: (Position, usize),
     places: Vec<Place>,
 }
@@ -810,8 +821,11 @@ impl Draft<'_> {
             appender:
                 Appender {
                     log,
-                    buffer,
-                    writes,
+                    buffer:
+                        Buffer {
+                            bytes: buffer,
+                            parts,
+                        },
                     ..
                 },
             start,
@@ -831,7 +845,7 @@ impl Draft<'_> {
                 };
                 buffer.extend_from_slice(&filler.encode());
             }
-            writes.push((part.0, part.1..buffer.len()));
+            parts.push((part.0, part.1..buffer.len()));
             *end = Position {
                 segment: end.segment + 1,
                 offset: 0,
@@ -875,13 +889,9 @@ impl Draft<'_> {
     /// If one cannot be made, on a full disk above all. The log is as it was, and the group can be
     /// dropped.
     pub(super) fn finish(self) -> io::Result<Group> {
-        let Appender {
-            log,
-            buffer,
-            writes,
-            ..
-        } = self.appender;
-        writes.push((self.part.0, self.part.1..buffer.len()));
+        let Appender { log, buffer, .. } = self.appender;
+        let (at, from) = self.part;
+        buffer.parts.push((at, from..buffer.bytes.len()));
         for segment in self.start.segment..=self.end.segment {
             log.prepare(segment)?;
         }
@@ -889,6 +899,7 @@ impl Draft<'_> {
             start: self.start,
             end: self.end,
             places: self.places,
+            buffer: std::mem::take(buffer),
         })
     }
 }
@@ -899,15 +910,10 @@ pub struct Group {
     start: Position,
     end: Position,
     places: Vec<Place>,
+    buffer: Buffer,
 }
 
 impl Group {
-    /// Where the log ends once the group is written.
-    #[must_use]
-    pub fn end(&self) -> Position {
-        self.end
-    }
-
     /// The place of each record, in the order they were given.
     #[must_use]
     pub fn places(&self) -> &[Place] {
@@ -929,8 +935,9 @@ mod tests {
 
     fn append(appender: &mut Appender, messages: &[Message]) -> Vec<Place> {
         let group = appender.prepare(messages).unwrap();
-        appender.write(&group, true).unwrap();
-        group.places().to_vec()
+        let places = group.places().to_vec();
+        appender.write(group, true).unwrap();
+        places
     }
 
     fn text(length: usize) -> Message {
@@ -1015,6 +1022,41 @@ mod tests {
         {
             assert_eq!(log.read(*place).unwrap(), vec![b'x'; length]);
         }
+    }
+
+    #[test]
+    fn a_group_is_written_with_its_own_bytes_whatever_was_laid_out_since() {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, mut appender) = log(directory.path());
+        let messages = [text(10), text(20)];
+        let group = appender.prepare(&messages).unwrap();
+        drop(appender.prepare(&[text(3000)]).unwrap());
+        let places = group.places().to_vec();
+        appender.write(group, true).unwrap();
+        for (message, place) in messages.iter().zip(places) {
+            assert!(log.holds(place, message).unwrap());
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "another group was written since")]
+    fn a_group_is_never_written_over_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, mut appender) = log(directory.path());
+        let group = appender.prepare(&[text(10)]).unwrap();
+        append(&mut appender, &[text(20)]);
+        let _ = appender.write(group, true);
+    }
+
+    #[test]
+    fn the_memory_of_a_group_that_was_written_is_used_for_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, mut appender) = log(directory.path());
+        let group = appender.prepare(&[text(100)]).unwrap();
+        let bytes = group.buffer.bytes.as_ptr();
+        appender.write(group, true).unwrap();
+        let group = appender.prepare(&[text(90)]).unwrap();
+        assert_eq!(group.buffer.bytes.as_ptr(), bytes);
     }
 
     #[test]

@@ -677,7 +677,7 @@ mod tests {
         let texts = (0..MESSAGES).map(|number| Message::new(number.to_string()));
         let mut appender = Appender::new(Arc::clone(&log), Position::START);
         let group = appender.prepare(&texts.collect::<Vec<_>>()).unwrap();
-        appender.write(&group, false).unwrap();
+        appender.write(group, false).unwrap();
 
         let index = Index::open(&directory.path().join("index"), 1 << 20).unwrap();
         let _ = index.fail(IndexError::new("engine"));
@@ -703,15 +703,15 @@ mod tests {
         let mut places = Vec::new();
         for texts in texts.chunks(100) {
             let group = appender.prepare(texts).unwrap();
-            appender.write(&group, false).unwrap();
             places.extend_from_slice(group.places());
+            appender.write(group, false).unwrap();
         }
         // After the note, a message from before it is deleted.
         let gone = texts[10].digest();
         let mut draft = appender.draft();
         draft.delete(gone, &[places[10]]).unwrap();
         let group = draft.finish().unwrap();
-        appender.write(&group, false).unwrap();
+        appender.write(group, false).unwrap();
 
         let source = Source {
             log: &log,
