@@ -160,7 +160,12 @@ impl Service {
     pub fn deletions(&self) -> Vec<(&'static str, u64)> {
         let mut outcomes = self.deletions.read("deleted", "unknown");
         // No deletion ends so.
-        let of_puts = [StoreError::TooLarge, StoreError::Damaged].map(StoreError::name);
+        let of_puts = [
+            StoreError::TooLarge,
+            StoreError::PrefixTaken,
+            StoreError::Damaged,
+        ]
+        .map(StoreError::name);
         outcomes.retain(|(name, _)| !of_puts.contains(name));
         outcomes
     }

@@ -117,6 +117,9 @@ fn store_text(error: StoreError) -> &'static str {
             "The disk is full: new messages are not taken at the moment. This one was not stored."
         }
         StoreError::TooLarge => "The message is too large.",
+        StoreError::PrefixTaken => {
+            "Another stored message has a digest with the same first 22 bytes; this store cannot hold both. The message was not stored."
+        }
         StoreError::Failed => {
             "The store failed. A message that was to be stored may or may not be; storing it again does no harm."
         }
@@ -137,7 +140,7 @@ fn deletion_text(error: StoreError) -> &'static str {
         StoreError::Failed => {
             "The store failed. The message may or may not be deleted; deleting it again does no harm."
         }
-        StoreError::Starting | StoreError::TooLarge | StoreError::Damaged => store_text(error),
+        other => store_text(other),
     }
 }
 
@@ -212,6 +215,7 @@ impl HttpError {
                 StoreError::Busy => busy,
                 StoreError::Full => row(S::INSUFFICIENT_STORAGE, "full", "Disk full").retry(RETRY_LATER),
                 StoreError::TooLarge => too_large,
+                StoreError::PrefixTaken => row(S::CONFLICT, "prefix-taken", "Digest prefix taken"),
                 StoreError::Failed => row(S::SERVICE_UNAVAILABLE, "store-failed", "Store failed").retry(RETRY_LATER),
                 StoreError::Damaged => row(S::INTERNAL_SERVER_ERROR, "damaged", "Message damaged"),
             },

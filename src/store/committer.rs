@@ -5,9 +5,9 @@
 //! has zeros written where the next group goes. Within a group all goes in the order of the queue, in the
 //! log as in the index. What was deleted is erased by the eraser.
 //!
-//! **Invariant:** no message gets a second record beside one that is whole. So a put whose message came in
-//! after its caller had looked is looked up again; and what a damaged record holds is erased once another
-//! takes its place.
+//! **Invariant:** no message gets a second record beside one that is whole, and none beside a message with the
+//! same prefix, since the index has one of the two. So a put is looked up again if such a message came in
+//! after its caller had looked; and what a damaged record holds is erased once another takes its place.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use super::disk::{self, Lack};
 use super::embedded::{Known, Options, Shared};
 use super::erasures::Erasure;
-use super::index::{self, Checkpoint, IndexError};
+use super::index::{self, Checkpoint, IndexError, Key};
 use super::log::{Appender, Draft, Group, Place, Position};
 use super::{Commit, Deleted, Durability, Receipt, StoreError};
 use crate::digest::Digest;
@@ -68,11 +68,19 @@ pub(super) enum Job {
 #[derive(Debug, Default)]
 struct Plan {
     steps: Vec<Step>,
-    /// Numbers of those of its entries that change nothing, in ascending order: deletions of what is not
-    /// there, puts of what is.
-    vain: Vec<usize>,
+    /// Those of its entries that change nothing, by their numbers in ascending order.
+    vain: Vec<(usize, Vain)>,
     /// Bytes of text.
     bytes: u64,
+}
+
+/// Why an entry changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Vain {
+    /// A put of what is there, or a deletion of what is not.
+    AsItIs,
+    /// A put of a message whose prefix another one has.
+    PrefixTaken,
 }
 
 #[derive(Debug)]
@@ -90,12 +98,12 @@ enum Step {
     },
 }
 
-/// What the entries of a group so far make of a message.
+/// What the entries of a group so far make of the message with a prefix.
 #[derive(Debug, Default)]
 struct State {
-    /// Where it will be, if they put it.
-    place: Option<Place>,
-    /// Whatever the index has of it is gone.
+    /// Which it is, and where it will be, if they put one.
+    put: Option<(Digest, Place)>,
+    /// Whatever the index has there is gone.
     is_deleted: bool,
 }
 
@@ -136,7 +144,7 @@ impl Plan {
             steps: Vec::with_capacity(entries.len()),
             ..Self::default()
         };
-        let mut states: HashMap<Digest, State> = HashMap::with_capacity(entries.len());
+        let mut states: HashMap<Key, State> = HashMap::with_capacity(entries.len());
         for (number, entry) in entries.iter().enumerate() {
             match &entry.job {
                 Job::Put {
@@ -146,16 +154,23 @@ impl Plan {
                     ..
                 } => {
                     let digest = message.digest();
-                    let state = states.entry(digest).or_default();
-                    // One record is enough for all who put it.
-                    if state.place.is_some() {
+                    let state = states.entry(index::key(&digest)).or_default();
+                    if let Some((other, _)) = state.put {
+                        // One record is enough for all who put it.
+                        if other != digest {
+                            plan.vain.push((number, Vain::PrefixTaken));
+                        }
                         continue;
                     }
                     let mut damaged = *damaged;
                     if !state.is_deleted && recent.may_hold(&digest, *seen) {
                         damaged = match shared.known(message)? {
                             Known::Stored => {
-                                plan.vain.push(number);
+                                plan.vain.push((number, Vain::AsItIs));
+                                continue;
+                            }
+                            Known::PrefixTaken => {
+                                plan.vain.push((number, Vain::PrefixTaken));
                                 continue;
                             }
                             Known::Damaged(place) => Some(place),
@@ -163,7 +178,7 @@ impl Plan {
                         };
                     }
                     let place = draft.put(message, damaged.is_some())?;
-                    state.place = Some(place);
+                    state.put = Some((digest, place));
                     plan.bytes += message.as_bytes().len() as u64;
                     plan.steps.push(Step::Put {
                         digest,
@@ -172,16 +187,18 @@ impl Plan {
                     });
                 }
                 Job::Delete { digest, .. } => {
-                    let state = states.entry(*digest).or_default();
+                    let state = states.entry(index::key(digest)).or_default();
                     let indexed = if state.is_deleted {
                         None
                     } else {
                         let _call = shared.watchdog.watch();
                         shared.index.get(digest)?
                     };
-                    let erased: Vec<_> = indexed.into_iter().chain(state.place.take()).collect();
+                    let put = state.put.take_if(|(put, _)| put == digest);
+                    let put = put.map(|(_, place)| place);
+                    let erased: Vec<_> = indexed.into_iter().chain(put).collect();
                     if erased.is_empty() {
-                        plan.vain.push(number);
+                        plan.vain.push((number, Vain::AsItIs));
                         continue;
                     }
                     state.is_deleted = true;
@@ -247,24 +264,33 @@ fn start_of(digest: &Digest) -> u64 {
 struct Committed {
     durability: Durability,
     /// See [`Plan::vain`].
-    vain: Vec<usize>,
+    vain: Vec<(usize, Vain)>,
 }
 
 impl Committed {
-    fn receipt(&self, number: usize, message: &Message) -> Receipt {
-        if self.is_vain(number) {
-            Receipt::known(message.digest(), self.durability)
-        } else {
-            Receipt::new(message.digest(), self.durability)
+    fn receipt(&self, number: usize, message: &Message) -> Result<Receipt, StoreError> {
+        let digest = message.digest();
+        match self.vain(number) {
+            None => Ok(Receipt::new(digest, self.durability)),
+            Some(Vain::AsItIs) => Ok(Receipt::known(digest, self.durability)),
+            Some(Vain::PrefixTaken) => Err(StoreError::PrefixTaken),
         }
     }
 
     fn deleted(&self, number: usize) -> Option<Deleted> {
-        (!self.is_vain(number)).then(|| Deleted::new(self.durability))
+        let is_vain = self.vain(number).is_some();
+        (!is_vain).then(|| Deleted::new(self.durability))
     }
 
-    fn is_vain(&self, number: usize) -> bool {
-        self.vain.binary_search(&number).is_ok()
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "where the search found it; a default would acknowledge a put that was refused"
+    )]
+    fn vain(&self, number: usize) -> Option<Vain> {
+        let found = self
+            .vain
+            .binary_search_by_key(&number, |(number, _)| *number);
+        Some(self.vain[found.ok()?].1)
     }
 }
 
@@ -483,7 +509,7 @@ fn answer(entries: Vec<Entry>, result: Result<Committed, StoreError>) {
             // A client that went away does not want the answer.
             match (job, &result) {
                 (Job::Put { message, reply, .. }, Ok(committed)) => {
-                    let _ = reply.send(Ok(committed.receipt(number, &message)));
+                    let _ = reply.send(committed.receipt(number, &message));
                 }
                 (Job::Delete { reply, .. }, Ok(committed)) => {
                     let _ = reply.send(Ok(committed.deleted(number)));

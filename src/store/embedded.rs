@@ -30,7 +30,7 @@ use super::disk::{self, Lack, Lock};
 use super::erasures::{Eraser, Erasures};
 use super::findings::Findings;
 use super::hot::Hot;
-use super::index::{Checkpoint, Index, IndexError};
+use super::index::{Checkpoint, Found, Index, IndexError};
 use super::keeper::{Keeper, keep_synced};
 use super::log::{Log, Place, Position};
 use super::opening::{self, Opened};
@@ -337,6 +337,7 @@ impl Shared {
             ))),
             Ok(Known::Damaged(place)) => self.enqueue_put(message, Some(place), seen),
             Ok(Known::No) => self.enqueue_put(message, None, seen),
+            Ok(Known::PrefixTaken) => Put::done(Err(StoreError::PrefixTaken)),
             Err(error) => Put::done(Err(error)),
         }
     }
@@ -368,18 +369,28 @@ impl Shared {
     pub(super) fn known(&self, message: &Message) -> Result<Known, StoreError> {
         let _call = self.watchdog.watch();
         let digest = message.digest();
-        let mut found = self.place(&digest)?;
-        while let Some(place) = found {
+        let mut found = self.look_up(&digest)?;
+        loop {
+            let place = match found {
+                Found::Message(place) => place,
+                Found::Nothing => return Ok(Known::No),
+                Found::Other(_) => return Ok(Known::PrefixTaken),
+            };
             if self.log.holds(place, message).unwrap_or(false) {
                 return Ok(Known::Stored);
             }
-            found = self.place(&digest)?;
-            if found == Some(place) {
+            found = self.look_up(&digest)?;
+            if found == Found::Message(place) {
                 self.note_integrity_failure();
                 return Ok(Known::Damaged(place));
             }
         }
-        Ok(Known::No)
+    }
+
+    fn look_up(&self, digest: &Digest) -> Result<Found, StoreError> {
+        self.index
+            .look_up(digest)
+            .map_err(|error| self.fail(&error.to_string()))
     }
 
     fn enqueue_put(&self, message: Message, damaged: Option<Place>, seen: u64) -> Put {
@@ -700,6 +711,8 @@ pub(super) enum Known {
     No,
     Stored,
     Damaged(Place),
+    /// Nothing, and cannot have it: another message has its prefix.
+    PrefixTaken,
 }
 
 /// A thread, and what ends it by being dropped, if that is not the end of the queue.
@@ -839,6 +852,108 @@ mod tests {
         assert_eq!(store.messages(), 2);
         assert!(store.holds(&Digest::of(b"bad")).unwrap());
         assert_eq!(store.findings(), [""; 0]);
+    }
+
+    /// A message whose digest has the first 22 bytes of that of "foo", or but 21 of them, and ends with zeros.
+    fn forged(text: &str, alike: usize) -> Message {
+        let mut bytes = [0; 32];
+        bytes[..alike].copy_from_slice(&Digest::of(b"foo").as_bytes()[..alike]);
+        Message::forged(text, Digest::from_bytes(bytes))
+    }
+
+    #[test]
+    fn a_message_whose_prefix_another_has_is_refused_by_its_caller() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path(), options());
+        let (foo, other, near) = (Message::new("foo"), forged("other", 22), forged("near", 21));
+        wait(store.put(foo.clone())).unwrap();
+        let end = store.shared.indexed();
+        let refused = wait(store.put(other.clone()));
+        assert_eq!(refused.unwrap_err(), StoreError::PrefixTaken);
+        // It is another one's, and is not found.
+        assert_eq!(store.get(&other.digest()), Ok(None));
+        assert_eq!(store.holds(&other.digest()), Ok(false));
+        assert!(wait(store.delete(&other.digest())).unwrap().is_none());
+        assert_eq!(store.shared.indexed(), end, "something was written");
+        assert!(wait(store.put(foo.clone())).unwrap().is_known());
+        assert!(!wait(store.put(near.clone())).unwrap().is_known());
+        assert!(store.holds(&near.digest()).unwrap());
+        // Once that is deleted, it is taken.
+        wait(store.delete(&foo.digest())).unwrap().unwrap();
+        assert!(!wait(store.put(other.clone())).unwrap().is_known());
+        assert!(wait(store.put(other)).unwrap().is_known());
+        let refused = wait(store.put(foo));
+        assert_eq!(refused.unwrap_err(), StoreError::PrefixTaken);
+    }
+
+    /// Says that the committer is between the sync and the index of a group, and holds it there.
+    #[derive(Debug)]
+    struct Gate {
+        reached: mpsc::SyncSender<()>,
+        opened: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl Observer for Gate {
+        fn committed(&self, _: Commit) {
+            // A test that is over opens it for good.
+            let _ = self.reached.send(());
+            let _ = self.opened.lock().unwrap().recv();
+        }
+    }
+
+    #[test]
+    fn a_message_whose_prefix_another_has_by_now_is_refused_by_the_committer() {
+        let directory = tempfile::tempdir().unwrap();
+        let (reached, arrivals) = mpsc::sync_channel(8);
+        let (open_gate, opened) = mpsc::channel();
+        let gate = Gate {
+            reached,
+            opened: Mutex::new(opened),
+        };
+        let options = Options {
+            observer: Some(Arc::new(gate)),
+            ..options()
+        };
+        let store = open(directory.path(), options);
+        let pass = || {
+            arrivals.recv().unwrap();
+            open_gate.send(()).unwrap();
+        };
+        let taken = Err(StoreError::PrefixTaken);
+        let is_known = |put: Put| wait(put).map(|receipt| receipt.is_known());
+
+        // In a later group than the one that it was looked up before.
+        let (foo, other, near) = (Message::new("foo"), forged("other", 22), forged("near", 21));
+        let first = store.put(foo);
+        arrivals.recv().unwrap();
+        let puts = [store.put(other), store.put(near)];
+        open_gate.send(()).unwrap();
+        pass();
+        assert_eq!(is_known(first), Ok(false));
+        assert_eq!(puts.map(is_known), [taken, Ok(false)]);
+
+        // In the same group.
+        let [one, other] = [1, 2].map(|last| {
+            let mut bytes = [7; 32];
+            bytes[31] = last;
+            Message::forged("text", Digest::from_bytes(bytes))
+        });
+        let first = store.put(Message::new("bar"));
+        arrivals.recv().unwrap();
+        let puts = [&one, &other, &one].map(|message| store.put(message.clone()));
+        let deletions = [&other, &one].map(|message| store.delete(&message.digest()));
+        let last = [&other, &one].map(|message| store.put(message.clone()));
+        open_gate.send(()).unwrap();
+        pass();
+        assert_eq!(is_known(first), Ok(false));
+        assert_eq!(puts.map(is_known), [Ok(false), taken, Ok(false)]);
+        let were_there = deletions.map(|deletion| wait(deletion).unwrap().is_some());
+        assert_eq!(were_there, [false, true]);
+        assert_eq!(last.map(is_known), [Ok(false), taken]);
+        assert_eq!(store.holds(&one.digest()), Ok(false));
+        assert_eq!(store.holds(&other.digest()), Ok(true));
+        assert_eq!(store.messages(), 4);
+        drop(open_gate);
     }
 
     /// A look-up that was overtaken between the index and the log.

@@ -10,6 +10,7 @@ use tracing::{error, warn};
 use super::index::IndexError;
 use super::log::Position;
 use super::recovery::Damage;
+use crate::digest::Digest;
 
 /// Findings that get a line of their own and are kept. The rest is counted: who has so many needs
 /// `digestd verify`, not a longer log.
@@ -26,6 +27,8 @@ pub(super) enum Finding {
     IndexAhead { last: Position },
     /// The log lacks what was written last: messages that the index had, bytes among what it holds.
     Unsynced { messages: usize, bytes: u64 },
+    /// A message of the log that the index cannot have beside another.
+    PrefixTaken { digest: Digest, at: Position },
     /// The index could not be used.
     IndexRedrawn(IndexError),
     /// Nothing says how much of the log the index covers.
@@ -39,6 +42,7 @@ impl Finding {
             Self::Damage(_)
             | Self::CheckpointAhead { .. }
             | Self::IndexAhead { .. }
+            | Self::PrefixTaken { .. }
             | Self::Unsynced { .. } => true,
             Self::IndexRedrawn(_) | Self::NoCheckpoint => false,
         }
@@ -68,6 +72,10 @@ impl fmt::Display for Finding {
             Self::Unsynced { messages, bytes } => write!(
                 formatter,
                 "the log does not hold what was written last: {messages} messages that the index had, and {bytes} bytes among what it holds, are lost until posted again; after a power cut with --durability os that is to be expected, otherwise the disk loses what it was told to keep"
+            ),
+            Self::PrefixTaken { digest, at } => write!(
+                formatter,
+                "the log has message {digest:?} at {at}, which is not found: another stored message has a digest with the same first 22 bytes"
             ),
             Self::IndexRedrawn(reason) => {
                 write!(

@@ -10,19 +10,18 @@
 //! until the next start. It is still asked: a place that it names is proved by what the log holds
 //! there. Only that it does *not* know a message means nothing any more.
 //!
-//! An entry has the first 22 bytes of a digest for its key, and a *cell* for its value: the other ten
+//! An entry has the first 22 bytes of a digest for its key, the *prefix*, and for its value the other ten
 //! bytes and the place, which are 22 as well. Up to so many sled keeps inside its pages (sled 0.34.7
 //! `src/ivec.rs:11`); for each one that is longer it allocates, counts references, and follows a pointer
-//! whenever it compares or copies. Digests that begin alike, which nobody has found yet, share an entry
-//! with a cell each.
+//! whenever it compares or copies. Of two digests with the same prefix, which takes some 2^88 hashes to
+//! find, the index has one: a put of the other is refused before anything is written.
 //!
 //! sled opens with one thread, whatever the machine has. So the digests are dealt out to four sleds by
 //! their first byte, each in a directory of its own, and a start opens and reads them side by side.
 //!
-//! **Invariant:** entries are 22 + 22 bytes, unless digests begin alike, so a page of at most 17 is
-//! far below the 128 KiB at which sled would put it into a file of its own that it never syncs;
-//! `blobs/` stays empty. That is why sled's own segment size can stay: a larger one would only cost
-//! memory.
+//! **Invariant:** entries are 22 + 22 bytes, so a page of at most 17 is far below the 128 KiB at which sled
+//! would put it into a file of its own that it never syncs; `blobs/` stays empty. That is why sled's own
+//! segment size can stay: a larger one would only cost memory.
 
 use std::any::Any;
 use std::fs::{self, File};
@@ -61,11 +60,11 @@ const KEY_BYTES: usize = 22;
 /// Bytes of a digest that are not.
 const REST_BYTES: usize = DIGEST_BYTES - KEY_BYTES;
 
-/// Bytes of a cell before its length: the rest of a digest, position.
+/// Bytes of a value before the length: the rest of a digest, position.
 const LENGTH_AT: usize = REST_BYTES + 8;
 
-/// Bytes of a cell.
-const CELL_BYTES: usize = LENGTH_AT + 4;
+/// Bytes of a value.
+const VALUE_BYTES: usize = LENGTH_AT + 4;
 
 /// Parts of an index, each with a thread of its own at a start. Another number is another form on the disk:
 /// every index would be redrawn.
@@ -175,6 +174,17 @@ impl IndexError {
     }
 }
 
+/// What an index has under the prefix of a digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing.
+    Nothing,
+    /// The message with this digest.
+    Message(Place),
+    /// Another message.
+    Other(Place),
+}
+
 /// The open index.
 #[derive(Debug)]
 pub struct Index {
@@ -251,14 +261,28 @@ impl Index {
     /// # Errors
     /// The first failure of the engine; from then on also for every message it does not find.
     pub fn get(&self, digest: &Digest) -> Result<Option<Place>, IndexError> {
+        Ok(match self.look_up(digest)? {
+            Found::Message(place) => Some(place),
+            Found::Nothing | Found::Other(_) => None,
+        })
+    }
+
+    /// The same, and whether another message has the prefix.
+    pub(super) fn look_up(&self, digest: &Digest) -> Result<Found, IndexError> {
         let found = fence(|| {
-            let Some(value) = self.part(digest)?.tree.get(key(digest))? else {
-                return Ok(None);
+            let key = key(digest);
+            let Some(value) = self.part(digest)?.tree.get(key)? else {
+                return Ok(Found::Nothing);
             };
-            Ok(find(cells(&value)?, digest))
+            let (found, place) = decode(&key, &value)?;
+            Ok(if found == *digest {
+                Found::Message(place)
+            } else {
+                Found::Other(place)
+            })
         });
         match (found, self.failure.get()) {
-            (Ok(None), Some(failure)) => Err(failure.clone()),
+            (Ok(Found::Nothing | Found::Other(_)), Some(failure)) => Err(failure.clone()),
             (Err(error), _) => {
                 self.unreadable.store(true, Ordering::Relaxed);
                 Err(self.fail(error))
@@ -287,20 +311,21 @@ impl Index {
                 if key == CHECKPOINT_KEY || key == PROGRESS_KEY {
                     continue;
                 }
-                let key = <&Key>::try_from(&*key).map_err(|_| wrong_size())?;
-                let cells = cells(&value)?.iter().map(|cell| decode(key, cell));
-                found.extend(cells.filter(|(digest, _)| after.is_none_or(|after| digest > after)));
-                if found.len() >= max {
-                    found.truncate(max);
+                if found.len() == max {
                     break;
+                }
+                let (digest, place) = decode(&key, &value)?;
+                // The first may have the prefix of `after`.
+                if after.is_none_or(|after| digest > *after) {
+                    found.push((digest, place));
                 }
             }
             Ok(found)
         })
     }
 
-    /// Notes the place of a message, if the index still holds `known` for it (`None`: nothing).
-    /// Returns whether it did.
+    /// Notes the place of a message, if the index still holds `known` for it (`None`: nothing, nor another
+    /// message with its prefix). Returns whether it did.
     ///
     /// # Errors
     /// The first failure of the engine, then and ever after.
@@ -330,27 +355,9 @@ impl Index {
     ) -> Result<bool, IndexError> {
         self.guard(|| {
             let tree = &self.part(digest)?.tree;
-            let key = key(digest);
-            let cell = |place| encode(digest, place);
-            // What is there unless digests begin alike: then one call is enough.
-            let mut there = known.map(|place| IVec::from(&cell(place)));
-            loop {
-                let mut all = match &there {
-                    Some(value) => cells(value)?.to_vec(),
-                    None => Vec::new(),
-                };
-                if find(&all, digest) != known {
-                    return Ok(false);
-                }
-                all.retain(|cell| decode(&key, cell).0 != *digest);
-                all.extend(place.map(cell));
-                all.sort_unstable();
-                let new = (!all.is_empty()).then_some(all.as_flattened());
-                match tree.compare_and_swap(key, there, new)? {
-                    Ok(()) => return Ok(true),
-                    Err(other) => there = other.current,
-                }
-            }
+            let [old, new] = [known, place].map(|place| place.map(|place| encode(digest, place)));
+            let new = new.as_ref().map(IVec::from);
+            Ok(tree.compare_and_swap(key(digest), old, new)?.is_ok())
         })
     }
 
@@ -490,19 +497,16 @@ impl Part {
                 });
                 continue;
             }
-            let key = <&Key>::try_from(&*key).map_err(|_| wrong_size())?;
-            for cell in cells(&value)? {
-                let (digest, place) = decode(key, cell);
-                if part_of(&digest) != self.number {
-                    return Err(IndexError::new("a part of it is in the wrong place"));
-                }
-                held.checkpoint.messages += 1;
-                if place.at >= from {
-                    held.ahead.push((digest, place));
-                }
-                if held.last.is_none_or(|(_, last)| last.at < place.at) {
-                    held.last = Some((digest, place));
-                }
+            let (digest, place) = decode(&key, &value)?;
+            if part_of(&digest) != self.number {
+                return Err(IndexError::new("a part of it is in the wrong place"));
+            }
+            held.checkpoint.messages += 1;
+            if place.at >= from {
+                held.ahead.push((digest, place));
+            }
+            if held.last.is_none_or(|(_, last)| last.at < place.at) {
+                held.last = Some((digest, place));
             }
         }
         Ok(held)
@@ -639,51 +643,37 @@ impl From<io::Error> for IndexError {
     }
 }
 
-type Key = [u8; KEY_BYTES];
+pub(super) type Key = [u8; KEY_BYTES];
 
-type Cell = [u8; CELL_BYTES];
-
-fn key(digest: &Digest) -> Key {
+/// The prefix of a digest.
+pub(super) fn key(digest: &Digest) -> Key {
     let mut key = [0; KEY_BYTES];
     key.copy_from_slice(&digest.as_bytes()[..KEY_BYTES]);
     key
 }
 
-fn encode(digest: &Digest, place: Place) -> Cell {
-    let mut cell = [0; CELL_BYTES];
-    cell[..REST_BYTES].copy_from_slice(&digest.as_bytes()[KEY_BYTES..]);
-    cell[REST_BYTES..LENGTH_AT].copy_from_slice(&place.at.to_u64().to_le_bytes());
-    cell[LENGTH_AT..].copy_from_slice(&place.length.to_le_bytes());
-    cell
+fn encode(digest: &Digest, place: Place) -> [u8; VALUE_BYTES] {
+    let mut value = [0; VALUE_BYTES];
+    value[..REST_BYTES].copy_from_slice(&digest.as_bytes()[KEY_BYTES..]);
+    value[REST_BYTES..LENGTH_AT].copy_from_slice(&place.at.to_u64().to_le_bytes());
+    value[LENGTH_AT..].copy_from_slice(&place.length.to_le_bytes());
+    value
 }
 
-fn decode(key: &Key, cell: &Cell) -> (Digest, Place) {
+fn decode(key: &[u8], value: &[u8]) -> Result<(Digest, Place), IndexError> {
+    let key = <&Key>::try_from(key).map_err(|_| wrong_size())?;
+    let value = <&[u8; VALUE_BYTES]>::try_from(value).map_err(|_| wrong_size())?;
     let mut digest = [0; DIGEST_BYTES];
     digest[..KEY_BYTES].copy_from_slice(key);
-    digest[KEY_BYTES..].copy_from_slice(&cell[..REST_BYTES]);
+    digest[KEY_BYTES..].copy_from_slice(&value[..REST_BYTES]);
     let (mut at, mut length) = ([0; 8], [0; 4]);
-    at.copy_from_slice(&cell[REST_BYTES..LENGTH_AT]);
-    length.copy_from_slice(&cell[LENGTH_AT..]);
+    at.copy_from_slice(&value[REST_BYTES..LENGTH_AT]);
+    length.copy_from_slice(&value[LENGTH_AT..]);
     let place = Place {
         at: Position::from_u64(u64::from_le_bytes(at)),
         length: u32::from_le_bytes(length),
     };
-    (Digest::from_bytes(digest), place)
-}
-
-/// The cells of an entry.
-fn cells(value: &[u8]) -> Result<&[Cell], IndexError> {
-    match value.as_chunks() {
-        (cells @ [_, ..], []) => Ok(cells),
-        _ => Err(wrong_size()),
-    }
-}
-
-/// What `cells`, all under the key of `digest`, hold of it.
-fn find(cells: &[Cell], digest: &Digest) -> Option<Place> {
-    let key = key(digest);
-    let mut entries = cells.iter().map(|cell| decode(&key, cell));
-    entries.find_map(|(found, place)| (found == *digest).then_some(place))
+    Ok((Digest::from_bytes(digest), place))
 }
 
 #[cfg(test)]
@@ -733,32 +723,34 @@ mod tests {
     }
 
     #[test]
-    fn digests_that_begin_alike_are_told_apart() {
+    fn of_two_digests_with_the_same_prefix_the_index_has_one() {
         let directory = tempfile::tempdir().unwrap();
         let index = Index::open(directory.path(), CACHE).unwrap();
-        let alike = |last| {
+        let with_byte = |at: usize, byte| {
             let mut bytes = *Digest::of(b"foo").as_bytes();
-            bytes[DIGEST_BYTES - 1] = last;
+            bytes[at] = byte;
             Digest::from_bytes(bytes)
         };
-        let [first, second, third] = [1, 2, 3].map(alike);
-        assert!(index.put(&third, None, PLACE).unwrap());
-        assert!(index.put(&first, None, LATER).unwrap());
-        assert_eq!(index.get(&second).unwrap(), None);
-        assert!(!index.remove(&second, PLACE).unwrap());
+        let [first, second] = [1, 2].map(|byte| with_byte(KEY_BYTES, byte));
         assert!(index.put(&second, None, PLACE).unwrap());
-        assert!(!index.put(&second, None, LATER).unwrap());
-        let all = [(first, LATER), (second, PLACE), (third, PLACE)];
-        assert_eq!(index.range(None, 3).unwrap(), all);
-        assert_eq!(index.range(None, 2).unwrap(), all[..2]);
-        assert_eq!(index.range(Some(&first), 3).unwrap(), all[1..]);
-        assert_eq!(index.check(LATER.at).unwrap().checkpoint.messages, 3);
-        assert!(index.put(&second, Some(PLACE), LATER).unwrap());
-        assert!(index.remove(&first, LATER).unwrap());
-        assert!(index.remove(&third, PLACE).unwrap());
-        assert_eq!(index.get(&second).unwrap(), Some(LATER));
-        assert!(index.remove(&second, LATER).unwrap());
-        assert_eq!(index.range(None, 3).unwrap(), []);
+        assert!(!index.put(&first, None, LATER).unwrap());
+        assert!(!index.put(&first, Some(PLACE), LATER).unwrap());
+        assert!(!index.remove(&first, PLACE).unwrap());
+        assert_eq!(index.get(&first).unwrap(), None);
+        assert_eq!(index.look_up(&first).unwrap(), Found::Other(PLACE));
+        assert_eq!(index.look_up(&second).unwrap(), Found::Message(PLACE));
+        // A range may begin at one that the index does not have.
+        assert_eq!(index.range(Some(&first), 3).unwrap(), [(second, PLACE)]);
+        assert_eq!(index.range(Some(&second), 3).unwrap(), []);
+        assert!(index.remove(&second, PLACE).unwrap());
+        assert_eq!(index.look_up(&first).unwrap(), Found::Nothing);
+        assert!(index.put(&first, None, LATER).unwrap());
+        // The last byte of the prefix.
+        let [one, other] = [1, 2].map(|byte| with_byte(KEY_BYTES - 1, byte));
+        assert!(index.put(&one, None, PLACE).unwrap());
+        assert!(index.put(&other, None, LATER).unwrap());
+        assert_eq!(index.get(&one).unwrap(), Some(PLACE));
+        assert_eq!(index.get(&other).unwrap(), Some(LATER));
     }
 
     #[test]

@@ -325,6 +325,10 @@ pub enum StoreError {
     /// The message is larger than the store was opened for; nothing was stored.
     #[error("the message is too large")]
     TooLarge,
+    /// Another stored message has a digest with the same first 22 bytes, which is what the index tells
+    /// messages apart by; nothing was stored.
+    #[error("another stored message has a digest with the same first 22 bytes")]
+    PrefixTaken,
     /// Something failed below the store; whether the message was stored is not known.
     #[error("the store failed and takes no more writes until it is restarted")]
     Failed,
@@ -335,12 +339,13 @@ pub enum StoreError {
 
 impl StoreError {
     /// All of them, each at the index that it is as a number.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Starting,
         Self::Closed,
         Self::Busy,
         Self::Full,
         Self::TooLarge,
+        Self::PrefixTaken,
         Self::Failed,
         Self::Damaged,
     ];
@@ -354,6 +359,7 @@ impl StoreError {
             Self::Busy => "busy",
             Self::Full => "full",
             Self::TooLarge => "too_large",
+            Self::PrefixTaken => "prefix_taken",
             Self::Failed => "failed",
             Self::Damaged => "damaged",
         }

@@ -1,7 +1,7 @@
 //! Opening: either the index that is there, completed from the checkpoint on, or one drawn from the
 //! whole log.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::panic::resume_unwind;
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::Durability;
 use super::directory::{OpenError, is_in_reach, read_checkpoint, read_durability};
 use super::erasures::Erasure;
 use super::findings::{Finding, Findings};
-use super::index::{self, Checkpoint, Held, Index, IndexError};
+use super::index::{self, Checkpoint, Found, Held, Index, IndexError};
 use super::log::{Log, Place, Position};
 use super::recovery::{self, Kind, OPEN_END, Record};
 use crate::digest::Digest;
@@ -389,19 +389,20 @@ fn enter(
         let entries = entries.collect::<Result<Vec<_>, _>>()?;
         Ok::<_, ReplayError>((recovered?, entries))
     })?;
-    let mut erasures = Vec::new();
+    let (mut erasures, mut findings) = (Vec::new(), Vec::new());
     for part in entries {
         messages = messages + part.came - part.went;
         erasures.extend(part.erasures);
+        let taken = part.taken.into_iter();
+        findings.extend(taken.map(|(digest, at)| Finding::PrefixTaken { digest, at }));
     }
-    let mut findings = Vec::new();
     for damage in recovered.damage {
         if let Some((digest, place)) = damage.message {
             // So that it answers with an error and not with "not found".
             let is_lost = index.put(&digest, None, place)?;
             messages += u64::from(is_lost);
-            // It was posted again, or the index has it here from before.
-            if !is_lost && index.get(&digest)? != Some(place) {
+            // It was posted again, unless the index has it here from before.
+            if !is_lost && index.get(&digest)?.is_some_and(|now| now != place) {
                 continue;
             }
         }
@@ -530,12 +531,15 @@ struct Entries {
     came: u64,
     went: u64,
     erasures: Vec<Erasure>,
+    /// Messages that the index cannot have beside others, and their records: version 0.1.0 could.
+    taken: BTreeMap<Digest, Position>,
 }
 
 impl Entries {
     fn enter(&mut self, index: &Index, log: &Log, record: Record) -> Result<(), ReplayError> {
         let Record { digest, place, .. } = record;
         if record.kind == Kind::Deletion {
+            self.taken.remove(&digest);
             let before = index.get(&digest)?.filter(|before| before.at < place.at);
             if let Some(before) = before {
                 index::require(index.remove(&digest, before)?)?;
@@ -548,15 +552,21 @@ impl Entries {
         }
         if index.put(&digest, None, place)? {
             self.came += 1;
-        } else {
+            return Ok(());
+        }
+        match index.look_up(&digest)? {
+            Found::Nothing => index::require(false)?,
+            Found::Message(known) if known == place => {}
             // A later record of the same message heals an earlier, damaged one, or says the same again.
-            let known = index.get(&digest)?;
-            if let Some(known) = known.filter(|known| *known != place) {
+            Found::Message(known) => {
                 index::require(index.put(&digest, Some(known), place)?)?;
                 if known.at < place.at {
                     self.erase(log, digest, known, place.at);
                 }
             }
+            // An index that is ahead knows of the deletion that comes yet.
+            Found::Other(other) if other.at > place.at => {}
+            Found::Other(_) => drop(self.taken.insert(digest, place.at)),
         }
         Ok(())
     }
@@ -691,6 +701,73 @@ mod tests {
         assert!(
             matches!(&entered, Err(ReplayError::Index(error)) if error.to_string().contains("engine"))
         );
+    }
+
+    #[test]
+    fn of_two_messages_with_the_same_prefix_the_first_is_entered_and_the_second_reported() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = Log::open(&directory.path().join("log"), 64 << 10).unwrap();
+        let index = Index::open(&directory.path().join("index"), 1 << 20).unwrap();
+        let [first, second] = [1, 2].map(|last| {
+            let mut bytes = [7; 32];
+            bytes[31] = last;
+            Digest::from_bytes(bytes)
+        });
+        let record = |kind, digest, offset| Record {
+            kind,
+            digest,
+            place: Place {
+                at: Position { segment: 1, offset },
+                length: 8,
+            },
+            heals: false,
+        };
+        let [one, other] = [
+            record(Kind::Message, first, 0),
+            record(Kind::Message, second, 64),
+        ];
+        let mut entries = Entries::default();
+        entries.enter(&index, &log, one).unwrap();
+        entries.enter(&index, &log, other).unwrap();
+        assert_eq!(index.get(&first).unwrap(), Some(one.place));
+        assert_eq!(index.get(&second).unwrap(), None);
+        assert_eq!(entries.came, 1);
+        let taken: Vec<_> = entries.taken.iter().collect();
+        assert_eq!(taken, [(&second, &other.place.at)]);
+        // Deleted, it is nobody's loss.
+        let deletion = record(Kind::Deletion, second, 128);
+        entries.enter(&index, &log, deletion).unwrap();
+        assert!(entries.taken.is_empty());
+        assert_eq!(index.get(&first).unwrap(), Some(one.place));
+        // An index that is ahead of a deletion and a put of the other.
+        assert!(index.remove(&first, one.place).unwrap());
+        assert!(index.put(&second, None, other.place).unwrap());
+        entries.enter(&index, &log, one).unwrap();
+        assert!(entries.taken.is_empty());
+    }
+
+    /// What its text is not is read as damage.
+    #[test]
+    fn damage_of_a_message_whose_prefix_another_has_is_reported_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = Arc::new(Log::open(&directory.path().join("log"), 64 << 10).unwrap());
+        let mut appender = Appender::new(Arc::clone(&log), Position::START);
+        let foo = Message::new("foo");
+        let mut bytes = *foo.digest().as_bytes();
+        bytes[31] ^= 1;
+        let other = Message::forged("other", Digest::from_bytes(bytes));
+        for message in [&foo, &other, &Message::new("later")] {
+            let group = appender.prepare([message]).unwrap();
+            appender.write(group, false).unwrap();
+        }
+        let opened = open_index(directory.path(), 1 << 20, &log, Durability::Disk, &|_| ());
+        let opened = opened.unwrap();
+        assert_eq!(opened.messages, 2);
+        let lines = opened.findings.lines();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[1].contains("the log is damaged"), "{lines:?}");
+        assert!(opened.index.get(&foo.digest()).unwrap().is_some());
+        assert!(opened.index.get(&other.digest()).unwrap().is_none());
     }
 
     #[test]

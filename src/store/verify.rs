@@ -18,7 +18,7 @@ use std::path::Path;
 use super::directory::{
     DataDirectory, OpenError, has_checkpoint, is_in_reach, is_unfinished, read_checkpoint,
 };
-use super::index::{self, Checkpoint, Index, IndexError};
+use super::index::{self, Checkpoint, Found, Index, IndexError};
 use super::log::{Log, Position};
 use super::opening::{self, ReplayError};
 use super::recovery::{self, Damage, Kind, Record, Survey};
@@ -47,6 +47,14 @@ pub enum Finding {
     },
     /// The index does not know a message of the log: it is not found, though it is there.
     NotInIndex {
+        /// The message.
+        digest: Digest,
+        /// Its record.
+        at: Position,
+    },
+    /// The index does not have a message of the log and cannot: it has another whose digest has the same first
+    /// 22 bytes. Only version 0.1.0 stored both.
+    PrefixTaken {
         /// The message.
         digest: Digest,
         /// Its record.
@@ -88,6 +96,7 @@ impl Finding {
         match self {
             Self::Damaged { .. } => "damaged",
             Self::NotInIndex { .. } => "not-in-index",
+            Self::PrefixTaken { .. } => "prefix-taken",
             Self::NotDeleted { .. } => "not-deleted",
             Self::NotInLog { .. } => "not-in-log",
             Self::EndsEarly { .. } => "ends-early",
@@ -103,6 +112,7 @@ impl Finding {
         match self {
             Self::Damaged { from: at, .. }
             | Self::NotInIndex { at, .. }
+            | Self::PrefixTaken { at, .. }
             | Self::NotDeleted { at, .. }
             | Self::NotInLog { at, .. }
             | Self::EndsEarly { end: at, .. } => Some(*at),
@@ -116,6 +126,7 @@ impl Finding {
         match self {
             Self::Damaged { digest, .. } => *digest,
             Self::NotInIndex { digest, .. }
+            | Self::PrefixTaken { digest, .. }
             | Self::NotDeleted { digest, .. }
             | Self::NotInLog { digest, .. } => Some(*digest),
             Self::EndsEarly { .. } | Self::Unfinished | Self::Index(_) | Self::Checkpoint => None,
@@ -147,6 +158,10 @@ impl fmt::Display for Finding {
             Self::NotInIndex { digest, .. } => {
                 write!(formatter, "message {digest} is not in the index")
             }
+            Self::PrefixTaken { digest, .. } => write!(
+                formatter,
+                "message {digest} is not found: another stored message has a digest with the same first 22 bytes"
+            ),
             Self::NotDeleted { digest, .. } => {
                 write!(
                     formatter,
@@ -315,12 +330,16 @@ pub(super) fn examine(
                 missing.remove(&digest);
             }
         }
-        let indexed = index.filter(|_| at < acked).map(|index| index.get(&digest));
+        let indexed = index.filter(|_| at < acked);
+        let indexed = indexed.map(|index| index.look_up(&digest));
         match (kind, indexed) {
-            (Kind::Message, Some(Ok(None))) => {
-                missing.insert(digest, at);
+            (Kind::Message, Some(Ok(Found::Nothing))) => {
+                missing.insert(digest, Finding::NotInIndex { digest, at });
             }
-            (Kind::Deletion, Some(Ok(Some(now)))) if now.at < at => {
+            (Kind::Message, Some(Ok(Found::Other(_)))) => {
+                missing.insert(digest, Finding::PrefixTaken { digest, at });
+            }
+            (Kind::Deletion, Some(Ok(Found::Message(now)))) if now.at < at => {
                 tell(&Finding::NotDeleted { digest, at: now.at });
             }
             (_, Some(Err(error))) => give_up(&mut index, &error, tell),
@@ -331,9 +350,7 @@ pub(super) fn examine(
         survey.torn_bytes = 0;
         forget_deleted(log, acked, &mut missing, &mut survey.damage)?;
     }
-    for (digest, at) in missing {
-        tell(&Finding::NotInIndex { digest, at });
-    }
+    missing.values().for_each(&mut *tell);
     // Where segments are missing at the end, there is nothing that could be read as damaged.
     if survey.last_end < acked && log.last_segment() < last_written(acked) {
         tell(&Finding::EndsEarly {
@@ -358,7 +375,7 @@ pub(super) fn examine(
 fn forget_deleted(
     log: &Log,
     end: Position,
-    missing: &mut BTreeMap<Digest, Position>,
+    missing: &mut BTreeMap<Digest, Finding>,
     damage: &mut Vec<Damage>,
 ) -> Result<(), Interrupted> {
     let named = damage.iter().filter_map(|damage| damage.message);

@@ -243,7 +243,9 @@ impl Target {
                 Box::pin(async move {
                     match put.await {
                         Ok(_receipt) => Ok(()),
-                        Err(error @ StoreError::TooLarge) => Err(Failure::This(error.to_string())),
+                        Err(error @ (StoreError::TooLarge | StoreError::PrefixTaken)) => {
+                            Err(Failure::This(error.to_string()))
+                        }
                         Err(error) => Err(Failure::All(error.into())),
                     }
                 })

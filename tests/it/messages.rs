@@ -1294,6 +1294,7 @@ async fn a_failing_write_is_told_apart_by_status_and_does_not_stop_the_rest() {
         (StoreError::Failed, 503, Some("30")),
         (StoreError::Full, 507, Some("30")),
         (StoreError::TooLarge, 413, None),
+        (StoreError::PrefixTaken, 409, None),
     ] {
         server.store.set_fault(Some(Fault::Puts(error)));
         let answer = server.ask(&Ask::publish("new")).await;

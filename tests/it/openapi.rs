@@ -223,7 +223,8 @@ async fn server(state: Option<&str>) -> TestServer {
         Some("discreet") => TestServer::start(),
         _ => TestServer::exporting().started(),
     };
-    let is_known = with_tokens.is_some() || !matches!(state, Some("busy" | "failed" | "full"));
+    let is_known = with_tokens.is_some()
+        || !matches!(state, Some("busy" | "failed" | "full" | "prefix-taken"));
     if is_known {
         let published = server.service.publish(Message::new("foo")).await;
         published.unwrap();
@@ -238,6 +239,7 @@ async fn server(state: Option<&str>) -> TestServer {
         Some("busy") => Some(Fault::Puts(StoreError::Busy)),
         Some("failed") => Some(Fault::Puts(StoreError::Failed)),
         Some("full") => Some(Fault::Puts(StoreError::Full)),
+        Some("prefix-taken") => Some(Fault::Puts(StoreError::PrefixTaken)),
         Some(other) => panic!("unknown state {other}"),
     });
     server
