@@ -7,7 +7,7 @@
 //!   [`verify`], [`scrub`], [`backup`], [`compact`], [`upgrade`], with [`store_support`];
 //! * the real binaries: [`command`], [`tokens`], [`rates`], [`logs`], [`tls`], [`supervisor`], [`doctor`], [`export`], [`import`],
 //!   [`crash`], [`power`], [`failure`], [`sectors`], [`slow`], [`full`], [`memory`], [`samples`], [`readme`], [`browser`],
-//!   [`caches`], [`strangers`], and [`gifts`] for the second one, with [`process`], [`writers`],
+//!   [`caches`], [`strangers`], and [`find_pair`] for the second one, with [`process`], [`writers`],
 //!   [`disk`] and [`trace`].
 
 #![allow(
@@ -36,8 +36,8 @@ mod disk;
 mod doctor;
 mod export;
 mod failure;
+mod find_pair;
 mod full;
-mod gifts;
 mod http2;
 mod import;
 mod limits;
