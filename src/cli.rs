@@ -1,7 +1,6 @@
 //! The command lines: clap arguments, and their one conversion into checked settings.
 //!
-//! Every option of `digestd` is flag, then environment (`DIGESTD_…`), then default. `find-pair` has no
-//! options.
+//! Every option is flag, then environment (`DIGESTD_…`), then default.
 
 use std::env;
 use std::ffi::OsString;
@@ -963,38 +962,6 @@ impl BenchArgs {
     }
 }
 
-const FIND_PAIR_NOTES: &str = "\
-Rows are `name, price`: split at the last comma, trimmed, the price a positive integer in cents, in
-ascending order; blank lines are skipped. A row that is not like that is refused with its line
-number. Prints the gifts on one line, the cheaper first, or `Not possible`. Of equal sums it prints
-the pair that lies furthest apart in FILE.
-
-Exit codes: 0 one of the two was printed, 2 usage, or FILE cannot be read or has a bad row.";
-
-/// Finds the two or three gifts whose prices add up closest to a balance without exceeding it
-#[derive(Debug, Parser)]
-#[command(name = "find-pair", version, after_help = FIND_PAIR_NOTES)]
-pub struct FindPair {
-    /// Price list, sorted by price; `-` reads standard input into memory
-    pub file: PathBuf,
-    /// Balance of the gift card in cents
-    pub balance: u64,
-    /// Number of gifts
-    #[arg(value_enum, default_value = "2")]
-    pub count: Count,
-}
-
-/// How many gifts are to be found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Count {
-    /// A pair, in linear time.
-    #[value(name = "2", help = None)]
-    Pair,
-    /// A triple, in quadratic time.
-    #[value(name = "3", help = None)]
-    Triple,
-}
-
 /// Options of `healthcheck`.
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
@@ -1053,7 +1020,6 @@ mod tests {
     #[test]
     fn the_command_lines_are_consistent() {
         Cli::command().debug_assert();
-        FindPair::command().debug_assert();
     }
 
     #[test]

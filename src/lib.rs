@@ -34,6 +34,4 @@ pub mod logging;
 pub mod metrics;
 pub mod supervisor;
 
-pub mod gifts;
-
 pub mod load;
