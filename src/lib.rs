@@ -34,4 +34,5 @@ pub mod logging;
 pub mod metrics;
 pub mod supervisor;
 
+#[path = "../benches/load/loadgen/mod.rs"]
 pub mod load;

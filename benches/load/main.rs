@@ -27,6 +27,7 @@
     reason = "a bench that fails may panic, and its figures are small"
 )]
 
+#[path = "../common/mod.rs"]
 mod common;
 mod report;
 mod servers;

@@ -129,7 +129,7 @@ pub(crate) fn bare_command(name: &str, answer_bytes: usize) -> Command {
 /// The service in Go that keeps its messages in memory, if Go is installed.
 pub(crate) fn go_command(directory: &TempDir) -> Option<Command> {
     let program = directory.path().join("go-server");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/go/main.go");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/load/go/main.go");
     let built = Command::new("go")
         .arg("build")
         .arg("-o")
