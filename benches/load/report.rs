@@ -1,4 +1,6 @@
 //! The rows of the load bench as a table, as JSON, and as a page with plots.
+//!
+//! It knows neither servers nor requests. **Invariant:** all three show the same figures.
 
 use std::fmt::{self, Write as _};
 use std::fs;
@@ -6,7 +8,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::Sample;
+use crate::measure::Sample;
 
 /// Which measurement a row is.
 pub(crate) struct Row {
