@@ -4,7 +4,6 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::hash::{BuildHasher, RandomState};
 use std::io::{IsTerminal, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::num::NonZeroU16;
@@ -16,7 +15,6 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use http::header::HeaderValue;
 use tracing::level_filters::LevelFilter;
 
 use crate::access::networks::Network;
@@ -27,8 +25,6 @@ use crate::client::Client;
 use crate::config::{
     self, CertificateConfig, Config, Limits, LogConfig, LogFileConfig, LogFormat, TlsConfig,
 };
-use crate::load::workload::{Popularity, Requests, Workload, Zipf};
-use crate::load::{Plan, Until};
 use crate::store::Durability;
 use crate::store::log::is_segment_size;
 
@@ -68,8 +64,6 @@ pub enum Command {
     Put(PutArgs),
     /// Print the text with a digest, exactly as it was stored
     Get(GetArgs),
-    /// Load a server and print how fast it answered
-    Bench(BenchArgs),
     /// Read a data directory from end to end and name everything that is not as promised
     Verify(VerifyArgs),
     /// Write all messages of a store, or of a server, into a file
@@ -826,142 +820,6 @@ pub enum FormatArg {
     Tar,
 }
 
-/// Most connections of `bench`: what a server lets one client have, by default.
-const BENCH_CONNECTIONS_MAX: u16 = 256;
-
-/// Longest run of `bench`.
-const BENCH_TIME_MAX: Duration = Duration::from_mins(10);
-
-/// Most messages that `bench` stores beforehand.
-const BENCH_MESSAGES_MAX: u64 = 10_000_000;
-
-/// Options of `bench`.
-#[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
-pub struct BenchArgs {
-    /// What to ask for. Messages that are stored for it, or by it, stay on the server
-    #[arg(value_enum, default_value = "hit")]
-    workload: WorkloadArg,
-
-    /// The server to load.
-    #[command(flatten)]
-    pub server: ServerArgs,
-
-    /// What it wants to see.
-    #[command(flatten)]
-    pub credential: CredentialArgs,
-
-    /// Connections, each with one request under way
-    #[arg(long, value_name = "N", default_value = "64",
-        value_parser = clap::value_parser!(u16).range(1..=i64::from(BENCH_CONNECTIONS_MAX)))]
-    connections: u16,
-
-    /// How long, up to ten minutes
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = bench_time)]
-    duration: Duration,
-
-    /// Requests a second, whatever the answers do; latencies count from when a request was due.
-    /// Without it, each connection sends its next request when it has an answer
-    #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u32).range(1..))]
-    rate: Option<u32>,
-
-    /// Length of a message
-    #[arg(long, value_name = "SIZE", default_value = "90B")]
-    message_size: ByteSize,
-
-    /// Messages that are asked for; stored beforehand
-    #[arg(long, value_name = "N", default_value = "1000",
-        value_parser = clap::value_parser!(u64).range(1..=BENCH_MESSAGES_MAX))]
-    messages: u64,
-
-    /// Ask for few of them often (Zipf's law) instead of for all alike
-    #[arg(long)]
-    zipf: bool,
-
-    /// Speak HTTP/2
-    #[arg(long)]
-    http2: bool,
-
-    /// Load a server that is not on this machine
-    #[arg(long)]
-    pub yes: bool,
-
-    /// Print the figures as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum WorkloadArg {
-    /// GET of messages that are stored
-    Hit,
-    /// GET of messages that are not stored
-    Miss,
-    /// GET with If-None-Match: answered with 304
-    NotModified,
-    /// POST of new messages
-    Post,
-    /// POST of messages that are stored already
-    Known,
-    /// Nineteen hits to one new message
-    Mixed,
-}
-
-fn bench_time(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if time.is_zero() || time > BENCH_TIME_MAX {
-        return Err("it must be more than nothing and at most 10m".into());
-    }
-    Ok(time)
-}
-
-impl BenchArgs {
-    /// What is to be sent to the server at `address`, with `authorization` in each request.
-    ///
-    /// # Errors
-    /// If that is another machine and nobody said `--yes`.
-    pub fn into_plan(
-        self,
-        address: SocketAddr,
-        authorization: Option<HeaderValue>,
-    ) -> Result<(Plan, Requests), UsageError> {
-        check(
-            address.ip().is_loopback() || self.yes,
-            "the server is not on this machine: loading it needs --yes",
-        )?;
-        let plan = Plan {
-            address,
-            authorization,
-            tls: None,
-            http2: self.http2,
-            connections: self.connections.into(),
-            until: Until::Time(self.duration),
-            rate: self.rate.map(f64::from),
-        };
-        let requests = Requests {
-            workload: match self.workload {
-                WorkloadArg::Hit => Workload::Hit,
-                WorkloadArg::Miss => Workload::Miss,
-                WorkloadArg::NotModified => Workload::NotModified,
-                WorkloadArg::Post => Workload::Post,
-                WorkloadArg::Known => Workload::Known,
-                WorkloadArg::Mixed => Workload::Mixed,
-            },
-            set: "digestd bench".into(),
-            messages: self.messages,
-            // So that what one run stores is new in the next.
-            new_set: format!("digestd bench {:x}", RandomState::new().hash_one(())),
-            message_bytes: usize::try_from(self.message_size.as_u64()).unwrap_or(usize::MAX),
-            popularity: if self.zipf {
-                Popularity::Zipf(Zipf::new(self.messages))
-            } else {
-                Popularity::Uniform
-            },
-        };
-        Ok((plan, requests))
-    }
-}
-
 /// Options of `healthcheck`.
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
@@ -1062,40 +920,6 @@ mod tests {
         for size in ["64KiB", "1GiB"] {
             serve(&["--segment-size", size]).unwrap();
         }
-    }
-
-    fn bench(arguments: &[&str]) -> anyhow::Result<BenchArgs> {
-        match Cli::try_parse_from([&["digestd", "bench"], arguments].concat())?.into_command() {
-            Command::Bench(bench) => Ok(bench),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_bench_is_bounded() {
-        for (option, most, more) in [
-            ("--connections", "256", "257"),
-            ("--duration", "10m", "601s"),
-            ("--messages", "10000000", "10000001"),
-        ] {
-            bench(&[option, most]).unwrap();
-            assert!(bench(&[option, more]).is_err(), "{option}");
-            assert!(bench(&[option, "0"]).is_err(), "{option}");
-        }
-    }
-
-    #[test]
-    fn other_machines_are_loaded_only_with_a_yes() {
-        let here = "127.0.0.1:8080".parse().unwrap();
-        let elsewhere = "192.0.2.1:8080".parse().unwrap();
-        assert!(bench(&[]).unwrap().into_plan(here, None).is_ok());
-        assert!(bench(&[]).unwrap().into_plan(elsewhere, None).is_err());
-        assert!(
-            bench(&["--yes"])
-                .unwrap()
-                .into_plan(elsewhere, None)
-                .is_ok()
-        );
     }
 
     #[test]

@@ -33,6 +33,3 @@ pub mod config;
 pub mod logging;
 pub mod metrics;
 pub mod supervisor;
-
-#[path = "../benches/load/loadgen/mod.rs"]
-pub mod load;

@@ -14,14 +14,13 @@ use clap::Parser;
 use digestd::access::Access;
 use digestd::access::tokens::Token;
 use digestd::cli::{
-    BenchArgs, Cli, Command, GetArgs, HealthcheckArgs, NewTokenArgs, PutArgs, TextArgs,
-    TokenCommand, UsageError,
+    Cli, Command, GetArgs, HealthcheckArgs, NewTokenArgs, PutArgs, TextArgs, TokenCommand,
+    UsageError,
 };
 use digestd::client::{Client, InvalidUrl, NotFound, Unreachable};
 use digestd::config::{Config, Limits, LogConfig};
 use digestd::digest::Digest;
 use digestd::http::{App, ListenerRole};
-use digestd::load;
 use digestd::logging::{self, Logs};
 use digestd::metrics::Metrics;
 use digestd::server::{self, BindError, Listener, Tls};
@@ -51,7 +50,6 @@ fn main() -> ExitCode {
         Command::Hash(arguments) => hash(arguments),
         Command::Put(arguments) => put(arguments),
         Command::Get(arguments) => get(&arguments),
-        Command::Bench(arguments) => bench(arguments),
         Command::Verify(arguments) => with_log(|| verbs::verify(&arguments)),
         Command::Export(arguments) => with_log(|| verbs::export(&arguments)),
         Command::Import(arguments) => with_log(|| verbs::import(&arguments)),
@@ -141,22 +139,6 @@ fn get(arguments: &GetArgs) -> anyhow::Result<()> {
     let client = arguments.credential.client(&arguments.server.url)?;
     let text = client_runtime()?.block_on(client.get(&arguments.digest))?;
     print(&text)
-}
-
-fn bench(arguments: BenchArgs) -> anyhow::Result<()> {
-    let client = arguments.credential.client(&arguments.server.url)?;
-    let json = arguments.json;
-    let outcome = client_runtime()?.block_on(async {
-        let authorization = client.authorization().cloned();
-        let (plan, requests) = arguments.into_plan(client.address().await?, authorization)?;
-        let outcome = load::prepare_and_run(&plan, &requests).await;
-        outcome.with_context(|| format!("cannot load {}", plan.address))
-    })?;
-    if json {
-        print(format!("{}\n", outcome.to_json()).as_bytes())
-    } else {
-        print(format!("{outcome}\n").as_bytes())
-    }
 }
 
 /// The secret where results go, since it cannot be had again; the line where no harm is done if it

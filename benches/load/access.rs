@@ -4,9 +4,9 @@
 
 use std::fs;
 
+use crate::loadgen::workload::{Requests, Workload};
+use crate::loadgen::{self, Plan, Until};
 use digestd::digest::Digest;
-use digestd::load::workload::{Requests, Workload};
-use digestd::load::{self, Plan, Until};
 use hyper::header::HeaderValue;
 use tempfile::TempDir;
 
@@ -33,9 +33,9 @@ pub(crate) fn compare_access() {
     let open = start(0, &[]);
     let asking = start(1, &[&rules.arguments()[..], &rates].concat());
     let refusing = start(2, &["--read-rate", "1/h", "--write-rate", "1/h"]);
-    let drive = |plan: &Plan, request: fn(&Requests, u64) -> load::Request| {
+    let drive = |plan: &Plan, request: fn(&Requests, u64) -> loadgen::Request| {
         let hot = hot.clone();
-        let run = load::run(plan, move |number| request(&hot, number));
+        let run = loadgen::run(plan, move |number| request(&hot, number));
         runtime().block_on(run).unwrap()
     };
     let plans = [&open, &asking, &refusing].map(|server| plan_for(server, 64));

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use digestd::load::workload::{Popularity, Requests, Workload, Zipf};
+use crate::loadgen::workload::{Popularity, Requests, Workload, Zipf};
 use tempfile::TempDir;
 
 use crate::common;

@@ -9,8 +9,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use digestd::load::workload::{Popularity, Requests, Workload};
-use digestd::load::{self, Outcome, Plan, Until};
+use crate::loadgen::workload::{Popularity, Requests, Workload};
+use crate::loadgen::{self, Outcome, Plan, Until};
 use tokio::sync::oneshot;
 
 use crate::common;
@@ -138,7 +138,7 @@ pub(crate) fn store(service: &Server, requests: &Requests) {
     let mut plan = plan_for(service, 64);
     plan.until = Until::Requests(requests.messages);
     let setup = requests.clone();
-    let stored = runtime().block_on(load::run(&plan, move |number| setup.setup(number)));
+    let stored = runtime().block_on(loadgen::run(&plan, move |number| setup.setup(number)));
     assert_eq!(stored.unwrap().statuses[&201], requests.messages);
 }
 
@@ -154,7 +154,7 @@ pub(crate) fn drive(plan: &Plan, requests: &Requests) -> Outcome {
         Workload::Mixed => &[200, 201],
     };
     let outcome = runtime()
-        .block_on(load::run(plan, move |number| requests.request(number)))
+        .block_on(loadgen::run(plan, move |number| requests.request(number)))
         .unwrap();
     let is_expected = outcome
         .statuses
@@ -190,7 +190,7 @@ impl Writers {
         let write = move || {
             // They keep their connections: to make sixty-four takes long enough to be seen.
             runtime().block_on(async {
-                let writing = load::run(&plan, move |number| requests.request(number));
+                let writing = loadgen::run(&plan, move |number| requests.request(number));
                 tokio::select! {
                     outcome = writing => panic!("the writers ended: {outcome:?}"),
                     _ = stopped => {}

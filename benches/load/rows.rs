@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use digestd::load::workload::Requests;
-use digestd::load::{self, Tls};
+use crate::loadgen::workload::Requests;
+use crate::loadgen::{self, Tls};
 
 use crate::common;
 use crate::measure::{
@@ -168,7 +168,7 @@ impl Bench {
                 continue;
             }
             let body = bytes::Bytes::from(body);
-            let request = move |_| load::Request {
+            let request = move |_| loadgen::Request {
                 method: "POST",
                 path: "/messages".into(),
                 fields: vec![("Content-Type", "application/json".into())],
@@ -176,7 +176,7 @@ impl Bench {
             };
             let plan = plan_for(service, 8);
             let sample = Sample::of(service, || {
-                runtime().block_on(load::run(&plan, request)).unwrap()
+                runtime().block_on(loadgen::run(&plan, request)).unwrap()
             });
             let statuses: Vec<_> = sample.outcome.statuses.keys().collect();
             assert_eq!(statuses, [&status]);

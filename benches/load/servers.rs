@@ -1,7 +1,7 @@
 //! The servers that the load bench drives: processes of their own, so that their processor time is
 //! theirs alone.
 //!
-//! It knows nothing of what they are asked. **Invariant:** none of them outlives the bench.
+//! It knows nothing of what they are asked. **Invariant:** none of them outlives a bench that ends by itself.
 
 use std::convert::Infallible;
 use std::env;

@@ -6,9 +6,8 @@
 
 use std::path::Path;
 
-use digestd::load::Plan;
-use digestd::load::Tls;
-use digestd::load::workload::{Requests, Workload};
+use crate::loadgen::workload::{Requests, Workload};
+use crate::loadgen::{Plan, Tls};
 use tempfile::TempDir;
 
 use crate::common;

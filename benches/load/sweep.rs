@@ -3,7 +3,7 @@
 //! It knows no rows of the suite and has no target. **Invariant:** each number of workers has a server
 //! and a store of its own.
 
-use digestd::load::workload::Workload;
+use crate::loadgen::workload::Workload;
 
 use crate::common;
 use crate::measure::{HOT, LINE, measure, plan, posts, requests, store};

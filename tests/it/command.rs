@@ -33,46 +33,6 @@ const AWKWARD: [&str; 8] = [
 ];
 
 #[test]
-fn bench_prints_what_a_server_answered() {
-    let data = tempfile::tempdir().unwrap();
-    let server = Digestd::start(data.path());
-    for (workload, statuses) in [
-        ("hit", &["200"][..]),
-        ("miss", &["404"]),
-        ("not-modified", &["304"]),
-        ("post", &["201"]),
-        ("known", &["201"]),
-        ("mixed", &["200", "201"]),
-    ] {
-        for more in [&[][..], &["--http2"], &["--rate", "1000"], &["--zipf"]] {
-            let arguments = ["bench", workload, "--duration", "50ms", "--messages", "10"];
-            let mut command = digestd();
-            command.args(arguments).args(more).arg("--json");
-            let outcome = run(
-                command.args(["--connections", "4", "--url", &server.url()]),
-                b"",
-            );
-            let report: serde_json::Value = serde_json::from_str(&result(&outcome)).unwrap();
-            let answers = report["answers"].as_object().unwrap();
-            let answered: Vec<_> = answers.keys().map(String::as_str).collect();
-            assert_eq!(answered, statuses, "{workload} {more:?}: {report}");
-            assert_eq!(report["unanswered"], 0);
-            assert!(report["requests_per_second"].as_f64().unwrap() > 0.0);
-        }
-    }
-    server.stop();
-}
-
-#[test]
-fn bench_says_when_no_server_is_there() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    drop(listener);
-    let outcome = run(digestd().args(["bench", "miss", "--url", &url]), b"");
-    assert!(failure(&outcome, 7).contains("cannot reach 127.0.0.1:"));
-}
-
-#[test]
 fn hash_prints_the_digest_of_an_argument() {
     for (text, digest) in [("foo", FOO), ("", NOTHING)] {
         let outcome = run(digestd().args(["hash", text]), b"not this");

@@ -7,7 +7,7 @@
 //!   [`verify`], [`scrub`], [`backup`], [`compact`], [`upgrade`], with [`store_support`];
 //! * the real binaries: [`command`], [`tokens`], [`rates`], [`logs`], [`tls`], [`supervisor`], [`doctor`], [`export`], [`import`],
 //!   [`crash`], [`power`], [`failure`], [`sectors`], [`slow`], [`full`], [`memory`], [`samples`], [`readme`], [`browser`],
-//!   [`caches`], [`strangers`], and [`find_pair`] for the second one, with [`process`], [`writers`],
+//!   [`caches`], [`strangers`], [`find_pair`] for the second one, and [`loadgen`] for the generator of the bench `load`, with [`process`], [`writers`],
 //!   [`disk`] and [`trace`].
 
 #![allow(
@@ -41,6 +41,7 @@ mod full;
 mod http2;
 mod import;
 mod limits;
+mod loadgen;
 mod logs;
 mod matrix;
 mod memory;

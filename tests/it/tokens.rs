@@ -10,6 +10,7 @@ use std::time::Instant;
 use digestd::digest::Digest;
 use rustix::process::Signal;
 
+use crate::loadgen::loadgen;
 use crate::process::{Client, Digestd, Launch, Outcome, PATIENCE, digestd, run};
 
 /// Said once the new rules hold.
@@ -142,18 +143,6 @@ fn every_verb_shows_a_server_its_token_and_says_which_one_is_needed() {
         (&["import", lines], &writer, &reader, "`write`"),
         (&["export"], &exporter, &both, "`export`"),
         (&["verify"], &exporter, &both, "`export`"),
-        (
-            &["bench", "--duration", "50ms", "--messages", "10"],
-            &both,
-            &reader,
-            "`read` and `write`",
-        ),
-        (
-            &["bench", "miss", "--http2", "--duration", "50ms"],
-            &reader,
-            &writer,
-            "`read` and `write`",
-        ),
     ] {
         let ask = |token: Option<&String>, by_environment: bool| {
             let mut command = digestd();
@@ -177,6 +166,42 @@ fn every_verb_shows_a_server_its_token_and_says_which_one_is_needed() {
                 assert!(stderr.contains(part), "{arguments:?} {part} {stderr}");
             }
             assert!(!stderr.contains(&wrong[8..]), "{arguments:?} {stderr}");
+        }
+    }
+}
+
+#[test]
+fn the_load_generator_shows_a_server_its_token_and_says_which_one_is_needed() {
+    let directory = tempfile::tempdir().unwrap();
+    let [(reader, first), (writer, second), (both, third)] = ["read", "write", "read,write"]
+        .map(|scope| new_token(&[&scope.replace(',', "-"), "--scope", scope]));
+    let tokens = directory.path().join("tokens");
+    fs::write(&tokens, first + &second + &third).unwrap();
+    let data = directory.path().join("data");
+    let server = Launch::new(&data).option("--tokens", &tokens).start();
+    for (words, right, wrong) in [
+        (&["--messages", "10"][..], &both, &reader),
+        (&["miss", "--http2"], &reader, &writer),
+    ] {
+        let ask = |token: Option<&String>| {
+            let (url, file) = (
+                server.url(),
+                token.map(|token| secret(directory.path(), token)),
+            );
+            let mut words = [words, &["--duration", "50ms", "--url", &url]].concat();
+            if let Some(file) = &file {
+                words.extend(["--token-file", file.to_str().unwrap()]);
+            }
+            loadgen(&words)
+        };
+        ask(Some(right)).unwrap();
+        for (token, status) in [(None, "401"), (Some(wrong), "403")] {
+            let (error, code) = ask(token).unwrap_err();
+            assert_eq!(code, 1, "{words:?} {error}");
+            for part in [status, "`read` and `write`", "--token-file"] {
+                assert!(error.contains(part), "{words:?} {part} {error}");
+            }
+            assert!(!error.contains(&wrong[8..]), "{words:?} {error}");
         }
     }
 }
@@ -398,11 +423,18 @@ fn a_refusal_has_one_line_with_the_client_and_without_the_token() {
     assert_eq!(get_status(&mut client, &token), 404);
     // Over HTTP/2, whose crate tells what it reads.
     for token in [wrong, &token] {
-        let mut command = digestd();
-        command.args(["bench", "miss", "--http2", "--connections", "1"]);
-        command.args(["--duration", "10ms", "--url", &server.url()]);
-        let file = secret(directory.path(), token);
-        run(command.arg("--token-file").arg(file), b"");
+        let (url, file) = (server.url(), secret(directory.path(), token));
+        let target = ["--url", &url, "--token-file", file.to_str().unwrap()];
+        let words = [
+            "miss",
+            "--http2",
+            "--connections",
+            "1",
+            "--duration",
+            "10ms",
+        ];
+        let outcome = loadgen(&[&words, &target[..]].concat());
+        assert_eq!(outcome.is_err(), token == wrong, "{outcome:?}");
     }
     assert!(server.log().contains("TRACE"));
     drop(client);

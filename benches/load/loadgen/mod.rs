@@ -1,7 +1,7 @@
 //! A load generator: many connections, one thread, and what came back.
 //!
-//! It speaks just enough HTTP/1.1 to be cheap beside the server it measures, HTTP/2 through hyper, and
-//! either of them through TLS if it is told whom to trust. It knows what requests look like and nothing of what they mean; see [`workload`] for that.
+//! It drives the rows of the load bench, and any server that `--url` names (see `args`). It knows when
+//! requests are due, and leaves what they mean to [`workload`] and how they are sent to `link`.
 //!
 //! *Closed loop*: each connection sends its next request when it has the answer to the last.
 //! *Open loop*: requests are due at fixed times, whatever the answers do. One that finds every
@@ -12,35 +12,26 @@
 //! **Invariant:** a run ends: after its time or its number of requests, each connection waits for one
 //! answer at most, and not for ever.
 
-pub mod workload;
+pub(crate) mod args;
+mod link;
+pub(crate) mod workload;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hdrhistogram::Histogram;
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http2;
-use hyper::header::{AUTHORIZATION, HeaderValue};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use hyper::header::HeaderValue;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
+use self::link::Link;
+pub(crate) use self::link::Tls;
 use self::workload::Requests;
 
 /// An answer that takes longer is none.
@@ -49,78 +40,28 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that store what is asked for later: enough to share syncs.
 const PREPARING_CONNECTIONS: usize = 64;
 
-/// Largest head of an answer, in bytes.
-const HEAD_BYTES_MAX: usize = 16 << 10;
-
-/// Fields of the head of an answer.
-const FIELDS_MAX: usize = 64;
-
 /// What is sent, where, and for how long.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The server.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// What it wants to see as `Authorization`; marked as secret, so that nothing prints it.
-    pub authorization: Option<HeaderValue>,
+    pub(crate) authorization: Option<HeaderValue>,
     /// TLS, if it wants to be spoken to so.
-    pub tls: Option<Tls>,
+    pub(crate) tls: Option<Tls>,
     /// HTTP/2 instead of HTTP/1.1, with one stream a connection at a time.
-    pub http2: bool,
+    pub(crate) http2: bool,
     /// Connections, each with one request under way.
-    pub connections: usize,
+    pub(crate) connections: usize,
     /// When to stop.
-    pub until: Until,
+    pub(crate) until: Until,
     /// Requests a second, all connections together; as fast as they are answered without.
-    pub rate: Option<f64>,
-}
-
-/// Whom to trust.
-#[derive(Clone, Debug)]
-pub struct Tls {
-    config: Arc<ClientConfig>,
-    name: ServerName<'static>,
-}
-
-impl Tls {
-    /// Trusts servers that show a certificate for the address or name `server`, signed by one of
-    /// those in the PEM file at `authorities`.
-    ///
-    /// # Errors
-    /// If there is none in it, or `server` is neither.
-    pub fn trusting(authorities: &Path, server: &str) -> io::Result<Self> {
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(authorities).map_err(io::Error::other)? {
-            let certificate = certificate.map_err(io::Error::other)?;
-            roots.add(certificate).map_err(io::Error::other)?;
-        }
-        let config = ClientConfig::builder_with_provider(ring::default_provider().into())
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let name = ServerName::try_from(server).map_err(io::Error::other)?;
-        Ok(Self {
-            config: config.into(),
-            name: name.to_owned(),
-        })
-    }
-
-    async fn shake_hands(
-        &self,
-        stream: TcpStream,
-        http2: bool,
-    ) -> io::Result<TlsStream<TcpStream>> {
-        let protocol: &[u8] = if http2 { b"h2" } else { b"http/1.1" };
-        let mut config = ClientConfig::clone(&self.config);
-        config.alpn_protocols = vec![protocol.to_vec()];
-        let connector = TlsConnector::from(Arc::new(config));
-        connector.connect(self.name.clone(), stream).await
-    }
+    pub(crate) rate: Option<f64>,
 }
 
 /// The end of a run.
 #[derive(Clone, Copy, Debug)]
-pub enum Until {
+pub(crate) enum Until {
     /// No request is begun after this time.
     Time(Duration),
     /// This many requests are sent.
@@ -129,39 +70,39 @@ pub enum Until {
 
 /// A request, as much of one as is needed.
 #[derive(Clone, Debug, Default)]
-pub struct Request {
+pub(crate) struct Request {
     /// With this method.
-    pub method: &'static str,
+    pub(crate) method: &'static str,
     /// For this path.
-    pub path: String,
+    pub(crate) path: String,
     /// With these fields; Host and Content-Length are added.
-    pub fields: Vec<(&'static str, String)>,
+    pub(crate) fields: Vec<(&'static str, String)>,
     /// With this body.
-    pub body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 /// What a run gave.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// From the first request to the last answer.
-    pub elapsed: Duration,
+    pub(crate) elapsed: Duration,
     /// Of each answer, in nanoseconds.
-    pub latencies: Histogram<u64>,
+    pub(crate) latencies: Histogram<u64>,
     /// Answers by status.
-    pub statuses: BTreeMap<u16, u64>,
+    pub(crate) statuses: BTreeMap<u16, u64>,
     /// Requests without an answer.
-    pub unanswered: u64,
+    pub(crate) unanswered: u64,
 }
 
 impl Outcome {
     /// Answers.
     #[must_use]
-    pub fn answers(&self) -> u64 {
+    pub(crate) fn answers(&self) -> u64 {
         self.latencies.len()
     }
 
     /// Refusals are not what was to be measured.
-    fn check_let_in(&self) -> io::Result<()> {
+    fn check_admitted(&self) -> io::Result<()> {
         let refused = self
             .statuses
             .keys()
@@ -175,7 +116,7 @@ impl Outcome {
 
     /// Answers a second.
     #[must_use]
-    pub fn rate(&self) -> f64 {
+    pub(crate) fn rate(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52")]
         let answers = self.answers() as f64;
         answers / self.elapsed.as_secs_f64()
@@ -183,7 +124,7 @@ impl Outcome {
 
     /// The latency that this part of the answers did not exceed.
     #[must_use]
-    pub fn latency_at(&self, quantile: f64) -> Duration {
+    pub(crate) fn latency_at(&self, quantile: f64) -> Duration {
         Duration::from_nanos(self.latencies.value_at_quantile(quantile))
     }
 }
@@ -210,7 +151,7 @@ impl fmt::Display for Outcome {
 impl Outcome {
     /// The figures for programs; times in seconds.
     #[must_use]
-    pub fn to_json(&self) -> serde_json::Value {
+    pub(crate) fn to_json(&self) -> serde_json::Value {
         let seconds = |quantile| self.latency_at(quantile).as_secs_f64();
         serde_json::json!({
             "requests_per_second": self.rate(),
@@ -228,7 +169,7 @@ impl Outcome {
 ///
 /// # Errors
 /// If a connection cannot be made. One that breaks later costs its request and is made again.
-pub async fn run(
+pub(crate) async fn run(
     plan: &Plan,
     request: impl FnMut(u64) -> Request + 'static,
 ) -> io::Result<Outcome> {
@@ -270,7 +211,7 @@ pub async fn run(
 ///
 /// # Errors
 /// If a connection cannot be made, a message is not stored, or requests are refused.
-pub async fn prepare_and_run(plan: &Plan, requests: &Requests) -> io::Result<Outcome> {
+pub(crate) async fn prepare_and_run(plan: &Plan, requests: &Requests) -> io::Result<Outcome> {
     if requests.workload.needs_messages() {
         let preparing = Plan {
             http2: false,
@@ -281,7 +222,7 @@ pub async fn prepare_and_run(plan: &Plan, requests: &Requests) -> io::Result<Out
         };
         let setup = requests.clone();
         let outcome = run(&preparing, move |number| setup.setup(number)).await?;
-        outcome.check_let_in()?;
+        outcome.check_admitted()?;
         if outcome.statuses.get(&201) != Some(&requests.messages) {
             return Err(io::Error::other(
                 "the server does not take the messages to ask for",
@@ -290,7 +231,7 @@ pub async fn prepare_and_run(plan: &Plan, requests: &Requests) -> io::Result<Out
     }
     let requests = requests.clone();
     let outcome = run(plan, move |number| requests.request(number)).await?;
-    outcome.check_let_in()?;
+    outcome.check_admitted()?;
     Ok(outcome)
 }
 
@@ -367,199 +308,16 @@ async fn drive<F: FnMut(u64) -> Request>(mut link: Link, plan: Plan, run: Rc<Ref
     }
 }
 
-/// What is read of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Answer {
-    status: u16,
-    /// The server closes the connection behind it.
-    is_last: bool,
-}
-
-/// A connection.
-enum Link {
-    Http1 { stream: Stream, buffer: BytesMut },
-    Http2(http2::SendRequest<Full<Bytes>>),
-}
-
-/// What a connection speaks through.
-enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Link {
-    async fn connect(plan: &Plan) -> io::Result<Self> {
-        let stream = TcpStream::connect(plan.address).await?;
-        stream.set_nodelay(true)?;
-        let stream = match &plan.tls {
-            None => Stream::Plain(stream),
-            Some(tls) => Stream::Tls(tls.shake_hands(stream, plan.http2).await?.into()),
-        };
-        match stream {
-            stream if !plan.http2 => {
-                let buffer = BytesMut::with_capacity(HEAD_BYTES_MAX);
-                Ok(Self::Http1 { stream, buffer })
-            }
-            Stream::Plain(stream) => Self::http2(stream).await,
-            Stream::Tls(stream) => Self::http2(stream).await,
-        }
-    }
-
-    async fn http2(
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    ) -> io::Result<Self> {
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
-        // It ends with the sender.
-        tokio::spawn(connection);
-        Ok(Self::Http2(sender))
-    }
-
-    async fn ask(
-        &mut self,
-        request: Request,
-        authorization: Option<&HeaderValue>,
-    ) -> io::Result<Answer> {
-        match self {
-            Self::Http1 { stream, buffer } => {
-                let request = request.to_http1(authorization);
-                match stream {
-                    Stream::Plain(stream) => exchange(stream, &request, buffer).await,
-                    Stream::Tls(stream) => exchange(stream, &request, buffer).await,
-                }
-            }
-            Self::Http2(sender) => {
-                let request = request.into_http2(authorization);
-                let request = request.map_err(io::Error::other)?;
-                sender.ready().await.map_err(io::Error::other)?;
-                let answer = sender.send_request(request).await;
-                let (head, body) = answer.map_err(io::Error::other)?.into_parts();
-                body.collect().await.map_err(io::Error::other)?;
-                Ok(Answer {
-                    status: head.status.as_u16(),
-                    is_last: false,
-                })
-            }
-        }
-    }
-}
-
-impl Request {
-    fn to_http1(&self, authorization: Option<&HeaderValue>) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(256 + self.body.len());
-        for part in [
-            self.method,
-            " ",
-            &self.path,
-            " HTTP/1.1\r\nHost: localhost\r\n",
-        ] {
-            bytes.extend_from_slice(part.as_bytes());
-        }
-        let fields = self.fields.iter();
-        let fields = fields.map(|(name, value)| (*name, value.as_bytes()));
-        let authorization = authorization.map(|value| ("Authorization", value.as_bytes()));
-        for (name, value) in fields.chain(authorization) {
-            for part in [name.as_bytes(), b": ", value, b"\r\n"] {
-                bytes.extend_from_slice(part);
-            }
-        }
-        if self.method != "GET" {
-            let length = format!("Content-Length: {}\r\n", self.body.len());
-            bytes.extend_from_slice(length.as_bytes());
-        }
-        bytes.extend_from_slice(b"\r\n");
-        bytes.extend_from_slice(&self.body);
-        bytes
-    }
-
-    fn into_http2(
-        self,
-        authorization: Option<&HeaderValue>,
-    ) -> Result<hyper::Request<Full<Bytes>>, hyper::http::Error> {
-        let uri = format!("http://localhost{}", self.path);
-        let mut request = hyper::Request::builder().method(self.method).uri(uri);
-        for (name, value) in &self.fields {
-            request = request.header(*name, value);
-        }
-        if let Some(authorization) = authorization {
-            request = request.header(AUTHORIZATION, authorization);
-        }
-        request.body(Full::new(self.body))
-    }
-}
-
-/// Sends a request, reads the answer and drops its body.
-async fn exchange(
-    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    request: &[u8],
-    buffer: &mut BytesMut,
-) -> io::Result<Answer> {
-    stream.write_all(request).await?;
-    stream.flush().await?;
-    let (answer, mut missing) = loop {
-        if let Some((answer, head_bytes, body_bytes)) = read_head(buffer)? {
-            let bytes = head_bytes.saturating_add(body_bytes);
-            let read = bytes.min(buffer.len());
-            let _ = buffer.split_to(read);
-            break (answer, bytes - read);
-        }
-        if buffer.len() >= HEAD_BYTES_MAX {
-            return Err(invalid("the head of an answer is too large"));
-        }
-        if stream.read_buf(buffer).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    };
-    while missing > 0 {
-        buffer.clear();
-        buffer.reserve(HEAD_BYTES_MAX);
-        let read = stream.read_buf(buffer).await?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let of_body = read.min(missing);
-        let _ = buffer.split_to(of_body);
-        missing -= of_body;
-    }
-    buffer.reserve(HEAD_BYTES_MAX);
-    Ok(answer)
-}
-
-/// The answer at the start of `bytes` with the lengths of its head and its body, once its head is
-/// complete.
-fn read_head(bytes: &[u8]) -> io::Result<Option<(Answer, usize, usize)>> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut head = httparse::Response::new(&mut fields);
-    let httparse::Status::Complete(head_bytes) = head.parse(bytes).map_err(io::Error::other)?
-    else {
-        return Ok(None);
-    };
-    let status = head.code.unwrap_or_default();
-    let field = |name: &str| {
-        let mut fields = head.headers.iter();
-        let field = fields.find(|field| field.name.eq_ignore_ascii_case(name))?;
-        std::str::from_utf8(field.value).ok()
-    };
-    let is_last = field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-    let body_bytes = match field("content-length") {
-        // It has none, whatever it says (RFC 9112, 6.3).
-        _ if status == 304 => 0,
-        Some(length) => length.parse().map_err(io::Error::other)?,
-        None => return Err(invalid("an answer does not say how long it is")),
-    };
-    let answer = Answer { status, is_last };
-    Ok(Some((answer, head_bytes, body_bytes)))
-}
-
-fn invalid(reason: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, reason)
-}
-
 #[cfg(test)]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "a bench has `cfg(test)` too, but no tests"
+)]
 mod tests {
     use std::future::Future;
 
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -652,22 +410,5 @@ mod tests {
         let longest = outcome.latency_at(1.0);
         assert!(longest > Duration::from_secs(4), "{longest:?}");
         assert!(outcome.latency_at(0.1) < Duration::from_secs(2));
-    }
-
-    #[test]
-    fn a_head_says_how_long_its_body_is() {
-        assert!(read_head(&ANSWER[..20]).unwrap().is_none());
-        let answer = Answer {
-            status: 200,
-            is_last: false,
-        };
-        let head_bytes = ANSWER.len() - 5;
-        assert_eq!(read_head(ANSWER).unwrap(), Some((answer, head_bytes, 5)));
-        let (answer, _, body_bytes) =
-            read_head(b"HTTP/1.1 304 Not Modified\r\nconnection: close\r\n\r\n")
-                .unwrap()
-                .unwrap();
-        assert_eq!((answer.status, answer.is_last, body_bytes), (304, true, 0));
-        assert!(read_head(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
     }
 }

@@ -1,17 +1,18 @@
 //! What is asked of the service under load: messages that number themselves, and the requests about
 //! them.
 //!
-//! A message is made from its number alone, so a run needs no memory of what it has stored: number
-//! 7 of a set is the same text, with the same digest, in every process.
+//! It knows no connections and no times. **Invariant:** a message is made from its number alone, so a run
+//! needs no memory of what it has stored: number 7 of a set is the same text, with the same digest, in
+//! every process.
 
 use bytes::Bytes;
+use digestd::digest::Digest;
 
 use super::Request;
-use crate::digest::Digest;
 
 /// What the requests of a run ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Workload {
+pub(crate) enum Workload {
     /// Messages that are stored.
     Hit,
     /// Messages that are not.
@@ -29,7 +30,7 @@ pub enum Workload {
 impl Workload {
     /// Whether messages must be stored before it makes sense.
     #[must_use]
-    pub fn needs_messages(self) -> bool {
+    pub(crate) fn needs_messages(self) -> bool {
         !matches!(self, Self::Miss | Self::Post)
     }
 }
@@ -39,24 +40,24 @@ const MIXED_PER_POST: u64 = 20;
 
 /// Makes the requests of a run.
 #[derive(Clone, Debug)]
-pub struct Requests {
+pub(crate) struct Requests {
     /// What they ask for.
-    pub workload: Workload,
+    pub(crate) workload: Workload,
     /// The set of messages that are stored beforehand, and how many there are.
-    pub set: String,
+    pub(crate) set: String,
     /// See `set`.
-    pub messages: u64,
+    pub(crate) messages: u64,
     /// The set that new messages belong to: another one for each run.
-    pub new_set: String,
+    pub(crate) new_set: String,
     /// Length of a message, in bytes.
-    pub message_bytes: usize,
+    pub(crate) message_bytes: usize,
     /// Which of the stored messages are asked for.
-    pub popularity: Popularity,
+    pub(crate) popularity: Popularity,
 }
 
 /// Which of the stored messages are asked for.
 #[derive(Clone, Debug)]
-pub enum Popularity {
+pub(crate) enum Popularity {
     /// Each as often as any other.
     Uniform,
     /// The n-th most popular 1/n as often as the first (Zipf's law, exponent 1).
@@ -65,12 +66,12 @@ pub enum Popularity {
 
 /// Popularities by rank, added up.
 #[derive(Clone, Debug)]
-pub struct Zipf(Vec<f64>);
+pub(crate) struct Zipf(Vec<f64>);
 
 impl Zipf {
     /// For this many messages; takes eight bytes for each.
     #[must_use]
-    pub fn new(messages: u64) -> Self {
+    pub(crate) fn new(messages: u64) -> Self {
         let mut sum = 0.0;
         let sums = (1..=messages).map(|rank| {
             #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52")]
@@ -91,7 +92,7 @@ impl Zipf {
 impl Requests {
     /// The request with this number.
     #[must_use]
-    pub fn request(&self, number: u64) -> Request {
+    pub(crate) fn request(&self, number: u64) -> Request {
         match self.workload {
             Workload::Miss => get(&Digest::of(&text("missing", number, 0))),
             Workload::NotModified => {
@@ -110,7 +111,7 @@ impl Requests {
 
     /// The request that stores message `number` of those that are stored beforehand.
     #[must_use]
-    pub fn setup(&self, number: u64) -> Request {
+    pub(crate) fn setup(&self, number: u64) -> Request {
         self.post(&self.set, number)
     }
 
@@ -173,6 +174,11 @@ fn scatter(number: u64) -> u64 {
 }
 
 #[cfg(test)]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "a bench has `cfg(test)` too, but no tests"
+)]
 mod tests {
     use std::collections::HashSet;
 
