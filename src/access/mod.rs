@@ -3,15 +3,16 @@
 //! A room beside `server` and `http`, because both ask it: `server` before it has parsed a byte,
 //! `http` when it knows what is wanted and by whom. It knows neither sockets nor status codes. Each
 //! part is a decision that can be made, and tested, with nothing else running: [`tokens`],
-//! [`networks`], [`forwarded`] and [`preamble`] (which proxies to believe), [`rates`], [`origins`].
+//! [`networks`], [`forwarded`] and [`proxy_protocol`] (which proxies to believe), [`rates`], [`origins`].
 //!
 //! **Invariant:** what was read from files is replaced as a whole, after all of it was understood, and
 //! before anybody is told so: from then on there is nothing that still goes by the old.
 
 pub mod forwarded;
+mod lines;
 pub mod networks;
 pub mod origins;
-pub mod preamble;
+pub mod proxy_protocol;
 pub mod rates;
 pub mod tokens;
 
@@ -28,6 +29,7 @@ use governor::{DefaultDirectRateLimiter, Quota};
 use tracing::warn;
 
 pub use self::forwarded::Unclear;
+pub use self::lines::LineError;
 use self::networks::{Client, Line, Lists, Network, Networks};
 use self::origins::{Site, Sites};
 use self::rates::{Limiter, Rate};
@@ -87,7 +89,7 @@ struct Rules {
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Where it is: the client of a proxy that began the connection with a [`preamble`].
+    /// Where it is: the client of a proxy that began the connection with a [`proxy_protocol`].
     pub address: IpAddr,
     /// Whether it may say that it speaks for somebody else.
     pub is_trusted: bool,
@@ -300,12 +302,6 @@ fn read_text(path: &Path) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// The lines of a file that are not empty and no comments, with their numbers from 1.
-fn content_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let numbered = (1..).zip(text.lines().map(str::trim_ascii));
-    numbered.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-}
-
 /// A file that says who may come in cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", path.display())]
@@ -322,16 +318,6 @@ enum Problem {
     Token(#[from] LineError<tokens::InvalidLine>),
     #[error(transparent)]
     Network(#[from] LineError<networks::InvalidLine>),
-}
-
-/// What is wrong with a line, and which.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {number}: {problem}")]
-pub struct LineError<E> {
-    /// The number of the line, from 1.
-    pub number: usize,
-    /// What is wrong with it.
-    pub problem: E,
 }
 
 /// Lines in the log about requests without the right token.

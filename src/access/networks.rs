@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::LineError;
+use super::lines::{LineError, content_lines};
 
 /// A network or a single address, as it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +169,7 @@ enum Verdict {
 /// # Errors
 /// On the first line that is not one, with its number.
 pub fn parse_list(text: &str) -> Result<Vec<Line>, LineError<InvalidLine>> {
-    super::content_lines(text)
+    content_lines(text)
         .map(|(number, line)| Line::parse(line).map_err(|problem| LineError { number, problem }))
         .collect()
 }

@@ -12,7 +12,7 @@ use std::fmt;
 
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
-use super::LineError;
+use super::lines::{LineError, content_lines};
 use crate::digest::Digest;
 
 /// Tokens at most: each request is compared with all of them, which takes about a nanosecond a word.
@@ -209,7 +209,7 @@ impl Tokens {
     pub fn parse(text: &str) -> Result<Self, LineError<InvalidLine>> {
         let mut grants: Vec<Grant> = Vec::new();
         let mut last = 1;
-        for (number, line) in super::content_lines(text) {
+        for (number, line) in content_lines(text) {
             last = number;
             let at = |problem| LineError { number, problem };
             let grant = Grant::parse(line).map_err(at)?;

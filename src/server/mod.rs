@@ -4,11 +4,19 @@
 //! messages. Binding and the order to stop are the caller's, so that a test can bring its own port
 //! and its own end.
 
+// Connections: accepted, counted, served, ended.
+mod admission;
 mod connection;
-mod introduction;
 mod listener;
-mod signal;
+mod proxy_protocol;
+mod stream;
+mod timeouts;
+
+// Encryption.
+mod certificate;
 mod tls;
+
+mod signal;
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,10 +28,13 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use self::admission::Admissions;
+pub use self::certificate::TlsError;
+use self::connection::Phase;
 pub use self::listener::Listener;
-use self::listener::{Admissions, accept};
+use self::listener::accept;
 pub use self::signal::{hangups, stop_signal};
-pub use self::tls::{Tls, TlsError};
+pub use self::tls::Tls;
 use crate::config::Limits;
 use crate::http::App;
 
@@ -67,16 +78,6 @@ pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
             .map_err(|reason| BindError { address, reason })
     };
     addresses.iter().map(bind).collect()
-}
-
-/// What a connection is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Serve,
-    /// Finish what was begun, start nothing.
-    Drain,
-    /// End.
-    Abort,
 }
 
 /// Serves `app` on `listeners` until `stop` is done. Then it says that it is not ready, goes on for

@@ -2,18 +2,18 @@
 //! for whom it makes it (haproxy.org, `doc/proxy-protocol.txt`).
 //!
 //! Only what trusted proxies send is ever looked at; from anybody else these bytes are a broken
-//! request, which is what they are to HTTP. So is a preamble that is malformed: it is left where it
+//! request, which is what they are to HTTP. So is a header that is malformed: it is left where it
 //! is.
 
 use std::net::SocketAddr;
 
 use proxy_header::{Error, ParseConfig, ProxyHeader};
 
-/// Longest preamble, in bytes. The specification says that 536 always fit; clouds add their own
+/// Longest header, in bytes. The specification says that 536 always fit; clouds add their own
 /// fields, and client certificates may be among them.
-pub const PREAMBLE_BYTES_MAX: usize = 4096;
+pub const HEADER_BYTES_MAX: usize = 4096;
 
-/// Longest preamble of version 1, in bytes (specification, 2.1).
+/// Longest header of version 1, in bytes (specification, 2.1).
 const V1_BYTES_MAX: usize = 107;
 
 const V1_SIGNATURE: &[u8] = b"PROXY ";
@@ -24,7 +24,7 @@ const V2_FIXED_BYTES: usize = 16;
 
 /// What the first bytes of a connection are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Preamble {
+pub enum Header {
     /// None, or one that is malformed.
     Absent,
     /// Perhaps one; more bytes will tell.
@@ -38,7 +38,7 @@ pub enum Preamble {
     },
 }
 
-impl Preamble {
+impl Header {
     /// Reads the first bytes of a connection.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
@@ -49,7 +49,7 @@ impl Preamble {
         } else {
             return Self::Absent;
         };
-        if limit > PREAMBLE_BYTES_MAX {
+        if limit > HEADER_BYTES_MAX {
             return Self::Absent;
         }
         let seen = bytes.get(..limit).unwrap_or(bytes);
@@ -118,21 +118,21 @@ mod tests {
     fn both_versions_and_families_name_the_client() {
         for address in ["192.0.2.1:4711", "[2001:db8::1]:4711"] {
             for bytes in [v1(address), v2(address, 0), v2(address, 10)] {
-                let expected = Preamble::Present {
+                let expected = Header::Present {
                     length: bytes.len(),
                     client: Some(address.parse().unwrap()),
                 };
-                assert_eq!(Preamble::of(&bytes), expected);
-                assert_eq!(Preamble::of(&[&bytes, HTTP].concat()), expected);
+                assert_eq!(Header::of(&bytes), expected);
+                assert_eq!(Header::of(&[&bytes, HTTP].concat()), expected);
             }
         }
     }
 
     #[test]
-    fn a_part_of_a_preamble_is_waited_for() {
+    fn a_part_of_a_header_is_waited_for() {
         for bytes in [v1("192.0.2.1:4711"), v2("192.0.2.1:4711", 10)] {
             for length in 0..bytes.len() {
-                assert_eq!(Preamble::of(&bytes[..length]), Preamble::Incomplete);
+                assert_eq!(Header::of(&bytes[..length]), Header::Incomplete);
             }
         }
     }
@@ -149,7 +149,7 @@ mod tests {
             b"\r\nGET / HTTP/1.1\r\n",
             b"\x16\x03\x01",
         ] {
-            assert_eq!(Preamble::of(request), Preamble::Absent, "{request:?}");
+            assert_eq!(Header::of(request), Header::Absent, "{request:?}");
         }
     }
 
@@ -163,11 +163,11 @@ mod tests {
             local,
         ] {
             let length = bytes.len();
-            let expected = Preamble::Present {
+            let expected = Header::Present {
                 length,
                 client: None,
             };
-            assert_eq!(Preamble::of(&bytes), expected);
+            assert_eq!(Header::of(&bytes), expected);
         }
     }
 
@@ -182,7 +182,7 @@ mod tests {
             b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\x0c............",
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0b...........",
         ] {
-            assert_eq!(Preamble::of(bytes), Preamble::Absent, "{bytes:?}");
+            assert_eq!(Header::of(bytes), Header::Absent, "{bytes:?}");
         }
     }
 
@@ -192,24 +192,21 @@ mod tests {
             let words = "a".repeat(length - "PROXY UNKNOWN \r\n".len());
             format!("PROXY UNKNOWN {words}\r\n")
         };
-        let is_present = |bytes: &[u8]| matches!(Preamble::of(bytes), Preamble::Present { length, .. } if length == bytes.len());
+        let is_present = |bytes: &[u8]| matches!(Header::of(bytes), Header::Present { length, .. } if length == bytes.len());
         assert!(is_present(v1(V1_BYTES_MAX).as_bytes()));
+        assert_eq!(Header::of(v1(V1_BYTES_MAX + 1).as_bytes()), Header::Absent);
         assert_eq!(
-            Preamble::of(v1(V1_BYTES_MAX + 1).as_bytes()),
-            Preamble::Absent
-        );
-        assert_eq!(
-            Preamble::of(&v1(1000).as_bytes()[..V1_BYTES_MAX]),
-            Preamble::Absent
+            Header::of(&v1(1000).as_bytes()[..V1_BYTES_MAX]),
+            Header::Absent
         );
 
-        let fields = (PREAMBLE_BYTES_MAX - V2_FIXED_BYTES - 12) / 3;
+        let fields = (HEADER_BYTES_MAX - V2_FIXED_BYTES - 12) / 3;
         assert!(is_present(&v2("192.0.2.1:4711", fields)));
         let longer = v2("192.0.2.1:4711", fields + 1);
-        assert!(longer.len() > PREAMBLE_BYTES_MAX);
-        assert_eq!(Preamble::of(&longer), Preamble::Absent);
+        assert!(longer.len() > HEADER_BYTES_MAX);
+        assert_eq!(Header::of(&longer), Header::Absent);
         // At once, not when all of it has come.
-        assert_eq!(Preamble::of(&longer[..V2_FIXED_BYTES]), Preamble::Absent);
+        assert_eq!(Header::of(&longer[..V2_FIXED_BYTES]), Header::Absent);
     }
 
     proptest! {
@@ -220,13 +217,13 @@ mod tests {
         ) {
             let signature = if version { V1_SIGNATURE } else { V2_SIGNATURE };
             let bytes = [signature, &bytes].concat();
-            if let Preamble::Present { length, .. } = Preamble::of(&bytes) {
+            if let Header::Present { length, .. } = Header::of(&bytes) {
                 prop_assert!(length <= bytes.len());
             }
         }
 
         #[test]
-        fn a_preamble_with_one_byte_changed_never_reaches_further_than_its_bytes(
+        fn a_header_with_one_byte_changed_never_reaches_further_than_its_bytes(
             at in 0_usize..40,
             byte: u8,
         ) {
@@ -234,7 +231,7 @@ mod tests {
                 if let Some(place) = bytes.get_mut(at) {
                     *place = byte;
                 }
-                if let Preamble::Present { length, .. } = Preamble::of(&bytes) {
+                if let Header::Present { length, .. } = Header::of(&bytes) {
                     prop_assert!(length <= bytes.len());
                 }
             }

@@ -1,0 +1,171 @@
+//! The byte stream below HTTP: a socket, or TLS on one, that counts what passes and closes with patience.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+use super::timeouts::Progress;
+
+/// Bytes a client may send while nothing is being answered: what was under way of bodies that were
+/// refused, and a head. Beyond it, it is pings and settings, which hyper answers without end.
+pub(super) const UNASKED_BYTES_MAX: usize = 2 << 20;
+
+/// A closed connection reads on this long, so that a client that is still sending gets to see its
+/// answer instead of a reset (RFC 9112, 9.6) …
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// … or this much.
+const LINGER_BYTES_MAX: usize = 16 << 20;
+
+/// Up to so many bytes, an answer is copied together and sent as one piece: the kernel takes longer to
+/// read a list of pieces than it takes to copy the usual head and message.
+const JOINED_BYTES_MAX: usize = 1024;
+
+/// A socket, or TLS on one, that counts what passes in `progress`.
+#[derive(Debug)]
+pub(super) struct CountingStream<S> {
+    stream: S,
+    progress: Arc<Progress>,
+    linger: Option<Linger>,
+}
+
+#[derive(Debug)]
+struct Linger {
+    over: Pin<Box<Sleep>>,
+    bytes: usize,
+}
+
+impl<S> CountingStream<S> {
+    pub(super) fn new(stream: S, progress: Arc<Progress>) -> Self {
+        Self {
+            stream,
+            progress,
+            linger: None,
+        }
+    }
+
+    fn note_write(&self, result: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = result {
+            self.progress
+                .written_bytes
+                .fetch_add(*bytes as u64, Relaxed);
+        }
+        self.progress
+            .write_blocked
+            .store(result.is_pending(), Relaxed);
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for CountingStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let read = buffer.filled().len() - before;
+        if read > 0 {
+            let unasked = self.progress.head_bytes.fetch_add(read, Relaxed) + read;
+            if unasked > UNASKED_BYTES_MAX && self.progress.running.load(Relaxed) == 0 {
+                return Poll::Ready(Err(io::Error::other("too much was sent for no answer")));
+            }
+        }
+        result
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for CountingStream<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.note_write(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut joined = [0; JOINED_BYTES_MAX];
+        let result = match join(pieces, &mut joined) {
+            Some(bytes) => Pin::new(&mut self.stream).poll_write(context, bytes),
+            None => Pin::new(&mut self.stream).poll_write_vectored(context, pieces),
+        };
+        self.note_write(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// TLS takes what it is given and keeps it until the client takes it.
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_flush(context);
+        self.progress
+            .write_blocked
+            .store(result.is_pending(), Relaxed);
+        result
+    }
+
+    /// Closes the sending half; then, if the client was answered in the middle of what it says, reads
+    /// what it had under way until it closes too.
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
+        }
+        if !this.progress.is_interrupted() {
+            return Poll::Ready(Ok(()));
+        }
+        let linger = this.linger.get_or_insert_with(|| Linger {
+            over: Box::pin(sleep(LINGER_TIMEOUT)),
+            bytes: 0,
+        });
+        let mut scratch = [0; 4096];
+        while linger.bytes < LINGER_BYTES_MAX && linger.over.as_mut().poll(context).is_pending() {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut this.stream).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => linger.bytes += buffer.filled().len(),
+                // The client closed, or is gone.
+                Ok(()) | Err(_) => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Copies `pieces` one behind the other into `room`, if they fit.
+fn join<'a>(pieces: &[io::IoSlice<'_>], room: &'a mut [u8]) -> Option<&'a [u8]> {
+    let mut end = 0;
+    for piece in pieces {
+        room.get_mut(end..)?
+            .get_mut(..piece.len())?
+            .copy_from_slice(piece);
+        end += piece.len();
+    }
+    room.get(..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_joined_in_their_order_if_there_is_room_for_all_of_them() {
+        let pieces = [&b"he"[..], b"", b"ad", b"body"].map(io::IoSlice::new);
+        assert_eq!(join(&pieces, &mut [0; 8]), Some(&b"headbody"[..]));
+        assert_eq!(join(&pieces, &mut [0; 9]), Some(&b"headbody"[..]));
+        assert_eq!(join(&pieces, &mut [0; 7]), None);
+    }
+}

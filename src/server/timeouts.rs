@@ -1,0 +1,341 @@
+//! How long a connection may take for what it does.
+//!
+//! hyper has no time limit on a client that sends nothing, reads nothing or keeps a connection for days,
+//! and its one for request heads costs a timer a request. So a connection counts what it does
+//! ([`Progress`], a few relaxed atomics), and [`IdlePolicy`] looks at the counts now and then: limits on time
+//! hold within a quarter of the shortest of them, and cost a request nothing.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Limits;
+use crate::http::DeliveryProgress;
+
+/// What a connection did so far.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Bytes read since the last request began: a head in the making, if none is running.
+    pub(super) head_bytes: AtomicUsize,
+    pub(super) written_bytes: AtomicU64,
+    /// The client takes nothing at the moment.
+    pub(super) write_blocked: AtomicBool,
+    pub(super) running: AtomicUsize,
+    pub(super) requests: AtomicU64,
+    pub(super) is_h2: AtomicBool,
+    /// Large answers that the watch does not know yet.
+    pub(super) large_answers: Mutex<Vec<DeliveryProgress>>,
+    /// An answer was given before its request had ended.
+    pub(super) body_unread: AtomicBool,
+    /// Enough requests for one connection.
+    pub(super) retire: AtomicBool,
+}
+
+impl Progress {
+    pub(super) fn large_answers(&self) -> MutexGuard<'_, Vec<DeliveryProgress>> {
+        self.large_answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the client may be sending at the moment: a body, or a head that hyper refused.
+    pub(super) fn is_interrupted(&self) -> bool {
+        let in_head = !self.is_h2.load(Relaxed) && self.head_bytes.load(Relaxed) > 0;
+        in_head || self.body_unread.load(Relaxed)
+    }
+}
+
+/// A request being answered, until the answer is there, or over if it is made while it is sent.
+pub(super) struct Running(pub(super) Arc<Progress>);
+
+impl Running {
+    /// Counts a request; returns its number on the connection, from 1.
+    pub(super) fn start(progress: Arc<Progress>, is_h2: bool) -> (Self, u64) {
+        progress.head_bytes.store(0, Relaxed);
+        progress.is_h2.store(is_h2, Relaxed);
+        progress.running.fetch_add(1, Relaxed);
+        let number = progress.requests.fetch_add(1, Relaxed) + 1;
+        (Self(progress), number)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Relaxed);
+        self.0.head_bytes.store(0, Relaxed);
+    }
+}
+
+/// What is to become of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Go,
+    /// Finish what was begun, then close.
+    Retire,
+    /// Close now.
+    End,
+}
+
+/// Looks at a connection now and then, and knows since when it has been doing what it does.
+#[derive(Debug)]
+pub(super) struct IdlePolicy {
+    tick: Duration,
+    head_timeout: Duration,
+    idle_timeout: Duration,
+    write_stall_timeout: Duration,
+    age_max: Duration,
+    started: Instant,
+    state: State,
+    since: Instant,
+    retired: bool,
+    answers: Vec<Unread>,
+}
+
+/// A large answer that was not taken to its end when it was last looked at.
+#[derive(Debug)]
+struct Unread {
+    taking: DeliveryProgress,
+    pieces: usize,
+    since: Instant,
+}
+
+/// What a connection is doing, as far as its time is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing came yet, or not yet a whole request.
+    First,
+    /// Part of a later head came.
+    Head,
+    /// Requests are running, or answers are being taken; what was written so far.
+    Busy { written_bytes: u64 },
+    /// The client takes nothing; what was written before.
+    Blocked { written_bytes: u64 },
+    /// Nothing to do; requests so far and bytes written.
+    Idle { requests: u64, written_bytes: u64 },
+}
+
+impl IdlePolicy {
+    pub(super) fn new(limits: &Limits, started: Instant) -> Self {
+        let shortest = limits
+            .head_timeout
+            .min(limits.idle_timeout)
+            .min(limits.write_stall_timeout);
+        Self {
+            tick: shortest / 4,
+            head_timeout: limits.head_timeout,
+            idle_timeout: limits.idle_timeout,
+            write_stall_timeout: limits.write_stall_timeout,
+            age_max: limits.age_max,
+            started,
+            state: State::First,
+            since: started,
+            retired: false,
+            answers: Vec::new(),
+        }
+    }
+
+    /// How often to look.
+    pub(super) fn tick(&self) -> Duration {
+        self.tick
+    }
+
+    /// What is to become of a connection that did this so far.
+    pub(super) fn look(&mut self, progress: &Progress) -> Action {
+        if self.has_stalled_answer(progress) {
+            return Action::End;
+        }
+        let state = State::of(progress);
+        if state != self.state {
+            self.state = state;
+            self.since = Instant::now();
+        }
+        let lasting = self.since.elapsed();
+        let is_over = match state {
+            State::First | State::Head => lasting >= self.head_timeout,
+            State::Blocked { .. } => lasting >= self.write_stall_timeout,
+            // Told to go, and still there: HTTP/2 with answers that the client does not take.
+            State::Idle { .. } if self.retired => lasting >= self.write_stall_timeout,
+            State::Idle { .. } => lasting >= self.idle_timeout,
+            State::Busy { .. } => false,
+        };
+        let is_old = self.started.elapsed() >= self.age_max || progress.retire.load(Relaxed);
+        match state {
+            // There is nobody to say goodbye to.
+            State::First | State::Head | State::Blocked { .. } if is_over => Action::End,
+            State::Idle { .. } if is_over && self.retired => Action::End,
+            _ if (is_over || is_old) && !self.retired => {
+                self.retired = true;
+                self.since = Instant::now();
+                Action::Retire
+            }
+            _ => Action::Go,
+        }
+    }
+
+    /// Whether a large answer lies there untaken, however busy the connection is otherwise.
+    fn has_stalled_answer(&mut self, progress: &Progress) -> bool {
+        let now = Instant::now();
+        let new = |taking| Unread {
+            taking,
+            pieces: 0,
+            since: now,
+        };
+        self.answers
+            .extend(progress.large_answers().drain(..).map(new));
+        self.answers.retain_mut(|answer| {
+            let Some(pieces) = answer.taking.pieces() else {
+                return false;
+            };
+            if pieces != answer.pieces {
+                answer.pieces = pieces;
+                answer.since = now;
+            }
+            true
+        });
+        let is_stalled = |answer: &Unread| now - answer.since >= self.write_stall_timeout;
+        self.answers.iter().any(is_stalled)
+    }
+}
+
+impl State {
+    fn of(progress: &Progress) -> Self {
+        let requests = progress.requests.load(Relaxed);
+        let is_h2 = progress.is_h2.load(Relaxed);
+        let written_bytes = progress.written_bytes.load(Relaxed);
+        // HTTP/2 pings are written whatever the client does; they are small.
+        let written_bytes = if is_h2 {
+            written_bytes >> 12
+        } else {
+            written_bytes
+        };
+        if progress.write_blocked.load(Relaxed) {
+            Self::Blocked {
+                written_bytes: progress.written_bytes.load(Relaxed),
+            }
+        } else if requests == 0 {
+            Self::First
+        } else if progress.running.load(Relaxed) > 0 {
+            Self::Busy { written_bytes }
+        } else if !is_h2 && progress.head_bytes.load(Relaxed) > 0 {
+            Self::Head
+        } else {
+            Self::Idle {
+                requests,
+                written_bytes,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn policy() -> (IdlePolicy, Arc<Progress>, Limits) {
+        let limits = Limits::default();
+        (
+            IdlePolicy::new(&limits, Instant::now()),
+            Arc::default(),
+            limits,
+        )
+    }
+
+    async fn pass(time: Duration) {
+        advance(time).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_request_ends_after_the_head_timeout() {
+        let (mut policy, progress, limits) = policy();
+        pass(
+            limits
+                .head_timeout
+                .checked_sub(Duration::from_millis(1))
+                .unwrap(),
+        )
+        .await;
+        progress.head_bytes.store(1, Relaxed);
+        assert_eq!(policy.look(&progress), Action::Go);
+        pass(Duration::from_millis(1)).await;
+        assert_eq!(policy.look(&progress), Action::End);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_is_retired_after_the_idle_timeout() {
+        let (mut policy, progress, limits) = policy();
+        drop(Running::start(Arc::clone(&progress), false));
+        assert_eq!(policy.look(&progress), Action::Go);
+        pass(
+            limits
+                .idle_timeout
+                .checked_sub(Duration::from_millis(1))
+                .unwrap(),
+        )
+        .await;
+        assert_eq!(policy.look(&progress), Action::Go);
+        pass(Duration::from_millis(1)).await;
+        assert_eq!(policy.look(&progress), Action::Retire);
+        assert_eq!(policy.look(&progress), Action::Go);
+        pass(limits.write_stall_timeout).await;
+        assert_eq!(policy.look(&progress), Action::End);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_later_head_that_does_not_end_is_not_idle() {
+        let (mut policy, progress, limits) = policy();
+        drop(Running::start(Arc::clone(&progress), false));
+        policy.look(&progress);
+        progress.head_bytes.store(1, Relaxed);
+        policy.look(&progress);
+        pass(limits.head_timeout).await;
+        assert_eq!(policy.look(&progress), Action::End);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_running_request_may_take_its_time() {
+        let (mut policy, progress, limits) = policy();
+        let _running = Running::start(Arc::clone(&progress), false);
+        policy.look(&progress);
+        pass(limits.idle_timeout * 10).await;
+        assert_eq!(policy.look(&progress), Action::Go);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_dropped_and_a_slow_one_is_not() {
+        let (mut policy, progress, limits) = policy();
+        drop(Running::start(Arc::clone(&progress), false));
+        progress.write_blocked.store(true, Relaxed);
+        for _ in 0..10 {
+            progress.written_bytes.fetch_add(1, Relaxed);
+            assert_eq!(policy.look(&progress), Action::Go);
+            pass(
+                limits
+                    .write_stall_timeout
+                    .checked_sub(Duration::from_millis(1))
+                    .unwrap(),
+            )
+            .await;
+        }
+        pass(Duration::from_millis(1)).await;
+        assert_eq!(policy.look(&progress), Action::End);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_retired_when_it_is_old_or_has_served_enough() {
+        let (mut policy, progress, limits) = policy();
+        let _running = Running::start(Arc::clone(&progress), true);
+        policy.look(&progress);
+        pass(limits.age_max).await;
+        assert_eq!(policy.look(&progress), Action::Retire);
+        assert_eq!(policy.look(&progress), Action::Go);
+
+        let (mut policy, progress, _) = self::policy();
+        progress.retire.store(true, Relaxed);
+        let _running = Running::start(Arc::clone(&progress), true);
+        assert_eq!(policy.look(&progress), Action::Retire);
+    }
+}
