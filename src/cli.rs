@@ -303,16 +303,15 @@ impl ServeArgs {
         } else {
             self.listen
         };
-        let mut limits = Limits {
-            body_bytes_max: self.body_max.as_u64(),
-            batch_bytes_max: self.batch_max.as_u64(),
-            drain_delay: self.drain_delay,
-            client_connections_max: usize::from(self.access.client_connections_max.get()),
-            ..Limits::default()
-        };
+        let mut limits = Limits::default();
+        limits.body.bytes_max = self.body_max.as_u64();
+        limits.batch.bytes_max = self.batch_max.as_u64();
+        limits.connection.drain_delay = self.drain_delay;
+        limits.connection.client_connections_max =
+            usize::from(self.access.client_connections_max.get());
         // One body of the largest size must always be able to pass.
-        let body_bytes_max = usize::try_from(limits.body_bytes_max).unwrap_or(usize::MAX);
-        limits.large_bodies_bytes_max = limits.large_bodies_bytes_max.max(body_bytes_max);
+        let body_bytes_max = usize::try_from(limits.body.bytes_max).unwrap_or(usize::MAX);
+        limits.body.all_large_bytes_max = limits.body.all_large_bytes_max.max(body_bytes_max);
         Ok(Config {
             listen,
             data_dir: self.data_dir,
@@ -886,9 +885,9 @@ mod tests {
         assert_eq!(config.listen, ["127.0.0.1:8080".parse().unwrap()]);
         assert_eq!(config.data_dir, Path::new("data/store"));
         assert_eq!(config.durability, Durability::Disk);
-        assert_eq!(config.limits.body_bytes_max, config::BODY_BYTES_MAX);
+        assert_eq!(config.limits.body.bytes_max, config::BODY_BYTES_MAX);
         assert_eq!(config.segment_bytes, config::SEGMENT_BYTES);
-        assert_eq!(config.limits.batch_bytes_max, config::BATCH_BYTES_MAX);
+        assert_eq!(config.limits.batch.bytes_max, config::BATCH_BYTES_MAX);
     }
 
     #[test]
@@ -902,14 +901,14 @@ mod tests {
     #[test]
     fn sizes_carry_units() {
         let config = serve(&["--body-max", "2MiB", "--cache", "64MB"]).unwrap();
-        assert_eq!(config.limits.body_bytes_max, 2 << 20);
+        assert_eq!(config.limits.body.bytes_max, 2 << 20);
         assert_eq!(config.cache_bytes, 64_000_000);
     }
 
     #[test]
     fn a_body_larger_than_the_budget_raises_the_budget() {
         let config = serve(&["--body-max", "63MiB"]).unwrap();
-        assert_eq!(config.limits.large_bodies_bytes_max, 63 << 20);
+        assert_eq!(config.limits.body.all_large_bytes_max, 63 << 20);
     }
 
     #[test]
@@ -956,7 +955,10 @@ mod tests {
     #[test]
     fn durations_carry_units() {
         let config = serve(&["--drain-delay", "1m 500ms"]).unwrap();
-        assert_eq!(config.limits.drain_delay, Duration::from_millis(60_500));
+        assert_eq!(
+            config.limits.connection.drain_delay,
+            Duration::from_millis(60_500)
+        );
         assert!(serve(&["--drain-delay", "5"]).is_err());
     }
 

@@ -281,7 +281,7 @@ async fn run(
         }
         supervisor::stopping();
     };
-    server::run(listeners, app, config.limits.clone(), stop).await;
+    server::run(listeners, app, config.limits.connection.clone(), stop).await;
     let closed = if let Some(store) = store {
         tokio::task::spawn_blocking(move || store.close())
             .await?
@@ -413,7 +413,7 @@ fn options(config: &Config, metrics: Arc<Metrics>) -> Options {
         durability: config.durability,
         index_cache_bytes: config.cache_bytes - message_cache_bytes,
         message_cache_bytes,
-        message_bytes_max: config.limits.body_bytes_max,
+        message_bytes_max: config.limits.body.bytes_max,
         free_bytes_min: config.free_bytes_min,
         observer: Some(metrics),
     }
@@ -490,12 +490,12 @@ fn set_process_limits(limits: &mut Limits) -> Option<u64> {
         .current
         .map_or(u64::MAX, |files| files / 4 * 3);
     let connections = usize::try_from(connections).unwrap_or(usize::MAX);
-    if connections < limits.connections_max {
+    if connections < limits.connection.connections_max {
         warn!(
             connections,
             "fewer connections than usual: the limit on open files is low"
         );
-        limits.connections_max = connections;
+        limits.connection.connections_max = connections;
     }
     let none = Rlimit {
         current: Some(0),

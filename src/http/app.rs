@@ -50,9 +50,9 @@ impl App {
     pub fn new(service: Arc<Service>, limits: Limits) -> Self {
         Self {
             service,
-            bodies: BodyBudget::new(&limits),
+            bodies: BodyBudget::new(&limits.body),
             writes: Arc::new(Semaphore::new(limits.writes_max)),
-            batches: Arc::new(Semaphore::new(limits.batches_max)),
+            batches: Arc::new(Semaphore::new(limits.batch.batches_max)),
             answers: ByteBudget::new(limits.answers_bytes_max),
             exports: None,
             pages: Pages::new(),

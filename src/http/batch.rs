@@ -61,18 +61,18 @@ pub(super) async fn answer(
     if !stated.is_empty() {
         return Err(HttpError::DigestOfBatch);
     }
-    check_size(app.limits.batch_bytes_max, &body)?;
+    check_size(app.limits.batch.bytes_max, &body)?;
     app.service.health().reads.map_err(HttpError::NotReady)?;
     let durability = match task {
         BatchOperation::Publish => Some(app.service.durability()?),
         BatchOperation::LookUp | BatchOperation::FindMissing => None,
     };
     let shares = Shares::take(app, task)?;
-    let bytes_max = app.limits.batch_answer_bytes_max;
+    let bytes_max = app.limits.batch.answer_bytes_max;
     let room = app.answers.reserve(bytes_max.min(app.answers.bytes_max()));
     let room = room.ok_or(HttpError::NoRoomForAnswer)?;
     // Before the head of the answer, which a client that waits to be asked would take for the last word.
-    let pace = BodyDeadline::new(&app.limits);
+    let pace = BodyDeadline::new(&app.limits.body);
     let first = pace.next_frame(&mut body).await?;
     let (answers, streamed) = ResponseBody::stream(bytes_max, Some(room));
     let batch = Batch {
@@ -82,7 +82,7 @@ pub(super) async fn answer(
         pace,
         received: 0,
         has_ended: false,
-        lines: Lines::new(usize::try_from(app.limits.body_bytes_max).unwrap_or(usize::MAX)),
+        lines: Lines::new(usize::try_from(app.limits.body.bytes_max).unwrap_or(usize::MAX)),
         waiting: VecDeque::new(),
         waiting_bytes: 0,
         answered: 0,
@@ -106,11 +106,11 @@ impl Shares {
     fn take(app: &App, task: BatchOperation) -> Result<Self, HttpError> {
         let batch = Arc::clone(&app.batches).try_acquire_owned();
         let writes = (task == BatchOperation::Publish)
-            .then(|| Arc::clone(&app.writes).try_acquire_many_owned(app.limits.batch_lines_max));
+            .then(|| Arc::clone(&app.writes).try_acquire_many_owned(app.limits.batch.lines_max));
         Ok(Self {
             _batch: batch.map_err(|_| HttpError::NoRoomForBatch)?,
             _writes: writes.transpose().map_err(|_| HttpError::NoRoomForBatch)?,
-            _memory: app.bodies.reserve_batch(&app.limits)?,
+            _memory: app.bodies.reserve_batch(&app.limits.body)?,
         })
     }
 }
@@ -200,7 +200,7 @@ impl Batch {
         // Trailers mean nothing here.
         if let Ok(piece) = frame.into_data() {
             self.received += piece.len() as u64;
-            let bytes_max = self.app.limits.batch_bytes_max;
+            let bytes_max = self.app.limits.batch.bytes_max;
             if self.received > bytes_max {
                 return Err(BodyError::TooLarge { bytes_max });
             }
@@ -213,8 +213,8 @@ impl Batch {
     /// Whether one more line of so many bytes may be begun.
     fn has_room(&self, bytes: usize) -> bool {
         let limits = &self.app.limits;
-        let is_within = (self.waiting_bytes + bytes) as u64 <= limits.body_bytes_max;
-        self.waiting.len() < limits.batch_lines_max as usize
+        let is_within = (self.waiting_bytes + bytes) as u64 <= limits.body.bytes_max;
+        self.waiting.len() < limits.batch.lines_max as usize
             && (is_within || self.waiting_bytes == 0)
     }
 
@@ -239,7 +239,7 @@ impl Batch {
 
     async fn begin(&self, line: Line) -> Result<Waiting, LineError> {
         let Line::Text(line) = line else {
-            let bytes_max = self.app.limits.body_bytes_max;
+            let bytes_max = self.app.limits.body.bytes_max;
             return Err(LineError::TooLarge { bytes_max });
         };
         let bytes = line.len();
@@ -300,7 +300,7 @@ impl Batch {
         }
         let piece = Bytes::copy_from_slice(&self.gathered);
         let sending = self.answers.send(piece);
-        let sent = timeout(self.app.limits.write_stall_timeout, sending).await;
+        let sent = timeout(self.app.limits.connection.write_stall_timeout, sending).await;
         sent.map_err(|_| Gone)??;
         self.gathered.clear();
         // One large message may have made it large.

@@ -82,7 +82,7 @@ impl App {
             client.and_then(|client| authorize::check(&self.access, client, resource, head));
         if let Err(denied) = admitted {
             // Another connection would cost more than what was refused.
-            discard(&self.limits, &head.headers, body).await;
+            discard(&self.limits.body, &head.headers, body).await;
             return Err(denied.into());
         }
         if cors::is_preflight(&self.access, &head.method, &head.headers) {

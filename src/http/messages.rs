@@ -56,7 +56,7 @@ pub(super) async fn put(
     if format == BodyFormat::Lines {
         return Err(FormatError::Type.into());
     }
-    check_size(app.limits.body_bytes_max, &body)?;
+    check_size(app.limits.body.bytes_max, &body)?;
     if is_waiting(fields)
         && let Some(receipt) = known(app, &digest).await?
     {
@@ -127,7 +127,7 @@ async fn store(
     let mut stated = RequestDigests::default();
     stated.read(&head.headers)?;
     // The reservation lasts until the answer: so long the text is in memory.
-    let (body, _reservation) = read_body(&app.limits, &app.bodies, body, &mut stated).await?;
+    let (body, _reservation) = read_body(&app.limits.body, &app.bodies, body, &mut stated).await?;
     let _write = app.writes.try_acquire().map_err(|_| HttpError::Busy)?;
     let bytes = body.len();
     let read = move || {

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 use super::budget::{ByteBudget, Reservation};
 use super::digest_fields::{DigestFieldError, RequestDigests};
 use super::record::BodyProgress;
-use crate::config::Limits;
+use crate::config::BodyLimits;
 
 /// Why a body is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -105,11 +105,11 @@ pub(super) struct BodyBudget {
 }
 
 impl BodyBudget {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &BodyLimits) -> Self {
         Self {
-            small: ByteBudget::new(limits.small_bodies_bytes_max),
-            large: ByteBudget::new(limits.large_bodies_bytes_max),
-            small_body_bytes_max: limits.small_body_bytes_max,
+            small: ByteBudget::new(limits.all_small_bytes_max),
+            large: ByteBudget::new(limits.all_large_bytes_max),
+            small_body_bytes_max: limits.small_bytes_max,
         }
     }
 
@@ -124,8 +124,8 @@ impl BodyBudget {
     }
 
     /// Sets aside room for a batch: a line that is gathered, and as much on its way to the disk.
-    pub(super) fn reserve_batch(&self, limits: &Limits) -> Result<Reservation, BodyError> {
-        let line = usize::try_from(limits.body_bytes_max).unwrap_or(usize::MAX);
+    pub(super) fn reserve_batch(&self, limits: &BodyLimits) -> Result<Reservation, BodyError> {
+        let line = usize::try_from(limits.bytes_max).unwrap_or(usize::MAX);
         // Where one line may take all the room there is, it does.
         self.reserve(line.saturating_mul(2).min(self.large.bytes_max()))
     }
@@ -143,12 +143,12 @@ pub(super) fn check_size(bytes_max: u64, body: &RequestBody) -> Result<(), BodyE
 ///
 /// Dropping the future, which is what happens when the client goes away, frees everything.
 pub(super) async fn read_body(
-    limits: &Limits,
+    limits: &BodyLimits,
     budget: &BodyBudget,
     mut body: RequestBody,
     stated: &mut RequestDigests,
 ) -> Result<(Bytes, Reservation), BodyError> {
-    let bytes_max = limits.body_bytes_max;
+    let bytes_max = limits.bytes_max;
     let too_large = || BodyError::TooLarge { bytes_max };
     check_size(bytes_max, &body)?;
     // Exact where the head gave a length; grown as it comes where it did not.
@@ -189,9 +189,9 @@ pub(super) async fn read_body(
 
 /// Reads a small body to its end and forgets it, so that the connection can go on without it. One that
 /// the client has not begun to send, because it asked first, is not read.
-pub(super) async fn discard(limits: &Limits, fields: &HeaderMap, mut body: RequestBody) {
+pub(super) async fn discard(limits: &BodyLimits, fields: &HeaderMap, mut body: RequestBody) {
     let bytes = body.size_hint().exact();
-    let is_small = bytes.is_some_and(|bytes| bytes <= limits.small_body_bytes_max as u64);
+    let is_small = bytes.is_some_and(|bytes| bytes <= limits.small_bytes_max as u64);
     if !is_small || fields.contains_key(EXPECT) {
         return;
     }
@@ -208,10 +208,10 @@ pub(super) struct BodyDeadline {
 }
 
 impl BodyDeadline {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &BodyLimits) -> Self {
         Self {
-            stall_timeout: limits.body_stall_timeout,
-            rate_min: limits.body_rate_min,
+            stall_timeout: limits.stall_timeout,
+            rate_min: limits.rate_min,
             started: Instant::now(),
         }
     }
@@ -242,11 +242,11 @@ mod tests {
     use super::*;
 
     fn budget() -> BodyBudget {
-        BodyBudget::new(&Limits {
-            small_bodies_bytes_max: 100,
-            large_bodies_bytes_max: 1000,
-            small_body_bytes_max: 10,
-            ..Limits::default()
+        BodyBudget::new(&BodyLimits {
+            all_small_bytes_max: 100,
+            all_large_bytes_max: 1000,
+            small_bytes_max: 10,
+            ..BodyLimits::default()
         })
     }
 
@@ -273,9 +273,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_trickling_body_is_ended_once_it_is_behind_its_rate() {
-        let limits = Limits::default();
+        let limits = BodyLimits::default();
         let pace = BodyDeadline::new(&limits);
-        tokio::time::advance(limits.body_stall_timeout).await;
+        tokio::time::advance(limits.stall_timeout).await;
         pace.check(0).unwrap();
         tokio::time::advance(Duration::from_secs(10)).await;
         pace.check(40 * 1024).unwrap();

@@ -83,7 +83,7 @@ fn check_head(app: &App, head: &Parts) -> Result<(), HttpError> {
         return Err(HttpError::TransferCoding);
     }
     // With HTTP/1.1 hyper has counted while reading.
-    if fields.len() > app.limits.head_fields_max {
+    if fields.len() > app.limits.connection.head_fields_max {
         return Err(HttpError::TooManyFields);
     }
     Ok(())

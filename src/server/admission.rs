@@ -8,7 +8,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::access::networks::Client;
-use crate::config::Limits;
+use crate::config::ConnectionLimits;
 
 /// How many connections there are, in all and of each client.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ struct Counts {
 }
 
 impl Admissions {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &ConnectionLimits) -> Self {
         Self {
             connections_max: limits.connections_max,
             client_connections_max: limits.client_connections_max,
@@ -98,10 +98,10 @@ mod tests {
     use super::*;
 
     fn admissions() -> Arc<Admissions> {
-        let limits = Limits {
+        let limits = ConnectionLimits {
             connections_max: 3,
             client_connections_max: 2,
-            ..Limits::default()
+            ..ConnectionLimits::default()
         };
         Arc::new(Admissions::new(&limits))
     }

@@ -20,7 +20,7 @@ use tracing::debug;
 
 use super::stream::{CountingStream, UNASKED_BYTES_MAX};
 use super::timeouts::{Action, IdlePolicy, Progress, Running};
-use crate::config::Limits;
+use crate::config::ConnectionLimits;
 use crate::http::{App, ConnectionInfo, ResponseBody};
 
 /// HTTP/2 streams of one connection at once.
@@ -59,12 +59,12 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     started: Instant,
     info: ConnectionInfo,
     app: Arc<App>,
-    limits: Arc<Limits>,
+    limits: Arc<ConnectionLimits>,
     mut phase: watch::Receiver<Phase>,
 ) {
     let progress = Arc::new(Progress::default());
     let stream = CountingStream::new(stream, Arc::clone(&progress));
-    let requests_max = limits.connection_requests_max;
+    let requests_max = limits.requests_max;
     let service = {
         let progress = Arc::clone(&progress);
         service_fn(move |request| {
@@ -135,7 +135,7 @@ async fn answer(
     Ok(response)
 }
 
-fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
+fn builder(limits: &ConnectionLimits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()

@@ -20,7 +20,7 @@ use super::proxy_protocol;
 use super::tls::Tls;
 use crate::access::networks::Client;
 use crate::access::{Access, Peer};
-use crate::config::Limits;
+use crate::config::ConnectionLimits;
 use crate::http::{App, ConnectionInfo, ListenerRole};
 
 /// Pause after an error of `accept`, long enough for connections to end, short enough that the
@@ -56,7 +56,7 @@ impl From<TcpListener> for Listener {
 pub(super) async fn accept(
     listener: Listener,
     app: Arc<App>,
-    limits: Arc<Limits>,
+    limits: Arc<ConnectionLimits>,
     admissions: Arc<Admissions>,
     phase: watch::Sender<Phase>,
 ) {
@@ -164,7 +164,7 @@ async fn serve_tls(
     started: Instant,
     info: ConnectionInfo,
     app: Arc<App>,
-    limits: Arc<Limits>,
+    limits: Arc<ConnectionLimits>,
     mut phase: watch::Receiver<Phase>,
 ) {
     let handshake = timeout_at(started + limits.head_timeout, tls.accept(stream));

@@ -35,7 +35,7 @@ pub use self::listener::Listener;
 use self::listener::accept;
 pub use self::signal::{hangups, stop_signal};
 pub use self::tls::Tls;
-use crate::config::Limits;
+use crate::config::ConnectionLimits;
 use crate::http::App;
 
 /// Connections the kernel may complete before they are accepted: a burst of clients, not a queue.
@@ -81,12 +81,12 @@ pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
 }
 
 /// Serves `app` on `listeners` until `stop` is done. Then it says that it is not ready, goes on for
-/// [`Limits::drain_delay`], accepts no more, and lets requests in flight finish within
-/// [`Limits::drain_timeout`]. All connections are closed on return.
+/// [`ConnectionLimits::drain_delay`], accepts no more, and lets requests in flight finish within
+/// [`ConnectionLimits::drain_timeout`]. All connections are closed on return.
 pub async fn run<L: Into<Listener>>(
     listeners: Vec<L>,
     app: Arc<App>,
-    limits: Limits,
+    limits: ConnectionLimits,
     stop: impl Future<Output = ()>,
 ) {
     let limits = Arc::new(limits);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::Limits;
+use crate::config::ConnectionLimits;
 use crate::http::DeliveryProgress;
 
 /// What a connection did so far.
@@ -117,7 +117,7 @@ enum State {
 }
 
 impl IdlePolicy {
-    pub(super) fn new(limits: &Limits, started: Instant) -> Self {
+    pub(super) fn new(limits: &ConnectionLimits, started: Instant) -> Self {
         let shortest = limits
             .head_timeout
             .min(limits.idle_timeout)
@@ -235,8 +235,8 @@ mod tests {
 
     use super::*;
 
-    fn policy() -> (IdlePolicy, Arc<Progress>, Limits) {
-        let limits = Limits::default();
+    fn policy() -> (IdlePolicy, Arc<Progress>, ConnectionLimits) {
+        let limits = ConnectionLimits::default();
         (
             IdlePolicy::new(&limits, Instant::now()),
             Arc::default(),

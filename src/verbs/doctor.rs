@@ -15,7 +15,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::{crash, plural};
 use crate::cli::DoctorArgs;
-use crate::config::Limits;
+use crate::config::ConnectionLimits;
 use crate::store::Medium;
 
 /// Syncs that are timed: enough for a median, over in seconds on any disk.
@@ -126,7 +126,7 @@ fn descriptors() -> Note {
         return Note::Good("no limit".into());
     };
     // `serve` leaves the store a quarter of them.
-    let wanted = Limits::default().connections_max as u64 * 4 / 3;
+    let wanted = ConnectionLimits::default().connections_max as u64 * 4 / 3;
     if maximum >= wanted {
         Note::Good(format!("up to {maximum}"))
     } else {

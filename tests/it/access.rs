@@ -253,7 +253,7 @@ async fn two_tokens_or_another_scheme_are_no_token() {
 #[tokio::test]
 async fn a_refused_write_keeps_its_connection_unless_its_body_is_large_or_was_not_sent() {
     let access = with_tokens(Settings::default());
-    let server = TestServer::guarded_with(&access, |limits| limits.small_body_bytes_max = 100);
+    let server = TestServer::guarded_with(&access, |limits| limits.body.small_bytes_max = 100);
     for (bytes, expects, is_kept) in [
         (0, false, true),
         (100, false, true),
@@ -375,7 +375,9 @@ async fn a_connection_that_was_let_in_is_not_served_any_more_once_its_network_is
 async fn a_client_gets_as_many_connections_as_it_may_have_and_a_proxy_all() {
     let one_connection = |settings| {
         let access = open(settings);
-        TestServer::guarded_with(&access, |limits| limits.client_connections_max = 1)
+        TestServer::guarded_with(&access, |limits| {
+            limits.connection.client_connections_max = 1;
+        })
     };
     let server = one_connection(Settings::default());
     let mut first = server.connect(Protocol::Http1).await;
@@ -544,7 +546,7 @@ async fn a_preamble_of_anybody_else_is_a_bad_request() {
 async fn a_proxy_that_does_not_finish_its_preamble_is_not_waited_for_for_ever() {
     let access = open(behind_a_proxy());
     let server = TestServer::guarded_with(&access, |limits| {
-        limits.head_timeout = crate::support::milliseconds(50);
+        limits.connection.head_timeout = crate::support::milliseconds(50);
     });
     for begun in ["", "PROXY TCP4 "] {
         let mut client = server.connect_raw().await;

@@ -67,7 +67,7 @@ async fn the_last_line_may_end_without_a_newline_and_lines_may_end_with_crlf() {
 
 #[tokio::test]
 async fn a_broken_line_fails_alone_and_with_its_number() {
-    let server = TestServer::with(|limits| limits.body_bytes_max = 100);
+    let server = TestServer::with(|limits| limits.body.bytes_max = 100);
     let long = format!("{{\"message\": \"{}\"}}", "x".repeat(85));
     let too_long = format!("{{\"message\": \"{}\"}}", "x".repeat(86));
     assert_eq!(long.len(), 100);
@@ -176,8 +176,8 @@ async fn all_lines_may_be_sent_before_an_answer_is_read() {
 async fn a_batch_takes_its_time_as_long_as_its_lines_keep_coming() {
     let limit = milliseconds(150);
     let server = TestServer::with(|limits| {
-        limits.head_timeout = limit;
-        limits.idle_timeout = limit;
+        limits.connection.head_timeout = limit;
+        limits.connection.idle_timeout = limit;
     });
     for protocol in Protocol::ALL {
         let started = Instant::now();
@@ -195,7 +195,7 @@ async fn a_batch_takes_its_time_as_long_as_its_lines_keep_coming() {
 
 #[tokio::test]
 async fn lines_that_stop_coming_end_the_batch_with_a_word() {
-    let server = TestServer::with(|limits| limits.body_stall_timeout = milliseconds(150));
+    let server = TestServer::with(|limits| limits.body.stall_timeout = milliseconds(150));
     for protocol in Protocol::ALL {
         let mut client = server.connect(protocol).await;
         let mut batch = client.begin_lines(&publish(""));
@@ -213,9 +213,9 @@ async fn lines_that_stop_coming_end_the_batch_with_a_word() {
 async fn a_client_that_takes_no_answers_loses_its_batch() {
     let timeout = milliseconds(300);
     let server = TestServer::with(|limits| {
-        limits.write_stall_timeout = timeout;
-        limits.batch_answer_bytes_max = 4 << 10;
-        limits.batches_max = 1;
+        limits.connection.write_stall_timeout = timeout;
+        limits.batch.answer_bytes_max = 4 << 10;
+        limits.batch.batches_max = 1;
     });
     for protocol in Protocol::ALL {
         let mut client = server.connect(protocol).await;
@@ -240,7 +240,7 @@ async fn a_client_that_takes_no_answers_loses_its_batch() {
 
 #[tokio::test]
 async fn a_batch_of_the_largest_size_is_taken_and_one_byte_more_is_not() {
-    let server = TestServer::with(|limits| limits.batch_bytes_max = 34);
+    let server = TestServer::with(|limits| limits.batch.bytes_max = 34);
     let lines = "{\"message\": \"a\"}\n{\"message\": \"b\"}\n";
     assert_eq!(lines.len(), 34);
     let answer = server.ask(&publish(lines)).await;
@@ -265,7 +265,7 @@ async fn a_batch_of_the_largest_size_is_taken_and_one_byte_more_is_not() {
 
 #[tokio::test]
 async fn there_are_so_many_batches_and_not_one_more() {
-    let server = TestServer::with(|limits| limits.batches_max = 2);
+    let server = TestServer::with(|limits| limits.batch.batches_max = 2);
     let mut client = server.connect(Protocol::Http2).await;
     let mut batches = Vec::new();
     for _ in 0..2 {
@@ -289,7 +289,7 @@ async fn there_are_so_many_batches_and_not_one_more() {
 async fn a_batch_leaves_writes_to_others() {
     let server = TestServer::with(|limits| {
         limits.writes_max = 3;
-        limits.batch_lines_max = 2;
+        limits.batch.lines_max = 2;
     });
     server.store.set_fault(Some(Fault::Stall));
     let mut client = server.connect(Protocol::Http1).await;
@@ -384,7 +384,7 @@ async fn only_what_is_missing_is_answered_to_those_who_ask_that() {
 
 #[tokio::test]
 async fn large_messages_are_looked_up_within_the_limits_of_a_batch() {
-    let server = TestServer::with(|limits| limits.batch_answer_bytes_max = 64 << 10);
+    let server = TestServer::with(|limits| limits.batch.answer_bytes_max = 64 << 10);
     let text = "x".repeat(1 << 20);
     server.publish(&text).await;
     let lines = digest_line(&text).repeat(20);

@@ -32,7 +32,7 @@ fn post(bytes: usize) -> String {
 #[tokio::test]
 async fn a_connection_that_does_not_begin_a_request_is_closed_at_the_head_timeout() {
     let timeout = milliseconds(300);
-    let server = TestServer::with(|limits| limits.head_timeout = timeout);
+    let server = TestServer::with(|limits| limits.connection.head_timeout = timeout);
     let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let empty_settings = "\0\0\0\x04\0\0\0\0\0";
     let http2 = format!("{preface}{empty_settings}");
@@ -66,7 +66,7 @@ async fn a_connection_that_does_not_begin_a_request_is_closed_at_the_head_timeou
 #[tokio::test]
 async fn a_head_that_trickles_is_given_up_at_the_head_timeout() {
     let timeout = milliseconds(500);
-    let server = TestServer::with(|limits| limits.head_timeout = timeout);
+    let server = TestServer::with(|limits| limits.connection.head_timeout = timeout);
     for before in ["", GET] {
         let mut client = server.connect_raw().await;
         let started = Instant::now();
@@ -88,7 +88,7 @@ async fn a_head_that_trickles_is_given_up_at_the_head_timeout() {
 
 #[tokio::test]
 async fn a_head_that_comes_in_time_is_answered_however_many_pieces_it_has() {
-    let server = TestServer::with(|limits| limits.head_timeout = milliseconds(2000));
+    let server = TestServer::with(|limits| limits.connection.head_timeout = milliseconds(2000));
     let mut client = server.connect_raw().await;
     for _ in 0..3 {
         for piece in GET.as_bytes().chunks(5) {
@@ -101,7 +101,7 @@ async fn a_head_that_comes_in_time_is_answered_however_many_pieces_it_has() {
 
 #[tokio::test]
 async fn the_time_between_requests_is_not_that_of_a_head() {
-    let server = TestServer::with(|limits| limits.head_timeout = milliseconds(400));
+    let server = TestServer::with(|limits| limits.connection.head_timeout = milliseconds(400));
     let mut first = server.connect(Protocol::Http1).await;
     let mut second = server.connect(Protocol::Http2).await;
     first.ask(&Ask::get("/livez")).await;
@@ -122,7 +122,7 @@ fn get_of(bytes: usize) -> String {
 async fn a_head_of_the_largest_size_is_read_and_a_larger_one_is_refused() {
     // The least that hyper allows.
     let bytes_max = 8192;
-    let server = TestServer::with(|limits| limits.head_bytes_max = bytes_max);
+    let server = TestServer::with(|limits| limits.connection.head_bytes_max = bytes_max);
     for bytes in [bytes_max - 1, bytes_max] {
         let mut client = server.connect_raw().await;
         client.send(get_of(bytes)).await;
@@ -155,7 +155,7 @@ async fn a_head_of_the_largest_size_is_read_and_a_larger_one_is_refused() {
 
 #[tokio::test]
 async fn an_http2_head_is_limited_like_any_other() {
-    let server = TestServer::with(|limits| limits.head_bytes_max = 8192);
+    let server = TestServer::with(|limits| limits.connection.head_bytes_max = 8192);
     let mut client = server.connect(Protocol::Http2).await;
     let ask = |bytes| Ask::get("/livez").field("x", &"a".repeat(bytes));
     assert_eq!(client.ask(&ask(7500)).await.status, 200);
@@ -167,7 +167,7 @@ async fn an_http2_head_is_limited_like_any_other() {
 #[tokio::test]
 async fn a_head_has_its_fields_and_not_one_more() {
     let fields_max = 16;
-    let server = TestServer::with(|limits| limits.head_fields_max = fields_max);
+    let server = TestServer::with(|limits| limits.connection.head_fields_max = fields_max);
     let head = |fields| {
         let more = "X: y\r\n".repeat(fields - 1);
         format!("GET /livez HTTP/1.1\r\nHost: x\r\n{more}\r\n")
@@ -184,7 +184,7 @@ async fn a_head_has_its_fields_and_not_one_more() {
 #[tokio::test]
 async fn an_http2_head_has_its_fields_and_not_one_more() {
     let fields_max = 16;
-    let server = TestServer::with(|limits| limits.head_fields_max = fields_max);
+    let server = TestServer::with(|limits| limits.connection.head_fields_max = fields_max);
     let ask = |fields| (0..fields).fold(Ask::get("/livez"), |ask, _| ask.field("x", "y"));
     let within = server.ask_over(Protocol::Http2, &ask(fields_max)).await;
     assert_eq!(within.status, 200);
@@ -199,7 +199,7 @@ async fn an_http2_head_has_its_fields_and_not_one_more() {
 #[tokio::test]
 async fn a_silent_connection_is_closed_and_a_busy_one_is_not() {
     let timeout = milliseconds(700);
-    let server = TestServer::with(|limits| limits.idle_timeout = timeout);
+    let server = TestServer::with(|limits| limits.connection.idle_timeout = timeout);
     server.store.set_fault(Some(Fault::Stall));
     let mut waiting = server.connect_raw().await;
     waiting.send(post(3) + "foo").await;
@@ -246,7 +246,7 @@ async fn a_silent_connection_is_closed_and_a_busy_one_is_not() {
 
 #[tokio::test]
 async fn a_connection_has_its_requests_and_is_told_at_the_last() {
-    let server = TestServer::with(|limits| limits.connection_requests_max = 3);
+    let server = TestServer::with(|limits| limits.connection.requests_max = 3);
     let mut client = server.connect_raw().await;
     // One more than is served, and all at once.
     client.send(GET.repeat(4)).await;
@@ -265,8 +265,8 @@ async fn a_connection_has_its_requests_and_is_told_at_the_last() {
 #[tokio::test]
 async fn an_http2_connection_has_its_requests_too() {
     let server = TestServer::with(|limits| {
-        limits.connection_requests_max = 3;
-        limits.head_timeout = milliseconds(400);
+        limits.connection.requests_max = 3;
+        limits.connection.head_timeout = milliseconds(400);
     });
     let mut client = server.connect(Protocol::Http2).await;
     let waiting = client.begin(&Ask::publish("").field("content-length", "3"));
@@ -287,9 +287,9 @@ async fn an_http2_connection_has_its_requests_too() {
 async fn an_old_connection_ends_after_what_it_is_doing_and_a_young_one_goes_on() {
     let age = milliseconds(600);
     let server = TestServer::with(|limits| {
-        limits.age_max = age;
+        limits.connection.age_max = age;
         // How often a connection is looked at follows from the other limits.
-        limits.head_timeout = milliseconds(400);
+        limits.connection.head_timeout = milliseconds(400);
     });
     for protocol in Protocol::ALL {
         let started = Instant::now();
@@ -322,7 +322,7 @@ async fn an_old_connection_ends_after_what_it_is_doing_and_a_young_one_goes_on()
 #[tokio::test]
 async fn a_body_that_stops_coming_is_given_up() {
     let timeout = milliseconds(300);
-    let server = TestServer::with(|limits| limits.body_stall_timeout = timeout);
+    let server = TestServer::with(|limits| limits.body.stall_timeout = timeout);
     for piece in ["", "f"] {
         let started = Instant::now();
         let mut client = server.connect_raw().await;
@@ -346,8 +346,8 @@ async fn a_body_that_stops_coming_is_given_up() {
 async fn a_body_that_pauses_is_read_to_its_end() {
     let timeout = milliseconds(900);
     let server = TestServer::with(|limits| {
-        limits.body_stall_timeout = timeout;
-        limits.body_rate_min = 1;
+        limits.body.stall_timeout = timeout;
+        limits.body.rate_min = 1;
     });
     let mut bodies = Vec::new();
     for protocol in Protocol::ALL {
@@ -372,8 +372,8 @@ async fn a_body_that_pauses_is_read_to_its_end() {
 #[tokio::test]
 async fn a_body_that_trickles_is_given_up_once_it_is_behind_its_rate() {
     let server = TestServer::with(|limits| {
-        limits.body_stall_timeout = milliseconds(900);
-        limits.body_rate_min = 1000;
+        limits.body.stall_timeout = milliseconds(900);
+        limits.body.rate_min = 1000;
     });
     let ask = Ask::publish("");
     let mut slow = server.connect(Protocol::Http1).await.begin(&ask);
@@ -399,8 +399,8 @@ async fn a_body_that_trickles_is_given_up_once_it_is_behind_its_rate() {
 async fn the_body_of_a_client_that_goes_away_is_not_stored() {
     let server = TestServer::with(|limits| {
         // Room for one body, so that the next shows that its room is free again.
-        limits.large_bodies_bytes_max = 100_000;
-        limits.body_bytes_max = 100_000;
+        limits.body.all_large_bytes_max = 100_000;
+        limits.body.bytes_max = 100_000;
     });
     let text = "a".repeat(100_000);
     for reset in [false, true] {
@@ -442,10 +442,10 @@ async fn has_room(server: &TestServer, text: &str) -> bool {
 
 /// Room for one large body and four small ones.
 fn little_room(limits: &mut Limits) {
-    limits.body_bytes_max = 80_000;
-    limits.small_body_bytes_max = 1000;
-    limits.large_bodies_bytes_max = 100_000;
-    limits.small_bodies_bytes_max = 4000;
+    limits.body.bytes_max = 80_000;
+    limits.body.small_bytes_max = 1000;
+    limits.body.all_large_bytes_max = 100_000;
+    limits.body.all_small_bytes_max = 4000;
 }
 
 /// A client that has begun to send a body of `bytes` bytes, for which there was room.
@@ -584,7 +584,7 @@ async fn hold_connection(address: &str, server: &TestServer) -> Raw {
 
 #[tokio::test]
 async fn a_client_has_its_connections_and_not_one_more() {
-    let server = TestServer::with(|limits| limits.client_connections_max = 2);
+    let server = TestServer::with(|limits| limits.connection.client_connections_max = 2);
     let mut first = hold_connection("127.0.0.1", &server).await;
     let second = hold_connection("127.0.0.1", &server).await;
     assert!(!is_served("127.0.0.1", &server).await);
@@ -601,7 +601,7 @@ async fn a_client_has_its_connections_and_not_one_more() {
 
 #[tokio::test]
 async fn all_clients_together_have_their_connections_and_not_one_more() {
-    let server = TestServer::with(|limits| limits.connections_max = 2);
+    let server = TestServer::with(|limits| limits.connection.connections_max = 2);
     let mut first = hold_connection("127.0.0.1", &server).await;
     let second = hold_connection("127.0.0.2", &server).await;
     for address in ["127.0.0.1", "127.0.0.3"] {
@@ -640,8 +640,8 @@ async fn ask_for_megabytes(client: &mut Raw, server: &TestServer) -> usize {
 async fn a_client_that_reads_nothing_is_dropped() {
     let timeout = milliseconds(300);
     let server = TestServer::with(|limits| {
-        limits.write_stall_timeout = timeout;
-        limits.client_connections_max = 1;
+        limits.connection.write_stall_timeout = timeout;
+        limits.connection.client_connections_max = 1;
     });
     let mut client = connect_with_little_room(&server).await;
     let started = Instant::now();
@@ -659,7 +659,7 @@ async fn a_client_that_reads_nothing_is_dropped() {
 #[tokio::test]
 async fn a_client_that_reads_slowly_gets_everything() {
     let timeout = milliseconds(1200);
-    let server = TestServer::with(|limits| limits.write_stall_timeout = timeout);
+    let server = TestServer::with(|limits| limits.connection.write_stall_timeout = timeout);
     let mut client = connect_with_little_room(&server).await;
     let started = Instant::now();
     let requests = ask_for_megabytes(&mut client, &server).await;
@@ -676,7 +676,7 @@ async fn a_client_that_reads_slowly_gets_everything() {
 #[tokio::test]
 async fn an_http2_client_that_leaves_an_answer_unread_is_dropped() {
     let timeout = milliseconds(300);
-    let server = TestServer::with(|limits| limits.write_stall_timeout = timeout);
+    let server = TestServer::with(|limits| limits.connection.write_stall_timeout = timeout);
     // More than the client's window, so that most of it stays with the server.
     let text = Message::new("a".repeat(4 << 20));
     let path = format!("/messages/{}", text.digest());

@@ -100,7 +100,7 @@ fn send_and_check(server: &Digestd, wave: Wave) {
 
 /// How many of the largest bodies the server has room for.
 fn room() -> usize {
-    Limits::default().large_bodies_bytes_max / BODY_BYTES
+    Limits::default().body.all_large_bytes_max / BODY_BYTES
 }
 
 /// Whether as many of the largest bodies as there is room for can be begun at once.

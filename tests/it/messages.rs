@@ -481,7 +481,7 @@ async fn a_body_of_the_largest_size_is_taken_and_one_byte_more_is_not() {
 
 #[tokio::test]
 async fn the_size_of_a_body_without_a_length_is_limited_too() {
-    let server = TestServer::with(|limits| limits.body_bytes_max = 1000);
+    let server = TestServer::with(|limits| limits.body.bytes_max = 1000);
     for protocol in Protocol::ALL {
         let ask = Ask::publish("");
         let largest = server.connect(protocol).await.begin(&ask);

@@ -142,7 +142,7 @@ async fn a_client_that_says_nothing_does_not_hold_up_the_stop() {
 #[tokio::test]
 async fn what_hangs_is_ended_when_the_time_to_finish_is_over() {
     let drain_timeout = milliseconds(400);
-    let mut server = TestServer::with(|limits| limits.drain_timeout = drain_timeout);
+    let mut server = TestServer::with(|limits| limits.connection.drain_timeout = drain_timeout);
     server.store.set_fault(Some(Fault::Stall));
     let mut hanging = Vec::new();
     for protocol in Protocol::ALL {

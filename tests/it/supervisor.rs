@@ -63,7 +63,7 @@ fn a_server_told_to_stop_is_not_ready_at_once_and_still_there_for_the_drain_dela
 #[tokio::test]
 async fn after_the_drain_delay_nobody_is_accepted_any_more() {
     let delay = milliseconds(300);
-    let mut server = TestServer::with(|limits| limits.drain_delay = delay);
+    let mut server = TestServer::with(|limits| limits.connection.drain_delay = delay);
     server.publish("foo").await;
     let started = Instant::now();
     server.stop();

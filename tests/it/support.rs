@@ -182,7 +182,7 @@ impl TestServer<EmbeddedStore> {
             durability: Durability::Disk,
             index_cache_bytes: 1 << 20,
             message_cache_bytes: 0,
-            message_bytes_max: limits.body_bytes_max,
+            message_bytes_max: limits.body.bytes_max,
             free_bytes_min: Some(0),
             observer: None,
         };
@@ -221,10 +221,11 @@ impl<S: Store + 'static> TestServer<S> {
         let listeners = server::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
         let address = listeners[0].local_addr().unwrap();
         let service = Arc::new(Service::default());
-        let app = App::new(Arc::clone(&service), limits.clone());
+        let of_connections = limits.connection.clone();
+        let app = App::new(Arc::clone(&service), limits);
         let app = Arc::new(configure(app));
         let (stop, stopped) = oneshot::channel();
-        let running = tokio::spawn(server::run(listeners, app, limits, async {
+        let running = tokio::spawn(server::run(listeners, app, of_connections, async {
             let _ = stopped.await;
         }));
         Self {

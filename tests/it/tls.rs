@@ -300,10 +300,8 @@ fn sighup_reads_the_certificate_again_and_a_bad_one_changes_nothing() {
 async fn a_handshake_has_the_time_of_a_first_request_and_both_share_it() {
     let data = tempfile::tempdir().unwrap();
     let timeout = milliseconds(400);
-    let limits = Limits {
-        head_timeout: timeout,
-        ..Limits::default()
-    };
+    let mut limits = Limits::default();
+    limits.connection.head_timeout = timeout;
     let config = CertificateConfig::SelfSigned;
     let tls = Tls::new(&config, data.path(), Arc::new(Metrics::default())).unwrap();
     let socket = server::bind(&["127.0.0.1:0".parse().unwrap()])
@@ -315,9 +313,10 @@ async fn a_handshake_has_the_time_of_a_first_request_and_both_share_it() {
         role: ListenerRole::All,
         tls: Some(Arc::new(tls)),
     };
-    let app = Arc::new(App::new(Arc::new(Service::default()), limits.clone()));
+    let of_connections = limits.connection.clone();
+    let app = Arc::new(App::new(Arc::new(Service::default()), limits));
     let (stop, stopped) = oneshot::channel::<()>();
-    let running = tokio::spawn(server::run(vec![listener], app, limits, async {
+    let running = tokio::spawn(server::run(vec![listener], app, of_connections, async {
         let _ = stopped.await;
     }));
 
@@ -427,8 +426,8 @@ fn a_thousand_clients_that_give_nothing_hold_up_nobody() {
         assert!(busy <= most, "{idler:?}: p99 {busy:?} instead of {idle:?}");
         println!("{idler:?}: p99 {busy:?}, idle {idle:?}");
         let documented = match idler {
-            Idler::Silent | Idler::SlowHead => Limits::default().head_timeout,
-            Idler::SlowBody => Limits::default().body_stall_timeout,
+            Idler::Silent | Idler::SlowHead => Limits::default().connection.head_timeout,
+            Idler::SlowBody => Limits::default().body.stall_timeout,
         };
         for stream in &mut held {
             let mut rest = Vec::new();

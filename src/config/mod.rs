@@ -1,0 +1,143 @@
+//! Settings after every check: what the rest of the program can rely on.
+//!
+//! Each default is a named constant or stands in a `Default`, with its reason.
+
+mod limits;
+mod memory;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+pub use self::limits::{
+    BATCH_BYTES_MAX, BODY_BYTES_MAX, BatchLimits, BodyLimits, ConnectionLimits, Limits,
+};
+pub use self::memory::default_cache_bytes;
+use crate::access;
+use crate::store::Durability;
+
+/// Default of [`Config::segment_bytes`]: making one takes milliseconds, and a terabyte is 16,384
+/// descriptors.
+pub const SEGMENT_BYTES: u32 = 64 << 20;
+
+/// Settings of `digestd serve`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Addresses to listen on; at least one.
+    pub listen: Vec<SocketAddr>,
+    /// Directory of the store.
+    pub data_dir: PathBuf,
+    /// What an acknowledged message survives.
+    pub durability: Durability,
+    /// Memory for caches, in bytes.
+    pub cache_bytes: u64,
+    /// Size of the segments of a new store, in bytes.
+    pub segment_bytes: u32,
+    /// Room on the disk below which writes are refused; `None` for the store's default.
+    pub free_bytes_min: Option<u64>,
+    /// Threads that serve requests.
+    pub workers: usize,
+    /// What clients may take.
+    pub limits: Limits,
+    /// Whether the process ends when the store fails, instead of going on with reads.
+    pub exit_on_failure: bool,
+    /// Whether who may read a message may have all of them.
+    pub allow_export: bool,
+    /// How often everything stored is read and checked; `None` for never.
+    pub scrub_interval: Option<Duration>,
+    /// Addresses that `/metrics` is moved to; none to leave it where messages are.
+    pub admin_listen: Vec<SocketAddr>,
+    /// What is logged, how, and where.
+    pub log: LogConfig,
+    /// Serving over TLS, beside or instead of plain HTTP.
+    pub tls: Option<TlsConfig>,
+    /// Who may come in.
+    pub access: access::Settings,
+}
+
+/// What rustls keeps of a connection at most: two records that came, and what it takes ahead of a
+/// client that does not read.
+const TLS_CONNECTION_BYTES: usize = (2 * (16 << 10)) + (64 << 10);
+
+impl Config {
+    /// What connections, bodies and large answers can take at the very most, in bytes. Caches come on
+    /// top.
+    #[must_use]
+    pub fn memory_bytes_max(&self) -> usize {
+        let tls = match self.tls {
+            Some(_) => TLS_CONNECTION_BYTES.saturating_mul(self.limits.connection.connections_max),
+            None => 0,
+        };
+        self.limits.memory_bytes_max().saturating_add(tls)
+    }
+}
+
+/// Serving over TLS.
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    /// Addresses to listen on; at least one.
+    pub listen: Vec<SocketAddr>,
+    /// What the server proves to be itself with.
+    pub certificate: CertificateConfig,
+}
+
+/// Where a certificate comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificateConfig {
+    /// Two files in PEM, kept by the operator.
+    Files {
+        /// The certificate and those between it and a root.
+        certificate: PathBuf,
+        /// Its private key.
+        key: PathBuf,
+    },
+    /// Made once, and kept in the data directory.
+    SelfSigned,
+}
+
+/// What is logged, how, and where.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// `None`: text on a terminal, JSON otherwise.
+    pub format: Option<LogFormat>,
+    /// Events of this level and above.
+    pub level: LevelFilter,
+    /// Whether requests are logged.
+    pub requests: bool,
+    /// Instead of standard error.
+    pub file: Option<LogFileConfig>,
+}
+
+/// For people, to standard error, and no requests.
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            format: Some(LogFormat::Text),
+            level: LevelFilter::INFO,
+            requests: false,
+            file: None,
+        }
+    }
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// A log file that is turned over by size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFileConfig {
+    /// The one that is written to.
+    pub path: PathBuf,
+    /// A file is turned over before it grows beyond this, in bytes.
+    pub bytes_max: u64,
+    /// Old files that are kept beside it.
+    pub files_max: u32,
+}
