@@ -16,14 +16,12 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
-use tokio::sync::oneshot;
-
 use super::disk::{self, Lack};
-use super::embedded::{Known, Options, Shared};
 use super::erasures::Erasure;
 use super::index::{self, Checkpoint, IndexError, Key};
 use super::log::{Appender, Draft, Group, Place, Position};
+use super::queue::{Entry, Job};
+use super::state::{Known, Options, Shared};
 use super::{Commit, Deleted, Durability, Receipt, StoreError};
 use crate::digest::Digest;
 use crate::message::Message;
@@ -38,31 +36,6 @@ const CHECKPOINT_BYTES: u64 = 16 << 20;
 /// Messages that came in last and are kept in mind, at least: a few times what can wait in the queue. A put
 /// that was looked up before them costs a look-up in the index.
 const RECENT_MESSAGES: usize = 4096;
-
-/// What waits for the committer.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) job: Job,
-    /// Where the caller runs, if that is an async runtime.
-    pub(super) runtime: Option<Handle>,
-}
-
-/// What is to be done.
-#[derive(Debug)]
-pub(super) enum Job {
-    Put {
-        message: Message,
-        /// A place that the index has for it, but which does not hold it any more.
-        damaged: Option<Place>,
-        /// [`Shared::groups`] before it was looked up.
-        seen: u64,
-        reply: oneshot::Sender<Result<Receipt, StoreError>>,
-    },
-    Delete {
-        digest: Digest,
-        reply: oneshot::Sender<Result<Option<Deleted>, StoreError>>,
-    },
-}
 
 /// A group as it is written, and then carried out in the index.
 #[derive(Debug, Default)]

@@ -25,7 +25,7 @@ use bytes::Bytes;
 
 use super::Durability;
 use super::directory::{
-    DataDirectory, OpenError, read_durability, remove_checkpoint, write_checkpoint,
+    ASIDE_NAME, DataDirectory, OpenError, read_durability, remove_checkpoint, write_checkpoint,
 };
 use super::disk;
 use super::index::{self, Checkpoint, Index, IndexError};
@@ -36,9 +36,6 @@ use super::recovery::{self, Kind, Record};
 use super::verify::{self, Extent, Finding, Interrupted};
 use crate::digest::Digest;
 use crate::message::Message;
-
-/// The log in the making, and then the old one on its way out.
-pub(super) const ASIDE_NAME: &str = "log.new";
 
 /// What a compaction did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

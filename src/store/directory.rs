@@ -25,12 +25,14 @@ use std::path::{Path, PathBuf};
 use tracing::{error, info};
 
 use super::Durability;
-use super::compact;
 use super::disk::{self, Lock, LockError};
 use super::index::{self, Checkpoint};
 use super::log::{
     HEADER_BYTES, Log, Position, RECORD_ALIGNMENT, SEGMENTS_LOST_MAX, is_segment_size,
 };
+
+/// The log in the making, and then the old one on its way out.
+pub(super) const ASIDE_NAME: &str = "log.new";
 
 /// Version of the layout of a data directory. A higher one is refused.
 const FORMAT_VERSION: u32 = 1;
@@ -245,7 +247,7 @@ impl DataDirectory {
 
     /// Removes what a crash of a compaction or of a redraw left.
     pub(super) fn remove_leftovers(&self) -> Result<(), OpenError> {
-        let aside = self.path.join(compact::ASIDE_NAME);
+        let aside = self.path.join(ASIDE_NAME);
         if aside.exists() {
             info!("removing the log that an interrupted compaction left");
         }

@@ -9,19 +9,10 @@
 //! Neither has to wait for a disk that is slow: groups, checkpoints and syncs go on meanwhile.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tracing::{info, warn};
-
-use super::embedded::Shared;
-use super::log::{Erased, Place, Position};
+use super::log::{Place, Position};
 use crate::digest::Digest;
-
-/// Time between two looks for what is due: a text is gone from the disk about a second after its deletion
-/// was answered, and a thousand deletions in a second cost one sync a segment.
-const ERASE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Erasures that may be due before deletions are refused: 64 MB. A disk that erases a hundred segments a
 /// second needs hours for so many if each is in another.
@@ -30,14 +21,6 @@ pub(super) const DUE_MAX: usize = 1 << 20;
 /// Bodies that are erased in one go, and synced once: some hundredths of a second on a good disk, so that a
 /// stop waits for little.
 const BATCH_MAX: usize = 1000;
-
-/// Time that a start erases before it serves, so that what a kill left is gone as a rule. The rest is erased
-/// beside the service.
-const START_TIME: Duration = Duration::from_secs(1);
-
-/// Time that a store which is closed goes on erasing: less than any supervisor waits for a process. What is
-/// due then is due again at the next start.
-const CLOSE_TIME: Duration = Duration::from_secs(3);
 
 /// The body of a record that is due to be erased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +81,11 @@ impl Erasures {
     }
 
     /// Begins with some of one segment, the first from `segment` on, whose reasons are before `durable`.
-    fn begin(&self, segment: u32, durable: Position) -> Option<(u32, Vec<(Digest, Place)>)> {
+    pub(super) fn begin(
+        &self,
+        segment: u32,
+        durable: Position,
+    ) -> Option<(u32, Vec<(Digest, Place)>)> {
         let mut due = self.lock();
         let is_due = |erasure: &Erasure| erasure.reason < durable;
         let mut segments = due.segments.range_mut(segment..);
@@ -115,7 +102,7 @@ impl Erasures {
     }
 
     /// Ends what was begun; what was not `done` is due again.
-    fn end(&self, done: bool) {
+    pub(super) fn end(&self, done: bool) {
         let mut due = self.lock();
         let begun = std::mem::take(&mut due.under_way);
         due.count -= begun.len();
@@ -126,93 +113,6 @@ impl Erasures {
 
     fn lock(&self) -> MutexGuard<'_, Due> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The thread that erases.
-pub(super) struct Eraser {
-    shared: Arc<Shared>,
-    /// The last try met a lack of something.
-    is_stuck: bool,
-}
-
-impl Eraser {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self {
-            shared,
-            is_stuck: false,
-        }
-    }
-
-    /// Erases what a start found.
-    pub(super) fn begin(&mut self) {
-        self.erase_for(START_TIME);
-    }
-
-    /// Erases everything that is due, once.
-    pub(super) fn erase_all(&mut self) {
-        self.erase_while(|| true);
-    }
-
-    /// Ends, after a last round, when nobody can say anything through `stop` any more.
-    pub(super) fn run(mut self, stop: &Receiver<()>) {
-        while stop.recv_timeout(ERASE_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-            self.erase_while(|| stop.try_recv() != Err(TryRecvError::Disconnected));
-        }
-        self.erase_for(CLOSE_TIME);
-    }
-
-    fn erase_for(&mut self, time: Duration) {
-        let begun = Instant::now();
-        self.erase_while(|| begun.elapsed() < time);
-    }
-
-    /// Erases what is due, segment by segment.
-    fn erase_while(&mut self, go_on: impl Fn() -> bool) {
-        let Shared { erasures, log, .. } = &*self.shared;
-        let (mut next, mut all) = (0, Erased::default());
-        while !self.shared.has_failed() && go_on() {
-            let Some((segment, bodies)) = erasures.begin(next, self.shared.durable()) else {
-                break;
-            };
-            let erased = log.erase(segment, &bodies);
-            erasures.end(erased.is_ok());
-            match erased {
-                Ok(Erased {
-                    left_alone,
-                    failure,
-                }) => {
-                    all.left_alone += left_alone;
-                    all.failure = failure.or(all.failure);
-                    if std::mem::take(&mut self.is_stuck) {
-                        info!("deleted messages are erased again");
-                    }
-                    next = segment;
-                }
-                Err(error) => {
-                    if !std::mem::replace(&mut self.is_stuck, true) {
-                        warn!(%error, "cannot erase deleted messages; trying again");
-                    }
-                    next = segment + 1;
-                }
-            }
-        }
-        let Erased {
-            left_alone,
-            failure,
-        } = all;
-        if let Some(error) = failure {
-            warn!(
-                left_alone,
-                %error,
-                "deleted messages stay in the log until it is compacted: the disk did not erase them"
-            );
-        } else if left_alone > 0 {
-            warn!(
-                left_alone,
-                "deleted messages stay in the log until it is compacted: their records are damaged, or in segments that a backup links to"
-            );
-        }
     }
 }
 

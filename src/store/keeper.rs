@@ -12,8 +12,8 @@ use tracing::{info, warn};
 
 use super::Durability;
 use super::disk;
-use super::embedded::{CheckpointError, Shared};
 use super::index::Checkpoint;
+use super::state::{CheckpointError, Shared};
 
 /// Time between checkpoints while messages come: bounds what the next start replays.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);

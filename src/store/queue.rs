@@ -8,6 +8,14 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::log::Place;
+use super::{Deleted, Receipt, StoreError};
+use crate::digest::Digest;
+use crate::message::Message;
+
 /// Entries that may wait; also the limit on how many writers one sync can release twice over.
 pub(super) const QUEUE_ENTRIES_MAX: usize = 1024;
 
@@ -26,6 +34,31 @@ pub(super) const GROUP_BYTES_MAX: usize = 4 << 20;
 /// machine it is those who would come a moment too late for the group that get it, and a sync is shared
 /// by more of them.
 const OFFERS_TIME_MAX: Duration = Duration::from_micros(500);
+
+/// What waits for the committer.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) job: Job,
+    /// Where the caller runs, if that is an async runtime.
+    pub(super) runtime: Option<Handle>,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(super) enum Job {
+    Put {
+        message: Message,
+        /// A place that the index has for it, but which does not hold it any more.
+        damaged: Option<Place>,
+        /// `Shared::groups` before it was looked up.
+        seen: u64,
+        reply: oneshot::Sender<Result<Receipt, StoreError>>,
+    },
+    Delete {
+        digest: Digest,
+        reply: oneshot::Sender<Result<Option<Deleted>, StoreError>>,
+    },
+}
 
 /// A bounded queue with one consumer.
 #[derive(Debug)]
