@@ -23,7 +23,9 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 16 << 20;
 
 /// Up to so many bytes, an answer is copied together and sent as one piece: the kernel takes longer to
-/// read a list of pieces than it takes to copy the usual head and message.
+/// read a list of pieces than it takes to copy the usual head and message. hyper's own copying,
+/// `writev(false)`, keeps a buffer as large as the largest piece for as long as the connection lives: 84 KiB
+/// instead of 20 after an answer of 300 KB, for all connections more than the memory that is announced.
 const JOINED_BYTES_MAX: usize = 1024;
 
 /// A socket, or TLS on one, that counts what passes in `progress`.
