@@ -16,7 +16,7 @@ pub fn write(lines: &mut Vec<u8>, message: &Message) {
     write_line(lines, &message.digest(), "message", message.text());
 }
 
-/// Appends the line of a message whose text cannot be had. It is no message, and is refused when read.
+/// Appends the line of a message whose text cannot be read. It is no message, and is refused when read.
 pub fn write_missing(lines: &mut Vec<u8>, digest: &Digest, reason: &str) {
     write_line(lines, digest, "error", reason);
 }

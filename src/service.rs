@@ -1,6 +1,6 @@
 //! Publish a message, fetch a message, delete one: what the service does, free of HTTP.
 //!
-//! It stands between whoever speaks a protocol and whatever store is behind, and knows neither. It
+//! It stands between a protocol and a store, and knows neither. It
 //! is there before its store is: opening a large one takes a while, and a service that says so is
 //! better than a port that is closed.
 
@@ -101,7 +101,7 @@ impl Service {
     /// not an error.
     pub async fn opened(&self, patience: Duration) {
         if !self.store.initialized() {
-            // Whoever goes on too early is told so.
+            // A caller that goes on before it is open is told so.
             let _ = timeout(patience, self.store.wait()).await;
         }
     }

@@ -1,4 +1,4 @@
-//! What systemd, or whoever speaks its protocol, hands over and wants to hear: inherited sockets,
+//! What systemd, or another supervisor with its protocol, hands over and wants to hear: inherited sockets,
 //! readiness, a sign of life.
 //!
 //! Everything here does nothing when there is no supervisor. See `sd_listen_fds(3)` and

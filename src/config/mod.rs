@@ -53,7 +53,7 @@ pub struct Config {
     pub log: LogConfig,
     /// Serving over TLS, beside or instead of plain HTTP.
     pub tls: Option<TlsConfig>,
-    /// Who may come in.
+    /// Who is admitted.
     pub access: access::Settings,
 }
 
@@ -131,12 +131,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// A log file that is turned over by size.
+/// A log file that is rotated by size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFileConfig {
     /// The one that is written to.
     pub path: PathBuf,
-    /// A file is turned over before it grows beyond this, in bytes.
+    /// A file is rotated before it grows beyond this, in bytes.
     pub bytes_max: u64,
     /// Old files that are kept beside it.
     pub files_max: u32,

@@ -27,7 +27,7 @@ use super::budget::Reservation;
 use super::digest_fields::RequestDigests;
 use super::error::{HttpError, LineError};
 use super::json;
-use super::lines::{Line, Lines};
+use super::lines::{BodyLine, LineSplitter};
 use super::request::{BodyDeadline, BodyError, RequestBody, check_size};
 use super::response;
 use crate::digest::Digest;
@@ -82,7 +82,7 @@ pub(super) async fn answer(
         pace,
         received: 0,
         has_ended: false,
-        lines: Lines::new(usize::try_from(app.limits.body.bytes_max).unwrap_or(usize::MAX)),
+        lines: LineSplitter::new(usize::try_from(app.limits.body.bytes_max).unwrap_or(usize::MAX)),
         waiting: VecDeque::new(),
         waiting_bytes: 0,
         answered: 0,
@@ -124,7 +124,7 @@ struct Batch {
     /// Bytes of the body so far.
     received: u64,
     has_ended: bool,
-    lines: Lines,
+    lines: LineSplitter,
     /// Lines that were begun and not answered, in their order.
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
@@ -237,8 +237,8 @@ impl Batch {
         }
     }
 
-    async fn begin(&self, line: Line) -> Result<Waiting, LineError> {
-        let Line::Text(line) = line else {
+    async fn begin(&self, line: BodyLine) -> Result<Waiting, LineError> {
+        let BodyLine::Text(line) = line else {
             let bytes_max = self.app.limits.body.bytes_max;
             return Err(LineError::TooLarge { bytes_max });
         };

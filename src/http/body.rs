@@ -5,7 +5,7 @@
 //! its [`DeliveryProgress`] shows whether the client takes anything at all. HTTP/2 makes both necessary: there,
 //! one connection can leave many answers unread and be busy with others.
 //!
-//! An answer without a known end is made as the client takes it, by whoever has its [`BodySender`]: a
+//! An answer without a known end is made as the client takes it, by the holder of its [`BodySender`]: a
 //! few pieces ahead, as many bytes as were agreed on. If the sender is dropped before it says that the
 //! answer is whole, the client is told that it is not.
 
@@ -38,7 +38,7 @@ pub(super) type Response = http::Response<ResponseBody>;
 pub struct ResponseBody {
     rest: Bytes,
     /// For a large answer.
-    held: Option<Held>,
+    delivery: Option<Delivery>,
     /// What comes after `rest`, for an answer that is made while it is sent; boxed, since all others are
     /// moved with it.
     stream: Option<Box<Stream>>,
@@ -47,8 +47,8 @@ pub struct ResponseBody {
 }
 
 #[derive(Debug)]
-struct Held {
-    taking: DeliveryProgress,
+struct Delivery {
+    progress: DeliveryProgress,
     /// What is sent as a stream counts by itself.
     _reservation: Option<Reservation>,
 }
@@ -83,7 +83,7 @@ pub(super) struct BodySender {
     bytes_max: usize,
 }
 
-/// Nobody takes the answer any more.
+/// The client does not take the answer any more.
 #[derive(Debug)]
 pub(super) struct Gone;
 
@@ -131,8 +131,8 @@ impl ByteBudget {
         let body = response.body_mut();
         let length = body.rest.len();
         if length > PIECE_BYTES_MAX {
-            body.held = Some(Held {
-                taking: DeliveryProgress::default(),
+            body.delivery = Some(Delivery {
+                progress: DeliveryProgress::default(),
                 _reservation: Some(self.reserve(length.min(self.bytes_max()))?),
             });
         }
@@ -171,11 +171,11 @@ impl ResponseBody {
 
     /// Lets this answer be followed, like a large one.
     pub(super) fn followed(self) -> Self {
-        let held = Some(Held {
-            taking: DeliveryProgress::default(),
+        let delivery = Some(Delivery {
+            progress: DeliveryProgress::default(),
             _reservation: None,
         });
-        Self { held, ..self }
+        Self { delivery, ..self }
     }
 
     /// Whether it is made while it is sent.
@@ -193,8 +193,10 @@ impl ResponseBody {
 
     /// Follows this answer, if it is large.
     #[must_use]
-    pub fn taking(&self) -> Option<DeliveryProgress> {
-        self.held.as_ref().map(|held| held.taking.clone())
+    pub fn delivery(&self) -> Option<DeliveryProgress> {
+        self.delivery
+            .as_ref()
+            .map(|delivery| delivery.progress.clone())
     }
 
     /// Ends `record` with itself.
@@ -239,8 +241,8 @@ impl Body for ResponseBody {
                 None => return Poll::Ready(Some(Err(io::ErrorKind::BrokenPipe.into()))),
             }
         }
-        if let Some(held) = &self.held {
-            held.taking.0.fetch_add(1, Relaxed);
+        if let Some(delivery) = &self.delivery {
+            delivery.progress.0.fetch_add(1, Relaxed);
         }
         let length = self.rest.len().min(PIECE_BYTES_MAX);
         let piece = self.rest.split_to(length);
@@ -295,11 +297,11 @@ mod tests {
     async fn a_large_answer_comes_in_pieces_and_can_be_followed() {
         let room = ByteBudget::new(1_000_000);
         let mut large = room.admit(answer(PIECE_BYTES_MAX + 1)).unwrap().into_body();
-        let taking = large.taking().unwrap();
-        assert_eq!(taking.pieces(), Some(0));
+        let progress = large.delivery().unwrap();
+        assert_eq!(progress.pieces(), Some(0));
         let piece = large.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(piece.len(), PIECE_BYTES_MAX);
-        assert_eq!(taking.pieces(), Some(1));
+        assert_eq!(progress.pieces(), Some(1));
         assert_eq!(large.size_hint().exact(), Some(1));
         assert_eq!(
             large
@@ -314,15 +316,15 @@ mod tests {
         );
         assert!(large.frame().await.is_none());
         drop(large);
-        assert_eq!(taking.pieces(), None);
-        assert!(room.admit(answer(10)).unwrap().body().taking().is_none());
+        assert_eq!(progress.pieces(), None);
+        assert!(room.admit(answer(10)).unwrap().body().delivery().is_none());
     }
 
     #[tokio::test]
     async fn a_stream_is_taken_in_pieces_and_its_end_is_told_from_a_break() {
         let (stream, whole) = ResponseBody::stream(1, None);
         let mut whole = whole.followed();
-        let taking = whole.taking().unwrap();
+        let progress = whole.delivery().unwrap();
         assert!(!whole.is_end_stream());
         assert_eq!(whole.size_hint().exact(), None);
         stream
@@ -335,7 +337,7 @@ mod tests {
             PIECE_BYTES_MAX
         );
         assert_eq!(second.unwrap().unwrap().into_data().unwrap().len(), 1);
-        assert_eq!(taking.pieces(), Some(2));
+        assert_eq!(progress.pieces(), Some(2));
         stream.end();
         assert!(whole.frame().await.is_none());
         assert!(whole.is_end_stream());

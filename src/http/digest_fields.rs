@@ -3,8 +3,8 @@
 //!
 //! No content coding is taken or used here, so content and representation are the same bytes; only an
 //! answer with a part of a message makes a difference. SHA-256 and SHA-512 are known, other algorithms
-//! are passed over, as the RFC has it (section 2). A field that cannot be read is refused: whoever
-//! wants to be sure must not be left in the belief that something was checked.
+//! are ignored, as the RFC has it (section 2). A field that cannot be read is refused: a client that
+//! wants to be sure must not believe that something was checked.
 
 use std::fmt;
 

@@ -5,9 +5,9 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Lines in the making.
+/// Gathers what comes into lines.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(super) struct LineSplitter {
     bytes_max: usize,
     /// What came and was not cut yet.
     rest: Bytes,
@@ -19,13 +19,13 @@ pub(super) struct Lines {
 
 /// A line without its end.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub(super) enum BodyLine {
     Text(Bytes),
     TooLong,
 }
 
-impl Lines {
-    /// Lines of `bytes_max` bytes at most.
+impl LineSplitter {
+    /// For lines of `bytes_max` bytes at most.
     pub(super) fn new(bytes_max: usize) -> Self {
         Self {
             bytes_max,
@@ -35,7 +35,7 @@ impl Lines {
         }
     }
 
-    /// Takes the next piece, once [`Lines::next`] has said that it needs one.
+    /// Takes the next piece, once [`LineSplitter::next`] has said that it needs one.
     pub(super) fn feed(&mut self, piece: Bytes) {
         debug_assert!(
             self.rest.is_empty(),
@@ -55,7 +55,7 @@ impl Lines {
     }
 
     /// The next line that has ended. It is copied only if it came in several pieces.
-    pub(super) fn next(&mut self) -> Option<Line> {
+    pub(super) fn next(&mut self) -> Option<BodyLine> {
         let Some(end) = self.rest.iter().position(|&byte| byte == b'\n') else {
             let rest = std::mem::take(&mut self.rest);
             self.gather(&rest);
@@ -64,14 +64,14 @@ impl Lines {
         let line = self.rest.split_to(end);
         self.rest.advance(1);
         if self.begun.is_empty() && !self.is_skipping && line.len() <= self.bytes_max {
-            return Some(Line::Text(line));
+            return Some(BodyLine::Text(line));
         }
         self.gather(&line);
         Some(self.take_begun())
     }
 
     /// The last line, if no line end follows it.
-    pub(super) fn end(&mut self) -> Option<Line> {
+    pub(super) fn end(&mut self) -> Option<BodyLine> {
         (self.is_skipping || !self.begun.is_empty()).then(|| self.take_begun())
     }
 
@@ -84,11 +84,11 @@ impl Lines {
         }
     }
 
-    fn take_begun(&mut self) -> Line {
+    fn take_begun(&mut self) -> BodyLine {
         if std::mem::take(&mut self.is_skipping) {
-            Line::TooLong
+            BodyLine::TooLong
         } else {
-            Line::Text(std::mem::take(&mut self.begun).freeze())
+            BodyLine::Text(std::mem::take(&mut self.begun).freeze())
         }
     }
 }
@@ -99,8 +99,8 @@ mod tests {
 
     use super::*;
 
-    fn cut(bytes_max: usize, pieces: &[&[u8]]) -> Vec<Line> {
-        let mut lines = Lines::new(bytes_max);
+    fn cut(bytes_max: usize, pieces: &[&[u8]]) -> Vec<BodyLine> {
+        let mut lines = LineSplitter::new(bytes_max);
         let mut all = Vec::new();
         for piece in pieces {
             lines.feed(Bytes::copy_from_slice(piece));
@@ -114,8 +114,8 @@ mod tests {
         all
     }
 
-    fn text(text: &'static str) -> Line {
-        Line::Text(Bytes::from_static(text.as_bytes()))
+    fn text(text: &'static str) -> BodyLine {
+        BodyLine::Text(Bytes::from_static(text.as_bytes()))
     }
 
     #[test]
@@ -136,11 +136,11 @@ mod tests {
     fn a_line_that_is_too_long_is_skipped_and_it_alone() {
         assert_eq!(
             cut(2, &[b"ab\nabc\nab\n"]),
-            [text("ab"), Line::TooLong, text("ab")]
+            [text("ab"), BodyLine::TooLong, text("ab")]
         );
         assert_eq!(
             cut(2, &[b"ab", b"c", b"defg", b"h\na", b"b\n", b"abc"]),
-            [Line::TooLong, text("ab"), Line::TooLong]
+            [BodyLine::TooLong, text("ab"), BodyLine::TooLong]
         );
     }
 

@@ -16,7 +16,7 @@ use super::digest_fields::{self, RequestDigests};
 use super::error::HttpError;
 use super::json;
 use super::negotiation::{BodyFormat, Form, FormatError, names_etag};
-use super::range::{self, Part};
+use super::range::{self, Selection};
 use super::request::{RequestBody, check_size, read_body};
 use super::response;
 use crate::digest::Digest;
@@ -104,7 +104,7 @@ fn is_waiting(fields: &HeaderMap) -> bool {
 /// A receipt for the message with this digest, if it is stored and whole: it is read and stored again,
 /// which writes nothing.
 async fn known(app: &App, digest: &Digest) -> Result<Option<Receipt>, HttpError> {
-    // Whoever finds it busy is told after the body, like everybody else.
+    // Where it is busy, the client learns so after its body, like any other.
     let Ok(_write) = app.writes.try_acquire() else {
         return Ok(None);
     };
@@ -210,11 +210,11 @@ fn message(app: &App, digest: Digest, head: &Parts) -> Result<Response, HttpErro
     if form == Form::Text && head.method == Method::GET && fields.contains_key(RANGE) {
         let bytes = message.as_bytes().len();
         match range::wanted(fields, &response::etag(&digest, form), bytes) {
-            Part::All => {}
-            Part::Bytes(part) => {
+            Selection::All => {}
+            Selection::Bytes(part) => {
                 return admit(response::part(&message, part));
             }
-            Part::None => return Err(HttpError::NoSuchRange { bytes }),
+            Selection::None => return Err(HttpError::NoSuchRange { bytes }),
         }
     }
     admit(response::found(&message, form))

@@ -29,8 +29,8 @@ pub(super) enum BodyFormat {
 }
 
 impl BodyFormat {
-    /// Reads Content-Type. Whatever is not known for certain is refused: a guess would store
-    /// something else than the client meant, for ever.
+    /// Reads Content-Type. What is not known for certain is refused: a guess would store something
+    /// else than the client meant.
     pub(super) fn of(fields: &HeaderMap) -> Result<Self, FormatError> {
         if fields.contains_key(CONTENT_ENCODING) {
             return Err(FormatError::Encoding);

@@ -1,8 +1,8 @@
 //! Pages for people and the description of the interface for tools: files that are part of the
 //! program.
 //!
-//! Each is named by its digest, kept by whoever has it, and asked about each time: after an update
-//! nobody sees the old one. This room knows nothing of messages; a page fetches them like any other
+//! Each is named by its digest, cached by clients, and revalidated each time: after an update no
+//! client shows the old one. This room knows nothing of messages; a page fetches them like any other
 //! client.
 //!
 //! **Invariant:** a page loads nothing from elsewhere, so it works without any other host, and runs
@@ -70,11 +70,11 @@ digestd keeps messages and finds them by their SHA-256 digest. All of it: /docs,
 
 /// All files, named by what is in them.
 #[derive(Debug)]
-pub(super) struct Pages(Vec<Page>);
+pub(super) struct Pages(Vec<PageFile>);
 
 /// A file.
 #[derive(Debug)]
-struct Page {
+struct PageFile {
     path: &'static str,
     kind: &'static str,
     etag: HeaderValue,
@@ -84,7 +84,7 @@ struct Page {
 impl Pages {
     /// Hashes the files, once.
     pub(super) fn new() -> Self {
-        let page = |(path, kind, content): (_, _, &'static str)| Page {
+        let page = |(path, kind, content): (_, _, &'static str)| PageFile {
             path,
             kind,
             // The digest of its content.

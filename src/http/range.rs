@@ -7,7 +7,7 @@ use http::header::{HeaderMap, HeaderValue, IF_RANGE, RANGE};
 
 /// What of a text is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum Selection {
     All,
     Bytes(Range<usize>),
     /// A range was asked for that has nothing in common with the text.
@@ -16,20 +16,20 @@ pub(super) enum Part {
 
 /// Reads Range and If-Range for a text of `length` bytes with this entity tag. What cannot be read is
 /// ignored (RFC 9110, 14.2).
-pub(super) fn wanted(fields: &HeaderMap, etag: &HeaderValue, length: usize) -> Part {
+pub(super) fn wanted(fields: &HeaderMap, etag: &HeaderValue, length: usize) -> Selection {
     let mut ranges = fields.get_all(RANGE).iter();
     let (Some(range), None) = (ranges.next(), ranges.next()) else {
-        return Part::All;
+        return Selection::All;
     };
     // A strong comparison; a date matches nothing, since none is sent (RFC 9110, 13.1.5).
     if fields.get(IF_RANGE).is_some_and(|field| field != etag) {
-        return Part::All;
+        return Selection::All;
     }
     range
         .to_str()
         .ok()
         .and_then(parse)
-        .map_or(Part::All, |range| range.of(length))
+        .map_or(Selection::All, |range| range.of(length))
 }
 
 /// A single range, as it was asked for.
@@ -41,16 +41,16 @@ enum Asked {
 }
 
 impl Asked {
-    fn of(self, length: usize) -> Part {
+    fn of(self, length: usize) -> Selection {
         let (start, end) = match self {
             Self::From(first) => (first, length),
             Self::Between(first, last) => (first, last.saturating_add(1).min(length)),
             Self::Last(bytes) => (length.saturating_sub(bytes), length),
         };
         if start < end {
-            Part::Bytes(start..end)
+            Selection::Bytes(start..end)
         } else {
-            Part::None
+            Selection::None
         }
     }
 }
@@ -83,7 +83,7 @@ mod tests {
 
     const HUGE: &str = "99999999999999999999999999";
 
-    fn of_ten(range: &str) -> Part {
+    fn of_ten(range: &str) -> Selection {
         let fields = HeaderMap::from_iter([(RANGE, HeaderValue::from_str(range).unwrap())]);
         wanted(&fields, &HeaderValue::from_static("\"x\""), 10)
     }
@@ -103,7 +103,7 @@ mod tests {
             ("bytes=-11", 0..10),
             (&format!("bytes=-{HUGE}"), 0..10),
         ] {
-            assert_eq!(of_ten(range), Part::Bytes(part), "{range}");
+            assert_eq!(of_ten(range), Selection::Bytes(part), "{range}");
         }
     }
 
@@ -115,10 +115,10 @@ mod tests {
             "bytes=-0",
             &format!("bytes={HUGE}-"),
         ] {
-            assert_eq!(of_ten(range), Part::None, "{range}");
+            assert_eq!(of_ten(range), Selection::None, "{range}");
         }
-        assert_eq!(parse("bytes=0-").unwrap().of(0), Part::None);
-        assert_eq!(parse("bytes=-5").unwrap().of(0), Part::None);
+        assert_eq!(parse("bytes=0-").unwrap().of(0), Selection::None);
+        assert_eq!(parse("bytes=-5").unwrap().of(0), Selection::None);
     }
 
     #[test]
@@ -134,25 +134,25 @@ mod tests {
             "lines=1-2",
             "",
         ] {
-            assert_eq!(of_ten(range), Part::All, "{range}");
+            assert_eq!(of_ten(range), Selection::All, "{range}");
         }
         let mut fields = HeaderMap::new();
         let etag = HeaderValue::from_static("\"x\"");
-        assert_eq!(wanted(&fields, &etag, 10), Part::All);
+        assert_eq!(wanted(&fields, &etag, 10), Selection::All);
         for range in ["bytes=0-1", "bytes=2-3"] {
             fields.append(RANGE, HeaderValue::from_static(range));
         }
-        assert_eq!(wanted(&fields, &etag, 10), Part::All);
+        assert_eq!(wanted(&fields, &etag, 10), Selection::All);
     }
 
     #[test]
     fn a_range_of_another_version_is_not_taken() {
         let etag = HeaderValue::from_static("\"x\"");
         for (condition, part) in [
-            ("\"x\"", Part::Bytes(0..1)),
-            ("\"y\"", Part::All),
-            ("W/\"x\"", Part::All),
-            ("Sat, 29 Oct 1994 19:43:31 GMT", Part::All),
+            ("\"x\"", Selection::Bytes(0..1)),
+            ("\"y\"", Selection::All),
+            ("W/\"x\"", Selection::All),
+            ("Sat, 29 Oct 1994 19:43:31 GMT", Selection::All),
         ] {
             let fields = HeaderMap::from_iter([
                 (RANGE, HeaderValue::from_static("bytes=0-0")),

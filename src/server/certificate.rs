@@ -30,7 +30,7 @@ const KEY_NAME: &str = "localhost.key";
 /// How long a certificate made here is valid: the longest that all clients accept.
 const VALIDITY: Duration = Duration::from_hours(825 * 24);
 
-/// One made here is made anew at a start when it is valid no longer than this.
+/// One made here is replaced at a start when it is valid no longer than this.
 const VALIDITY_MIN: Duration = Duration::from_hours(30 * 24);
 
 /// There is no certificate that can be used.
@@ -139,7 +139,7 @@ pub(super) fn own_certificate(data_dir: &Path) -> Result<Files, TlsError> {
     }
     let Pem { chain, key } =
         make().map_err(|error| TlsError::certificate(&files.certificate, &error))?;
-    // The key first: a certificate without one would be taken for whole by whoever looks for it.
+    // The key first: a certificate without one would look complete.
     replace(&files.key, &key, 0o600)?;
     replace(&files.certificate, &chain, 0o644)?;
     info!(certificate = %files.certificate.display(), "made a TLS certificate for this machine");

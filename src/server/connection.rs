@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::stream::{CountingStream, UNASKED_BYTES_MAX};
-use super::timeouts::{Action, IdlePolicy, Progress, Running};
+use super::timeouts::{Action, ConnectionProgress, IdlePolicy, Running};
 use crate::config::ConnectionLimits;
 use crate::http::{App, ConnectionInfo, ResponseBody};
 
@@ -62,7 +62,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     limits: Arc<ConnectionLimits>,
     mut phase: watch::Receiver<Phase>,
 ) {
-    let progress = Arc::new(Progress::default());
+    let progress = Arc::new(ConnectionProgress::default());
     let stream = CountingStream::new(stream, Arc::clone(&progress));
     let requests_max = limits.requests_max;
     let service = {
@@ -107,7 +107,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 async fn answer(
     app: Arc<App>,
     info: ConnectionInfo,
-    progress: Arc<Progress>,
+    progress: Arc<ConnectionProgress>,
     requests_max: u64,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
@@ -120,8 +120,8 @@ async fn answer(
     if response.headers().contains_key(CONNECTION) || (has_body && response.body().is_streamed()) {
         progress.body_unread.store(true, Relaxed);
     }
-    if let Some(taking) = response.body().taking() {
-        progress.large_answers().push(taking);
+    if let Some(delivery) = response.body().delivery() {
+        progress.large_answers().push(delivery);
     }
     if number >= requests_max {
         progress.retire.store(true, Relaxed);

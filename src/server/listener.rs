@@ -1,6 +1,6 @@
 //! Accepting connections: within their number, whatever happens.
 //!
-//! A connection beyond a limit, or of somebody who is not let in, is closed at once: an answer would
+//! A connection beyond a limit, or of a network that is not allowed, is closed at once: an answer would
 //! cost what the limit saves. An error of `accept` never ends the loop: when descriptors have run out
 //! it pauses, since the next try cannot fare better before some connection has ended.
 
@@ -30,7 +30,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time between two lines in the log about the same trouble.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Where connections come in, and what they find.
+/// A socket that is listened on, and what is served on it.
 #[derive(Debug)]
 pub struct Listener {
     /// The socket, listening.
@@ -52,7 +52,7 @@ impl From<TcpListener> for Listener {
     }
 }
 
-/// Accepts connections for ever; ends by being dropped.
+/// Accepts connections until it is dropped.
 pub(super) async fn accept(
     listener: Listener,
     app: Arc<App>,
@@ -127,7 +127,7 @@ pub(super) async fn accept(
     }
 }
 
-/// A trusted proxy may speak for those who are let in without being one of them.
+/// A trusted proxy may speak for clients that are allowed without being allowed itself.
 fn is_let_in(access: &Access, peer: Peer) -> bool {
     peer.is_trusted || access.admits(peer.address)
 }

@@ -60,7 +60,7 @@ fn hint(error: &io::Error) -> &'static str {
 /// Listens on all of `addresses`, or on none.
 ///
 /// # Errors
-/// On the first address that cannot be had.
+/// On the first address that cannot be bound.
 pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
     let bind = |&address: &SocketAddr| {
         let socket = if address.is_ipv4() {

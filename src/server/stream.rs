@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::timeouts::Progress;
+use super::timeouts::ConnectionProgress;
 
 /// Bytes a client may send while nothing is being answered: what was under way of bodies that were
 /// refused, and a head. Beyond it, it is pings and settings, which hyper answers without end.
@@ -32,7 +32,7 @@ const JOINED_BYTES_MAX: usize = 1024;
 #[derive(Debug)]
 pub(super) struct CountingStream<S> {
     stream: S,
-    progress: Arc<Progress>,
+    progress: Arc<ConnectionProgress>,
     linger: Option<Linger>,
 }
 
@@ -43,7 +43,7 @@ struct Linger {
 }
 
 impl<S> CountingStream<S> {
-    pub(super) fn new(stream: S, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(stream: S, progress: Arc<ConnectionProgress>) -> Self {
         Self {
             stream,
             progress,

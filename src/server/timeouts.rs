@@ -2,7 +2,7 @@
 //!
 //! hyper has no time limit on a client that sends nothing, reads nothing or keeps a connection for days,
 //! and its one for request heads costs a timer a request. So a connection counts what it does
-//! ([`Progress`], a few relaxed atomics), and [`IdlePolicy`] looks at the counts now and then: limits on time
+//! ([`ConnectionProgress`], a few relaxed atomics), and [`IdlePolicy`] looks at the counts now and then: limits on time
 //! hold within a quarter of the shortest of them, and cost a request nothing.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -16,7 +16,7 @@ use crate::http::DeliveryProgress;
 
 /// What a connection did so far.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(super) struct ConnectionProgress {
     /// Bytes read since the last request began: a head in the making, if none is running.
     pub(super) head_bytes: AtomicUsize,
     pub(super) written_bytes: AtomicU64,
@@ -33,7 +33,7 @@ pub(super) struct Progress {
     pub(super) retire: AtomicBool,
 }
 
-impl Progress {
+impl ConnectionProgress {
     pub(super) fn large_answers(&self) -> MutexGuard<'_, Vec<DeliveryProgress>> {
         self.large_answers
             .lock()
@@ -48,11 +48,11 @@ impl Progress {
 }
 
 /// A request being answered, until the answer is there, or over if it is made while it is sent.
-pub(super) struct Running(pub(super) Arc<Progress>);
+pub(super) struct Running(pub(super) Arc<ConnectionProgress>);
 
 impl Running {
     /// Counts a request; returns its number on the connection, from 1.
-    pub(super) fn start(progress: Arc<Progress>, is_h2: bool) -> (Self, u64) {
+    pub(super) fn start(progress: Arc<ConnectionProgress>, is_h2: bool) -> (Self, u64) {
         progress.head_bytes.store(0, Relaxed);
         progress.is_h2.store(is_h2, Relaxed);
         progress.running.fetch_add(1, Relaxed);
@@ -96,7 +96,7 @@ pub(super) struct IdlePolicy {
 /// A large answer that was not taken to its end when it was last looked at.
 #[derive(Debug)]
 struct Unread {
-    taking: DeliveryProgress,
+    delivery: DeliveryProgress,
     pieces: usize,
     since: Instant,
 }
@@ -142,7 +142,7 @@ impl IdlePolicy {
     }
 
     /// What is to become of a connection that did this so far.
-    pub(super) fn look(&mut self, progress: &Progress) -> Action {
+    pub(super) fn look(&mut self, progress: &ConnectionProgress) -> Action {
         if self.has_stalled_answer(progress) {
             return Action::End;
         }
@@ -175,17 +175,17 @@ impl IdlePolicy {
     }
 
     /// Whether a large answer lies there untaken, however busy the connection is otherwise.
-    fn has_stalled_answer(&mut self, progress: &Progress) -> bool {
+    fn has_stalled_answer(&mut self, progress: &ConnectionProgress) -> bool {
         let now = Instant::now();
-        let new = |taking| Unread {
-            taking,
+        let new = |delivery| Unread {
+            delivery,
             pieces: 0,
             since: now,
         };
         self.answers
             .extend(progress.large_answers().drain(..).map(new));
         self.answers.retain_mut(|answer| {
-            let Some(pieces) = answer.taking.pieces() else {
+            let Some(pieces) = answer.delivery.pieces() else {
                 return false;
             };
             if pieces != answer.pieces {
@@ -200,7 +200,7 @@ impl IdlePolicy {
 }
 
 impl State {
-    fn of(progress: &Progress) -> Self {
+    fn of(progress: &ConnectionProgress) -> Self {
         let requests = progress.requests.load(Relaxed);
         let is_h2 = progress.is_h2.load(Relaxed);
         let written_bytes = progress.written_bytes.load(Relaxed);
@@ -235,7 +235,7 @@ mod tests {
 
     use super::*;
 
-    fn policy() -> (IdlePolicy, Arc<Progress>, ConnectionLimits) {
+    fn policy() -> (IdlePolicy, Arc<ConnectionProgress>, ConnectionLimits) {
         let limits = ConnectionLimits::default();
         (
             IdlePolicy::new(&limits, Instant::now()),
