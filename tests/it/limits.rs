@@ -696,3 +696,42 @@ async fn an_http2_client_that_leaves_an_answer_unread_is_dropped() {
     assert!(started.elapsed() >= timeout);
     assert!(answer.is_err(), "all of it was kept: {answer:?}");
 }
+
+#[tokio::test]
+async fn large_answers_are_given_while_there_is_room_for_them_and_refused_beyond_it() {
+    // More than a client over HTTP/2 is sent before it reads.
+    const BYTES: usize = 8 << 20;
+    let server = TestServer::with(|limits| {
+        limits.body.bytes_max = BYTES as u64;
+        limits.answers_bytes_max = 2 * BYTES;
+    });
+    let large = server.publish(&"x".repeat(BYTES)).await;
+    let small = server.publish("small").await;
+    let [get, get_small] = [large, small].map(|path| Ask::get(path).field("accept", "text/plain"));
+    let mut clients = Vec::new();
+    let mut unread = Vec::new();
+    for _ in 0..2 {
+        let mut client = server.connect(Protocol::Http2).await;
+        unread.push(client.begin_reading(&get).await);
+        clients.push(client);
+    }
+    let refused = server.ask(&get).await;
+    assert_eq!(
+        (refused.status, refused.field("retry-after")),
+        (503, Some("1"))
+    );
+    assert_eq!(
+        refused.error(),
+        "Too many large answers are on their way at the moment. Try again soon."
+    );
+    assert_eq!(server.ask(&get_small).await.status, 200);
+
+    for answer in unread {
+        assert_eq!(answer.collect().await.unwrap().body.len(), BYTES);
+    }
+    let mut client = server.connect(Protocol::Http1).await;
+    until("room for another", async || {
+        client.ask(&get).await.status == 200
+    })
+    .await;
+}

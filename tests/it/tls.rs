@@ -9,14 +9,14 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use digestd::config::{CertificateConfig, Limits};
 use digestd::http::{App, ListenerRole};
 use digestd::metrics::Metrics;
 use digestd::server::{self, Listener, Tls};
 use digestd::service::Service;
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{CertificateParams, CertifiedKey, KeyPair, generate_simple_self_signed};
 use rustix::process::Signal;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -485,4 +485,48 @@ fn p99(server: &Digestd, digest: &str) -> Duration {
         .collect();
     times.sort();
     times[times.len() * 99 / 100]
+}
+
+/// A certificate for this machine that expires in so long, with its key.
+fn certificate_for(time: Duration) -> [String; 2] {
+    let mut parameters = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let now = SystemTime::now();
+    parameters.not_before = (now - Duration::from_hours(24)).into();
+    parameters.not_after = (now + time).into();
+    let key = KeyPair::generate().unwrap();
+    let certificate = parameters.self_signed(&key).unwrap();
+    [certificate.pem(), key.serialize_pem()]
+}
+
+#[test]
+fn a_self_made_certificate_is_renewed_a_month_before_it_expires() {
+    const MONTH: Duration = Duration::from_hours(30 * 24);
+    const MINUTE: Duration = Duration::from_mins(1);
+    for (time, is_kept) in [
+        (Duration::ZERO, false),
+        (MONTH.checked_sub(MINUTE).unwrap(), false),
+        (MONTH + MINUTE, true),
+    ] {
+        let data = tempfile::tempdir().unwrap();
+        let paths = ["localhost.crt", "localhost.key"].map(|name| data.path().join(name));
+        let old = certificate_for(time);
+        for (path, text) in paths.iter().zip(&old) {
+            fs::write(path, text).unwrap();
+        }
+        let open = || {
+            let config = CertificateConfig::SelfSigned;
+            Tls::new(&config, data.path(), Arc::new(Metrics::default())).unwrap();
+            paths
+                .each_ref()
+                .map(|path| fs::read_to_string(path).unwrap())
+        };
+        let found = open();
+        assert_eq!(
+            found.each_ref().map(|text| old.contains(text)),
+            [is_kept; 2],
+            "{time:?}"
+        );
+        // A new one is valid for long.
+        assert_eq!(open(), found);
+    }
 }
