@@ -512,37 +512,52 @@ fn a_first_backup_that_was_interrupted_is_known_for_what_it_is() {
     }
 }
 
-/// Stopped in the middle, and gone on with when the log is another one.
+/// Stops a backup in the middle, compacts the store, and lets the backup continue; returns whether it was still
+/// copying when it was stopped.
+fn compact_beside_a_backup(method: Option<&str>) -> bool {
+    let texts: Vec<_> = (0..400).map(|number| text_of(number, 30_000)).collect();
+    let data = Data::with(&texts);
+    let store = data.open();
+    // So little that the new log has as many segments.
+    assert!(delete(&store, &texts[2]).unwrap());
+    close(store);
+    // Of some two hundred.
+    let late = "log/00000150.log";
+    assert!(data.has(late));
+    let copy = Data::new();
+    let child = digestd()
+        .arg("backup")
+        .args(method)
+        .arg(copy.path())
+        .arg("--data-dir")
+        .arg(data.path())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut child = Process(child);
+    wait_until("it copies", || copy.has("log/00000003.log"));
+    child.signal(Signal::STOP);
+    if copy.has(late) {
+        child.signal(Signal::CONT);
+        child.wait();
+        return false;
+    }
+    compact_all(&data);
+    child.signal(Signal::CONT);
+    assert_eq!(child.wait().code(), Some(1));
+    let outcome = backup(data.path(), copy.path());
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    let again = Data::new();
+    backed_up(&data, &again, Method::Copy);
+    verified(&again);
+    true
+}
+
 #[test]
 fn a_backup_of_a_store_that_is_compacted_meanwhile_fails() {
     for method in [None, Some("--hard-link")] {
-        let texts: Vec<_> = (0..400).map(|number| text_of(number, 30_000)).collect();
-        let data = Data::with(&texts);
-        let store = data.open();
-        // So little that the new log has as many segments.
-        assert!(delete(&store, &texts[2]).unwrap());
-        close(store);
-        let copy = Data::new();
-        let child = digestd()
-            .arg("backup")
-            .args(method)
-            .arg(copy.path())
-            .arg("--data-dir")
-            .arg(data.path())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut child = Process(child);
-        wait_until("it copies", || copy.has("log/00000003.log"));
-        child.signal(Signal::STOP);
-        compact_all(&data);
-        child.signal(Signal::CONT);
-        assert_eq!(child.wait().code(), Some(1));
-        let outcome = backup(data.path(), copy.path());
-        assert_eq!(outcome.code, Some(1), "{outcome:?}");
-        let again = Data::new();
-        backed_up(&data, &again, Method::Copy);
-        verified(&again);
+        // On a busy machine one may end before it is stopped.
+        assert!((0..20).any(|_| compact_beside_a_backup(method)));
     }
 }
 
