@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -298,14 +299,17 @@ impl Batch {
         if self.gathered.is_empty() {
             return Ok(());
         }
-        let piece = Bytes::copy_from_slice(&self.gathered);
+        let piece = if self.gathered.len() <= 2 * GATHERED_BYTES_MAX {
+            let piece = Bytes::copy_from_slice(&self.gathered);
+            self.gathered.clear();
+            piece
+        } else {
+            // One large message made it large: it is handed over instead of copied.
+            Bytes::from(mem::take(&mut self.gathered))
+        };
         let sending = self.answers.send(piece);
         let sent = timeout(self.app.limits.connection.write_stall_timeout, sending).await;
-        sent.map_err(|_| Gone)??;
-        self.gathered.clear();
-        // One large message may have made it large.
-        self.gathered.shrink_to(2 * GATHERED_BYTES_MAX);
-        Ok(())
+        sent.map_err(|_| Gone)?
     }
 }
 
