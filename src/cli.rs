@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
 use crate::access::networks::Network;
@@ -27,6 +28,7 @@ use crate::config::{
 };
 use crate::store::Durability;
 use crate::store::log::is_segment_size;
+use crate::verbs::Form;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failure, 2 usage, 3 integrity findings, 4 the data directory is held by
@@ -87,6 +89,7 @@ pub enum Command {
 
 /// Options of `serve`.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct ServeArgs {
     /// Address to listen on; may be given several times [default: 127.0.0.1:8080, or all
     /// addresses at $PORT if that is set]
@@ -108,8 +111,9 @@ pub struct ServeArgs {
     data_dir: PathBuf,
 
     /// What a stored message survives: loss of power (disk), or the death of the process only (os)
-    #[arg(long, value_enum, env = "DIGESTD_DURABILITY", default_value = "disk")]
-    durability: DurabilityArg,
+    #[arg(long, env = "DIGESTD_DURABILITY", default_value = "disk",
+        value_parser = one_of([("disk", Durability::Disk), ("os", Durability::Os)]))]
+    durability: Durability,
 
     /// Largest request body
     #[arg(
@@ -177,16 +181,20 @@ pub struct ServeArgs {
     admin_listen: Vec<SocketAddr>,
 
     /// How lines of the log look [default: text on a terminal, json otherwise]
-    #[arg(long, value_enum, env = "DIGESTD_LOG_FORMAT")]
-    log_format: Option<LogFormatArg>,
+    #[arg(long, env = "DIGESTD_LOG_FORMAT",
+        value_parser = one_of([("text", LogFormat::Text), ("json", LogFormat::Json)]))]
+    log_format: Option<LogFormat>,
 
     /// What is logged: this and everything more serious
-    #[arg(long, value_enum, env = "DIGESTD_LOG_LEVEL", default_value = "info")]
-    log_level: LogLevelArg,
+    #[arg(long, env = "DIGESTD_LOG_LEVEL", default_value = "info",
+        value_parser = PossibleValuesParser::new(["error", "warn", "info", "debug", "trace"])
+            .try_map(|level| level.parse::<LevelFilter>()))]
+    log_level: LevelFilter,
 
     /// Log a line for every request, at its end; those for health and metrics at debug only
-    #[arg(long, value_enum, env = "DIGESTD_ACCESS_LOG", default_value = "on")]
-    access_log: Switch,
+    #[arg(long, env = "DIGESTD_ACCESS_LOG", default_value = "on", action = ArgAction::Set,
+        value_parser = one_of([("on", true), ("off", false)]))]
+    access_log: bool,
 
     /// Log to this file instead of standard error; SIGHUP opens it anew
     #[arg(long, value_name = "PATH", env = "DIGESTD_LOG_FILE")]
@@ -247,33 +255,6 @@ pub struct ServeArgs {
     access: AccessArgs,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormatArg {
-    Text,
-    Json,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogLevelArg {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Switch {
-    On,
-    Off,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum DurabilityArg {
-    Disk,
-    Os,
-}
-
 impl ServeArgs {
     /// The settings these arguments stand for.
     ///
@@ -315,10 +296,7 @@ impl ServeArgs {
         Ok(Config {
             listen,
             data_dir: self.data_dir,
-            durability: match self.durability {
-                DurabilityArg::Disk => Durability::Disk,
-                DurabilityArg::Os => Durability::Os,
-            },
+            durability: self.durability,
             cache_bytes: self
                 .cache
                 .map_or_else(config::default_cache_bytes, |size| size.as_u64()),
@@ -331,18 +309,9 @@ impl ServeArgs {
             scrub_interval: self.scrub_interval,
             admin_listen: self.admin_listen,
             log: LogConfig {
-                format: self.log_format.map(|format| match format {
-                    LogFormatArg::Text => LogFormat::Text,
-                    LogFormatArg::Json => LogFormat::Json,
-                }),
-                level: match self.log_level {
-                    LogLevelArg::Error => LevelFilter::ERROR,
-                    LogLevelArg::Warn => LevelFilter::WARN,
-                    LogLevelArg::Info => LevelFilter::INFO,
-                    LogLevelArg::Debug => LevelFilter::DEBUG,
-                    LogLevelArg::Trace => LevelFilter::TRACE,
-                },
-                requests: self.access_log == Switch::On,
+                format: self.log_format,
+                level: self.log_level,
+                requests: self.access_log,
                 file: self.log_file.map(|path| LogFileConfig {
                     path,
                     bytes_max: self.log_max_size.as_u64(),
@@ -490,6 +459,18 @@ fn check(makes_sense: bool, otherwise: &'static str) -> Result<(), UsageError> {
     } else {
         Err(UsageError(otherwise))
     }
+}
+
+/// Parses the name of one of `values`; the help lists the names.
+fn one_of<T, const N: usize>(values: [(&'static str, T); N]) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Send + Sync + 'static,
+{
+    let names = PossibleValuesParser::new(values.map(|(name, _)| name));
+    names.try_map(move |given| {
+        let value = values.iter().find(|(name, _)| *name == given);
+        value.map(|(_, value)| *value).ok_or("unknown")
+    })
 }
 
 fn cores() -> usize {
@@ -731,7 +712,7 @@ pub struct ExportArgs {
 
     /// What to write: lines of JSON, or a tar of files named by their digests with SHA256SUMS
     #[arg(long, value_enum, default_value = "ndjson")]
-    pub format: FormatArg,
+    pub(crate) format: Form,
 
     /// Where to write; it is called FILE.part until it is whole, and an unfinished one is gone on
     /// with [default: standard output]
@@ -808,15 +789,6 @@ pub struct CrashWriterArgs {
     pub directory: PathBuf,
     /// Which life of the writer it is: makes its messages different from those of others.
     pub life: u32,
-}
-
-/// The form of an export.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum FormatArg {
-    /// One JSON object a line.
-    Ndjson,
-    /// A tar.
-    Tar,
 }
 
 /// Options of `healthcheck`.

@@ -14,7 +14,7 @@ use anyhow::{Context, bail};
 use super::archive::{self, Form, Writer};
 use super::progress::Walk;
 use super::{Findings, client_runtime, open, plural, say};
-use crate::cli::{ExportArgs, FormatArg};
+use crate::cli::ExportArgs;
 use crate::client::Client;
 use crate::digest::Digest;
 use crate::message::Message;
@@ -27,21 +27,12 @@ const PAGE_MESSAGES_MAX: usize = 1024;
 /// Bytes handed to the system at once.
 const BUFFER_BYTES: usize = 1 << 20;
 
-impl From<FormatArg> for Form {
-    fn from(format: FormatArg) -> Self {
-        match format {
-            FormatArg::Ndjson => Self::Lines,
-            FormatArg::Tar => Self::Tar,
-        }
-    }
-}
-
 /// Writes all messages of a store or a server.
 ///
 /// # Errors
 /// [`Findings`] if messages were left out because they are damaged; else what kept it from going on.
 pub fn export(arguments: &ExportArgs) -> anyhow::Result<()> {
-    let form = arguments.format.into();
+    let form = arguments.format;
     let Some(path) = &arguments.output else {
         let output = BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());
         let writer = Writer::new(form, output, Vec::new());

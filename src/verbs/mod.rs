@@ -19,6 +19,7 @@ use std::io::{self, Write};
 use anyhow::Context;
 use tokio::runtime::Runtime;
 
+pub(crate) use self::archive::Form;
 pub use self::backup::back_up;
 pub use self::compact::compact;
 pub use self::crash::crash_writer;

@@ -10,6 +10,8 @@ mod tarball;
 use std::io::{self, BufRead, Write};
 use std::ops::ControlFlow;
 
+use clap::ValueEnum;
+
 use self::tarball::TarWriter;
 use crate::digest::Digest;
 use crate::message::Message;
@@ -20,9 +22,12 @@ use crate::ndjson::{self, LineError};
 pub(in crate::verbs) const ITEM_BYTES_MAX: usize = 1 << 30;
 
 /// What an archive looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::verbs) enum Form {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// One JSON object a line.
+    #[value(name = "ndjson")]
     Lines,
+    /// A tar.
     Tar,
 }
 
