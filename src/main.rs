@@ -1,14 +1,12 @@
 //! Arguments → settings → verb → exit code.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
-use std::path::Path;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use bytesize::ByteSize;
 use clap::Parser;
 use digestd::access::Access;
@@ -108,31 +106,11 @@ fn hash(arguments: TextArgs) -> anyhow::Result<()> {
 fn put(arguments: PutArgs) -> anyhow::Result<()> {
     let client = arguments.credential.client(&arguments.server.url)?;
     if let Some(path) = arguments.batch {
-        return put_batch(&client, &path);
+        return verbs::put_batch(&client, &path);
     }
     let text = arguments.text.read()?;
     let digest = client_runtime()?.block_on(client.put(text))?;
     print(format!("{digest}\n").as_bytes())
-}
-
-fn put_batch(client: &Client, path: &Path) -> anyhow::Result<()> {
-    let (input, bytes): (Box<dyn Read + Send>, _) = if path == Path::new("-") {
-        (Box::new(io::stdin()), None)
-    } else {
-        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let bytes = file.metadata().ok().map(|metadata| metadata.len());
-        (Box::new(file), bytes)
-    };
-    let mut output = BufWriter::new(io::stdout());
-    let stored = client_runtime()?.block_on(client.put_batch(input, bytes, &mut output))?;
-    if stored.refused > 0 {
-        bail!(
-            "{} lines were refused, {} messages are stored",
-            stored.refused,
-            stored.stored
-        );
-    }
-    Ok(())
 }
 
 fn get(arguments: &GetArgs) -> anyhow::Result<()> {

@@ -1,15 +1,17 @@
 //! Many messages over one connection: lines go out while the answers to earlier ones come in.
+//!
+//! It refuses to know where the answers go and who looks at them: each is handed to the caller.
+//! **Invariant:** a line counts as stored only if the server named the digest of its text.
 
-use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::thread;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use http_body_util::channel::{self, Channel};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -28,13 +30,17 @@ const PIECE_BYTES: usize = 32 << 10;
 /// Pieces read ahead of the connection.
 const PIECES_MAX: usize = 4;
 
-/// What became of the lines of a batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stored {
-    /// Lines whose message is stored.
-    pub stored: u64,
-    /// Lines that were refused.
-    pub refused: u64,
+/// What the server answered to a line of a batch.
+#[derive(Debug)]
+pub struct LineAnswer {
+    /// Of the line, from 1.
+    pub number: u64,
+    /// Of the line, with its end.
+    pub bytes: u64,
+    /// The digest of its message, which is stored, or why it was refused.
+    pub outcome: Result<Digest, String>,
+    /// Whether the answer to the next line has arrived as well.
+    pub has_next: bool,
 }
 
 /// A line that was sent.
@@ -45,19 +51,17 @@ struct Sent {
 }
 
 impl Client {
-    /// Stores the message of each line of `input`, `{"message": …}`. Writes the digests to `output`, each
-    /// once the server has said that its message is stored, and why lines are refused to standard
-    /// error. Shows how far it is of `bytes` bytes if standard error is a terminal.
+    /// Stores the message of each line of `input`, `{"message": …}`, and hands `each` the answer to each
+    /// line, in their order.
     ///
     /// # Errors
     /// [`Unreachable`](super::Unreachable), or what the server said to all of it, or if it did not answer
-    /// every line.
+    /// every line, or what `each` returned.
     pub async fn put_batch(
         &self,
         input: impl Read + Send + 'static,
-        bytes: Option<u64>,
-        output: &mut impl Write,
-    ) -> anyhow::Result<Stored> {
+        mut each: impl FnMut(LineAnswer) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let stream = self.connect().await?;
         let (pieces, body) = Channel::<_, io::Error>::new(PIECES_MAX);
         let request = self
@@ -67,7 +71,7 @@ impl Client {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        let (sent, unanswered) = mpsc::channel(UNANSWERED_MAX);
+        let (sent, mut unanswered) = mpsc::channel(UNANSWERED_MAX);
         let runtime = Handle::current();
         // A thread of its own: nobody waits for it if the server has said enough.
         thread::spawn(move || send_lines(input, pieces, &sent, &runtime));
@@ -79,26 +83,41 @@ impl Client {
             bail!(Reply::read(response).await?.refusal(Scope::Write));
         }
         let mut body = response.into_body();
-        let mut answers = Answers {
-            unanswered,
-            output,
-            progress: progress_bar(bytes),
-            counts: Stored::default(),
-        };
-        let mut begun = BytesMut::new();
+        let mut number = 0;
+        let mut received = BytesMut::new();
         while let Some(frame) = timeout(ANSWER_TIMEOUT, body.frame())
             .await
             .context("the server did not answer in time")?
         {
             let frame = frame.context("the server broke off the connection")?;
-            begun.put(frame.into_data().unwrap_or_default());
-            while let Some(end) = begun.iter().position(|&byte| byte == b'\n') {
-                answers.take(&begun.split_to(end + 1)).await?;
+            received.put(frame.into_data().unwrap_or_default());
+            let mut end = line_end(&received);
+            while let Some(length) = end {
+                let line = received.split_to(length);
+                end = line_end(&received);
+                let sent = unanswered.recv().await;
+                let sent = sent.context("the server answered more lines than there are")?;
+                let sent = sent.context("cannot read the lines")?;
+                number += 1;
+                each(LineAnswer {
+                    number,
+                    bytes: sent.bytes,
+                    outcome: outcome(&line, sent.digest)?,
+                    has_next: end.is_some(),
+                })?;
             }
-            answers.output.flush().context("cannot write the result")?;
         }
-        answers.finish().await
+        match unanswered.recv().await {
+            None => Ok(()),
+            Some(Ok(_)) => bail!("the server answered {number} lines and no more"),
+            Some(Err(error)) => Err(error).context("cannot read the lines"),
+        }
     }
+}
+
+/// The length of the first line, with its end.
+fn line_end(bytes: &[u8]) -> Option<usize> {
+    Some(bytes.iter().position(|&byte| byte == b'\n')? + 1)
 }
 
 /// Sends lines until there are no more or nobody wants them.
@@ -145,57 +164,15 @@ fn digest_of(line: &[u8]) -> Option<Digest> {
     Some(Digest::of(line.get("message")?.as_str()?.as_bytes()))
 }
 
-/// The answers, line by line.
-struct Answers<'a, W> {
-    unanswered: mpsc::Receiver<io::Result<Sent>>,
-    output: &'a mut W,
-    progress: ProgressBar,
-    counts: Stored,
-}
-
-impl<W: Write> Answers<'_, W> {
-    async fn take(&mut self, line: &[u8]) -> anyhow::Result<()> {
-        let answer: Value = serde_json::from_slice(line).context("the answer is not JSON")?;
-        let sent = self.unanswered.recv().await;
-        let sent = sent.context("the server answered more lines than there are")?;
-        let sent = sent.context("cannot read the lines")?;
-        self.progress.inc(sent.bytes);
-        let text = |name| answer.get(name).and_then(Value::as_str);
-        if let Some(digest) = text("digest") {
-            ensure!(
-                sent.digest.is_some() && digest.parse().ok() == sent.digest,
-                "the server answered another digest than that of the text"
-            );
-            self.counts.stored += 1;
-            return writeln!(self.output, "{digest}").context("cannot write the result");
-        }
-        self.counts.refused += 1;
-        let number = self.counts.stored + self.counts.refused;
-        let reason = text("error").unwrap_or("no reason given");
-        // What cannot be said is counted all the same.
-        self.progress.suspend(|| {
-            let _ = writeln!(io::stderr(), "digestd: line {number}: {reason}");
-        });
-        Ok(())
-    }
-
-    async fn finish(mut self) -> anyhow::Result<Stored> {
-        self.progress.finish_and_clear();
-        match self.unanswered.recv().await {
-            None => Ok(self.counts),
-            Some(Ok(_)) => bail!(
-                "the server answered {} lines and no more",
-                self.counts.stored + self.counts.refused
-            ),
-            Some(Err(error)) => Err(error).context("cannot read the lines"),
-        }
-    }
-}
-
-fn progress_bar(bytes: Option<u64>) -> ProgressBar {
-    let Some(bytes) = bytes.filter(|_| io::stderr().is_terminal()) else {
-        return ProgressBar::hidden();
+/// What the server answered to a line whose message has the digest `sent`.
+fn outcome(answer: &[u8], sent: Option<Digest>) -> anyhow::Result<Result<Digest, String>> {
+    let answer: Value = serde_json::from_slice(answer).context("the answer is not JSON")?;
+    let text = |name| answer.get(name).and_then(Value::as_str);
+    let Some(digest) = text("digest") else {
+        return Ok(Err(text("error").unwrap_or("no reason given").into()));
     };
-    let style = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {eta}");
-    ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    let same = sent.filter(|sent| digest.parse() == Ok(*sent));
+    Ok(Ok(same.context(
+        "the server answered another digest than that of the text",
+    )?))
 }

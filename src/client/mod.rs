@@ -21,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-pub use self::batch::Stored;
+pub use self::batch::LineAnswer;
 pub use self::session::{Refused, Session};
 use crate::access::tokens::Scope;
 use crate::digest::Digest;

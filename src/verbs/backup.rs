@@ -1,6 +1,6 @@
 //! `digestd backup`: a copy that is a store.
 
-use super::progress::Progress;
+use super::progress::Bar;
 use super::{Findings, plural, say};
 use crate::cli::BackupArgs;
 use crate::store::{self, Method};
@@ -15,7 +15,7 @@ pub fn back_up(arguments: &BackupArgs) -> anyhow::Result<()> {
     } else {
         Method::Copy
     };
-    let bar = Progress::of_segments();
+    let bar = Bar::of_segments();
     let progress = |done: u32, total: u32| {
         bar.set_total(total.into());
         bar.set(done.into());

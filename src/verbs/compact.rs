@@ -2,7 +2,7 @@
 
 use bytesize::ByteSize;
 
-use super::progress::Progress;
+use super::progress::Bar;
 use super::{Findings, plural, say};
 use crate::cli::DataArgs;
 use crate::config;
@@ -15,7 +15,7 @@ use crate::store::{self, CompactError, DataDirectory};
 /// what kept it from being done.
 pub fn compact(arguments: &DataArgs) -> anyhow::Result<()> {
     let directory = DataDirectory::claim_existing(&arguments.data_dir)?;
-    let bar = Progress::of_bytes(0);
+    let bar = Bar::of_bytes(0);
     let progress = |done, total| {
         bar.set_total(total);
         bar.set(done);

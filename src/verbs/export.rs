@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use super::archive::{self, Form, Writer};
-use super::progress::Walk;
+use super::progress::MessageBar;
 use super::{Findings, client_runtime, open, plural, say};
 use crate::cli::ExportArgs;
 use crate::client::Client;
@@ -68,7 +68,7 @@ fn write_all(
     after: Option<Digest>,
     mut writer: Writer<impl Write>,
 ) -> anyhow::Result<Exported> {
-    let mut walk = Walk::new();
+    let mut walk = MessageBar::new();
     let mut damaged = 0;
     let mut each = |digest: &Digest, message: Option<&Message>| {
         let Some(message) = message else {

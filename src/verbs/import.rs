@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::archive::{self, Form, Item};
-use super::progress::Progress;
+use super::progress::Bar;
 use super::{Findings, open, plural, say};
 use crate::cli::ImportArgs;
 use crate::client::{Client, Refused, Session};
@@ -84,7 +84,7 @@ pub fn import(arguments: &ImportArgs) -> anyhow::Result<()> {
         stored: 0,
         wrong: 0,
         done: 0,
-        bar: Progress::of_bytes(bytes),
+        bar: Bar::of_bytes(bytes),
     };
     import.run(input, &stop)
 }
@@ -118,7 +118,7 @@ struct Import {
     wrong: u64,
     /// Everything up to this item is stored, or was named.
     done: u64,
-    bar: Progress,
+    bar: Bar,
 }
 
 /// A message that is being stored.

@@ -12,6 +12,7 @@ mod doctor;
 mod export;
 mod import;
 mod progress;
+mod put;
 mod verify;
 
 use std::io::{self, Write};
@@ -26,6 +27,7 @@ pub use self::crash::crash_writer;
 pub use self::doctor::doctor;
 pub use self::export::export;
 pub use self::import::import;
+pub use self::put::put_batch;
 pub use self::verify::verify;
 use crate::config;
 use crate::store::{DataDirectory, Durability, EmbeddedStore, OpenError, Options};

@@ -1,4 +1,6 @@
-//! A bar on standard error for who waits at a terminal; nobody else sees anything of it.
+//! A bar on standard error that shows an operator at a terminal how far a command is.
+//!
+//! It refuses to know what is being done. **Invariant:** without a terminal nothing is written.
 
 use std::time::Instant;
 
@@ -7,25 +9,25 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::digest::Digest;
 
 /// Messages between two looks at the clock.
-const WALK_STEP: u64 = 256;
+const STEP_MESSAGES: u64 = 256;
 
-/// How far a verb is.
+/// How far a command is.
 #[derive(Debug)]
-pub(super) struct Progress(ProgressBar);
+pub(super) struct Bar(ProgressBar);
 
-/// How far a walk through all messages is, in the order of their digests. These are spread evenly, so
+/// How far a pass over all messages is, in the order of their digests. Digests are spread evenly, so
 /// that the last one says how much is done, whatever their number.
 #[derive(Debug)]
-pub(super) struct Walk {
-    bar: Progress,
+pub(super) struct MessageBar {
+    bar: Bar,
     started: Instant,
     messages: u64,
 }
 
-impl Walk {
+impl MessageBar {
     pub(super) fn new() -> Self {
         Self {
-            bar: Progress::new(
+            bar: Bar::new(
                 u64::from(u32::MAX),
                 "{bar:30} {percent:>3} %  {msg}, {eta} left",
             ),
@@ -37,7 +39,7 @@ impl Walk {
     /// Counts a message.
     pub(super) fn pass(&mut self, digest: &Digest) {
         self.messages += 1;
-        if !self.messages.is_multiple_of(WALK_STEP) {
+        if !self.messages.is_multiple_of(STEP_MESSAGES) {
             return;
         }
         let [first, second, third, fourth, ..] = *digest.as_bytes();
@@ -59,13 +61,18 @@ impl Walk {
     }
 }
 
-impl Progress {
+impl Bar {
     /// Nothing of `bytes` done yet.
     pub(super) fn of_bytes(bytes: u64) -> Self {
         Self::new(
             bytes,
             "{bar:30} {percent:>3} %  {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
         )
+    }
+
+    /// Shows nothing, since nobody knows how much there is to do.
+    pub(super) fn hidden() -> Self {
+        Self(ProgressBar::hidden())
     }
 
     /// Nothing done yet of a number of segments.
@@ -90,6 +97,11 @@ impl Progress {
         self.0.set_position(done);
     }
 
+    /// So much more is done.
+    pub(super) fn advance(&self, done: u64) {
+        self.0.inc(done);
+    }
+
     /// So much will be done in all.
     pub(super) fn set_total(&self, total: u64) {
         self.0.set_length(total);
@@ -101,7 +113,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for Bar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use super::progress::{Progress, Walk};
+use super::progress::{Bar, MessageBar};
 use super::{Findings, client_runtime, plural};
 use crate::cli::VerifyArgs;
 use crate::client::Client;
@@ -60,7 +60,7 @@ impl Printer {
 
 fn verify_directory(data_dir: &Path, printer: &mut Printer) -> anyhow::Result<Verified> {
     let directory = DataDirectory::claim_existing(data_dir)?;
-    let bar = Progress::of_bytes(0);
+    let bar = Bar::of_bytes(0);
     let progress = |done, total| {
         bar.set_total(total);
         bar.set(done);
@@ -74,7 +74,7 @@ fn verify_directory(data_dir: &Path, printer: &mut Printer) -> anyhow::Result<Ve
 
 /// Reads all messages of a server: what its index names is had, and is what it is called.
 fn verify_server(client: &Client, printer: &mut Printer) -> anyhow::Result<Verified> {
-    let (mut walk, mut verified) = (Walk::new(), Verified::default());
+    let (mut walk, mut verified) = (MessageBar::new(), Verified::default());
     let mut take = |line: &[u8]| {
         match ndjson::read(line) {
             Ok(message) => {

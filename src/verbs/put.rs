@@ -1,0 +1,56 @@
+//! `digestd put --batch`: the messages of a file, in one request.
+//!
+//! It refuses to know the protocol, which is the client's. **Invariant:** a digest is printed once the
+//! server has said that its message is stored.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::Path;
+
+use anyhow::{Context, bail};
+
+use super::progress::Bar;
+use super::{client_runtime, say};
+use crate::client::{Client, LineAnswer};
+
+/// Stores the message of each line of the file at `path`, or of standard input, and prints their
+/// digests. Why lines are refused goes to standard error.
+///
+/// # Errors
+/// If lines were refused, or what [`Client::put_batch`] says.
+pub fn put_batch(client: &Client, path: &Path) -> anyhow::Result<()> {
+    let (input, bytes): (Box<dyn Read + Send>, _) = if path == Path::new("-") {
+        (Box::new(io::stdin()), None)
+    } else {
+        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes = file.metadata().ok().map(|metadata| metadata.len());
+        (Box::new(file), bytes)
+    };
+    let bar = bytes.map_or_else(Bar::hidden, Bar::of_bytes);
+    let mut output = BufWriter::new(io::stdout());
+    let (mut stored, mut refused) = (0_u64, 0_u64);
+    let each = |answer: LineAnswer| {
+        bar.advance(answer.bytes);
+        match answer.outcome {
+            Ok(digest) => {
+                stored += 1;
+                writeln!(output, "{digest}").context("cannot write the result")?;
+            }
+            Err(reason) => {
+                refused += 1;
+                bar.aside(|| say(&format!("line {}: {reason}", answer.number)));
+            }
+        }
+        if answer.has_next {
+            return Ok(());
+        }
+        output.flush().context("cannot write the result")
+    };
+    let result = client_runtime()?.block_on(client.put_batch(input, each));
+    drop(bar);
+    result?;
+    if refused > 0 {
+        bail!("{refused} lines were refused, {stored} messages are stored");
+    }
+    Ok(())
+}
