@@ -23,12 +23,12 @@ use crate::access::origins::Site;
 use crate::access::rates::Rate;
 use crate::access::{self, tokens};
 use crate::client::Client;
+use crate::commands::Form;
 use crate::config::{
     self, CertificateConfig, Config, Limits, LogConfig, LogFileConfig, LogFormat, TlsConfig,
 };
 use crate::store::Durability;
 use crate::store::log::is_segment_size;
-use crate::verbs::Form;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failure, 2 usage, 3 integrity findings, 4 the data directory is held by

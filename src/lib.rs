@@ -26,7 +26,7 @@ pub mod server;
 
 pub mod client;
 
-pub mod verbs;
+pub mod commands;
 
 pub mod cli;
 pub mod config;

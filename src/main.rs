@@ -16,6 +16,7 @@ use digestd::cli::{
     UsageError,
 };
 use digestd::client::{Client, InvalidUrl, NotFound, Unreachable};
+use digestd::commands::{self, Findings};
 use digestd::config::{Config, Limits, LogConfig};
 use digestd::digest::Digest;
 use digestd::http::{App, ListenerRole};
@@ -25,7 +26,6 @@ use digestd::server::{self, BindError, Listener, Tls};
 use digestd::service::Service;
 use digestd::store::{self, DataDirectory, EmbeddedStore, OpenError, Options, Store};
 use digestd::supervisor::{self, Inherited};
-use digestd::verbs::{self, Findings};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -48,13 +48,13 @@ fn main() -> ExitCode {
         Command::Hash(arguments) => hash(arguments),
         Command::Put(arguments) => put(arguments),
         Command::Get(arguments) => get(&arguments),
-        Command::Verify(arguments) => with_log(|| verbs::verify(&arguments)),
-        Command::Export(arguments) => with_log(|| verbs::export(&arguments)),
-        Command::Import(arguments) => with_log(|| verbs::import(&arguments)),
-        Command::Backup(arguments) => with_log(|| verbs::back_up(&arguments)),
-        Command::Compact(arguments) => with_log(|| verbs::compact(&arguments)),
-        Command::Doctor(arguments) => verbs::doctor(&arguments),
-        Command::CrashWriter(arguments) => verbs::crash_writer(&arguments),
+        Command::Verify(arguments) => with_log(|| commands::verify(&arguments)),
+        Command::Export(arguments) => with_log(|| commands::export(&arguments)),
+        Command::Import(arguments) => with_log(|| commands::import(&arguments)),
+        Command::Backup(arguments) => with_log(|| commands::back_up(&arguments)),
+        Command::Compact(arguments) => with_log(|| commands::compact(&arguments)),
+        Command::Doctor(arguments) => commands::doctor(&arguments),
+        Command::CrashWriter(arguments) => commands::crash_writer(&arguments),
         Command::Healthcheck(arguments) => healthcheck(arguments),
         Command::Token(arguments) => match arguments.command {
             TokenCommand::New(arguments) => new_token(&arguments),
@@ -106,7 +106,7 @@ fn hash(arguments: TextArgs) -> anyhow::Result<()> {
 fn put(arguments: PutArgs) -> anyhow::Result<()> {
     let client = arguments.credential.client(&arguments.server.url)?;
     if let Some(path) = arguments.batch {
-        return verbs::put_batch(&client, &path);
+        return commands::put_batch(&client, &path);
     }
     let text = arguments.text.read()?;
     let digest = client_runtime()?.block_on(client.put(text))?;

@@ -1,4 +1,4 @@
-//! The verbs that talk to a server, over hyper.
+//! The commands that talk to a server, over hyper.
 //!
 //! They trust nobody: what a server says a text's digest is, and what text it sends for a digest, is
 //! checked here, where hashing is cheap.

@@ -19,7 +19,7 @@ use crate::ndjson::{self, LineError};
 
 /// Longest line, with its end, or file that is read, in bytes. No message is larger than a segment, and no segment
 /// than this.
-pub(in crate::verbs) const ITEM_BYTES_MAX: usize = 1 << 30;
+pub(in crate::commands) const ITEM_BYTES_MAX: usize = 1 << 30;
 
 /// What an archive looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -33,7 +33,7 @@ pub(crate) enum Form {
 
 impl Form {
     /// What `input` looks like by its first byte: a tar begins with a name.
-    pub(in crate::verbs) fn of(input: &mut impl BufRead) -> io::Result<Self> {
+    pub(in crate::commands) fn of(input: &mut impl BufRead) -> io::Result<Self> {
         let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'.';
         let first = input.fill_buf()?.first();
         Ok(if first.is_some_and(is_name) {
@@ -44,7 +44,7 @@ impl Form {
     }
 
     /// What an item is called.
-    pub(in crate::verbs) fn item(self) -> &'static str {
+    pub(in crate::commands) fn item(self) -> &'static str {
         match self {
             Self::Lines => "line",
             Self::Tar => "entry",
@@ -54,18 +54,18 @@ impl Form {
 
 /// One line, or one file.
 #[derive(Debug)]
-pub(in crate::verbs) struct Item {
+pub(in crate::commands) struct Item {
     /// From 1.
-    pub(in crate::verbs) number: u64,
-    pub(in crate::verbs) content: Result<Message, Wrong>,
+    pub(in crate::commands) number: u64,
+    pub(in crate::commands) content: Result<Message, Wrong>,
     /// Where in the archive the next one starts; `None` if the end of this one is missing. The archive
     /// may be shorter: what fills a file of a tar up to there is not looked at.
-    pub(in crate::verbs) end: Option<u64>,
+    pub(in crate::commands) end: Option<u64>,
 }
 
 /// Why an item is not a message.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(in crate::verbs) enum Wrong {
+pub(in crate::commands) enum Wrong {
     #[error(transparent)]
     Line(#[from] LineError),
     #[error("larger than {0} bytes")]
@@ -84,7 +84,7 @@ pub(in crate::verbs) enum Wrong {
 ///
 /// # Errors
 /// If `input` cannot be read, or a tar ends before it says so.
-pub(in crate::verbs) fn read(
+pub(in crate::commands) fn read(
     form: Form,
     input: impl BufRead,
     each: impl FnMut(Item) -> ControlFlow<()>,
@@ -96,14 +96,14 @@ pub(in crate::verbs) fn read(
 }
 
 /// Writes an archive.
-pub(in crate::verbs) enum Writer<W: Write> {
+pub(in crate::commands) enum Writer<W: Write> {
     Lines { output: W, line: Vec<u8> },
     Tar(TarWriter<W>),
 }
 
 impl<W: Write> Writer<W> {
     /// Goes on with an archive that has `written` already, in this order.
-    pub(in crate::verbs) fn new(form: Form, output: W, written: Vec<Digest>) -> Self {
+    pub(in crate::commands) fn new(form: Form, output: W, written: Vec<Digest>) -> Self {
         match form {
             Form::Lines => Self::Lines {
                 output,
@@ -113,7 +113,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    pub(in crate::verbs) fn append(&mut self, message: &Message) -> io::Result<()> {
+    pub(in crate::commands) fn append(&mut self, message: &Message) -> io::Result<()> {
         match self {
             Self::Lines { output, line } => {
                 line.clear();
@@ -125,7 +125,7 @@ impl<W: Write> Writer<W> {
     }
 
     /// Writes what comes last.
-    pub(in crate::verbs) fn finish(self) -> io::Result<()> {
+    pub(in crate::commands) fn finish(self) -> io::Result<()> {
         let mut output = match self {
             Self::Lines { output, .. } => output,
             Self::Tar(tar) => tar.finish()?,

@@ -26,7 +26,7 @@ const SUM_LINE_BYTES: u64 = 64 + 2 + 64 + 1;
 const FILE_MODE: u32 = 0o644;
 
 /// Writes a tar. Keeps 32 bytes a file, for the sums at its end.
-pub(in crate::verbs) struct TarWriter<W: Write> {
+pub(in crate::commands) struct TarWriter<W: Write> {
     builder: Builder<W>,
     digests: Vec<Digest>,
 }
