@@ -28,7 +28,6 @@ pub mod client;
 
 pub mod commands;
 
-pub mod cli;
 pub mod config;
 pub mod logging;
 pub mod metrics;

@@ -11,12 +11,11 @@ use bytesize::ByteSize;
 use clap::Parser;
 use digestd::access::Access;
 use digestd::access::tokens::Token;
-use digestd::cli::{
-    Cli, Command, GetArgs, HealthcheckArgs, NewTokenArgs, PutArgs, TextArgs, TokenCommand,
-    UsageError,
-};
 use digestd::client::{Client, InvalidUrl, NotFound, Unreachable};
-use digestd::commands::{self, Findings};
+use digestd::commands::{
+    self, Cli, Command, Findings, GetArgs, HealthcheckArgs, NewTokenArgs, PutArgs, TextArgs,
+    TokenCommand, UsageError,
+};
 use digestd::config::{Config, Limits, LogConfig};
 use digestd::digest::Digest;
 use digestd::http::{App, ListenerRole};

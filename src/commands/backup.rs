@@ -1,9 +1,34 @@
 //! `digestd backup`: a copy that is a store.
 
+use std::path::PathBuf;
+
+use clap::Args;
+
 use super::progress::Bar;
 use super::{Findings, plural, say};
-use crate::cli::BackupArgs;
 use crate::store::{self, Method};
+
+/// Options of `backup`.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// A new directory, or an earlier backup of this store; `digestd serve --data-dir DEST` serves it
+    #[arg(value_name = "DEST")]
+    pub destination: PathBuf,
+
+    /// Directory of the store
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "DIGESTD_DATA_DIR",
+        default_value = "data/store"
+    )]
+    pub data_dir: PathBuf,
+
+    /// Link the segments that do not change any more instead of copying them: quick, and no protection
+    /// against damage to the disk
+    #[arg(long)]
+    pub hard_link: bool,
+}
 
 /// Copies a store, or brings a copy up to date.
 ///

@@ -2,9 +2,9 @@
 
 use bytesize::ByteSize;
 
+use super::options::DataArgs;
 use super::progress::Bar;
 use super::{Findings, plural, say};
-use crate::cli::DataArgs;
 use crate::config;
 use crate::store::{self, CompactError, DataDirectory};
 

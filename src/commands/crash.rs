@@ -7,13 +7,13 @@
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
+use clap::Args;
 
 use super::{open, plural};
-use crate::cli::CrashWriterArgs;
 use crate::digest::Digest;
 use crate::message::Message;
 use crate::store::{DataDirectory, EmbeddedStore, OpenError, Store};
@@ -97,6 +97,15 @@ fn live_and_die(directory: &Path, life: u32) -> anyhow::Result<u64> {
     let _ = child.wait();
     ensure!(promised >= enough, "a writer ended before it was killed");
     Ok(promised)
+}
+
+/// Options of `crash-writer`.
+#[derive(Debug, Args)]
+pub struct CrashWriterArgs {
+    /// The data directory.
+    pub directory: PathBuf,
+    /// Which life of the writer it is: makes its messages different from those of others.
+    pub life: u32,
 }
 
 /// What the writer does: stores messages, and says a line for each that it was promised.

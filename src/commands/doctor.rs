@@ -11,10 +11,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail, ensure};
 use bytesize::ByteSize;
+use clap::Args;
 use rustix::process::{Resource, getrlimit};
 
 use super::{crash, plural};
-use crate::cli::DoctorArgs;
 use crate::config::ConnectionLimits;
 use crate::store::Medium;
 
@@ -32,6 +32,18 @@ const SYNC_IMPOSSIBLE: Duration = Duration::from_micros(5);
 
 /// Midnight before the first version of this program was written, in seconds since 1970.
 const CLOCK_MIN_SECONDS: u64 = 1_767_225_600;
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The directory; what is written in it is removed again
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+
+    /// Kill a writer again and again, and see whether everything it was promised is there
+    #[arg(long)]
+    pub crash_test: bool,
+}
 
 /// Examines a directory.
 ///

@@ -10,11 +10,12 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use clap::Args;
 
 use super::archive::{self, Form, Writer};
+use super::options::{CredentialArgs, DataArgs};
 use super::progress::MessageBar;
 use super::{Findings, client_runtime, open, plural, say};
-use crate::cli::ExportArgs;
 use crate::client::Client;
 use crate::digest::Digest;
 use crate::message::Message;
@@ -26,6 +27,36 @@ const PAGE_MESSAGES_MAX: usize = 1024;
 
 /// Bytes handed to the system at once.
 const BUFFER_BYTES: usize = 1 << 20;
+
+/// Options of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The store.
+    #[command(flatten)]
+    pub data: DataArgs,
+
+    /// Ask this server instead, which must have been started with --allow-export, or with --tokens
+    /// and see one that allows export
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+
+    /// What it wants to see.
+    #[command(flatten)]
+    pub credential: CredentialArgs,
+
+    /// What to write: lines of JSON, or a tar of files named by their digests with SHA256SUMS
+    #[arg(long, value_enum, default_value = "ndjson")]
+    pub(crate) format: Form,
+
+    /// Where to write; it is called FILE.part until it is whole, and an unfinished one is gone on
+    /// with [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Begin behind this digest
+    #[arg(long, value_name = "DIGEST", conflicts_with = "output")]
+    pub after: Option<crate::digest::Digest>,
+}
 
 /// Writes all messages of a store or a server.
 ///

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process;
 use std::sync::Arc;
@@ -15,14 +15,15 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use clap::Args;
 use tokio::runtime::Runtime;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::archive::{self, Form, Item};
+use super::options::{CredentialArgs, DataArgs};
 use super::progress::Bar;
 use super::{Findings, open, plural, say};
-use crate::cli::ImportArgs;
 use crate::client::{Client, Refused, Session};
 use crate::config::SEGMENT_BYTES;
 use crate::message::Message;
@@ -43,6 +44,30 @@ const BUFFER_BYTES: usize = 1 << 20;
 
 /// After an order to stop, what is on its way may take this long; input that does not come, too.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Options of `import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The export, in either form; `-`, or nothing at all, reads standard input
+    #[arg(value_name = "FILE")]
+    pub input: Option<PathBuf>,
+
+    /// The store; made if it is not there.
+    #[command(flatten)]
+    pub data: DataArgs,
+
+    /// Store on this server instead
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+
+    /// What it wants to see.
+    #[command(flatten)]
+    pub credential: CredentialArgs,
+
+    /// Go on behind what is wrong, and name all of it
+    #[arg(long)]
+    pub keep_going: bool,
+}
 
 /// Stores every message of an export.
 ///

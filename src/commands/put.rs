@@ -5,13 +5,33 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use clap::Args;
 
+use super::options::{CredentialArgs, ServerArgs, TextArgs};
 use super::progress::Bar;
 use super::{client_runtime, say};
 use crate::client::{Client, LineAnswer};
+
+/// Options of `put`.
+#[derive(Debug, Args)]
+pub struct PutArgs {
+    /// The text to store.
+    #[command(flatten)]
+    pub text: TextArgs,
+    /// Store the messages of a file instead, one {"message": "…"} a line; `-` is standard input.
+    /// Prints their digests in the same order
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "file"])]
+    pub batch: Option<PathBuf>,
+    /// The server to store it on.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// What it wants to see.
+    #[command(flatten)]
+    pub credential: CredentialArgs,
+}
 
 /// Stores the message of each line of the file at `path`, or of standard input, and prints their
 /// digests. Why lines are refused goes to standard error.

@@ -5,16 +5,38 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use clap::Args;
 use serde_json::{Value, json};
 
+use super::options::{CredentialArgs, DataArgs};
 use super::progress::{Bar, MessageBar};
 use super::{Findings, client_runtime, plural};
-use crate::cli::VerifyArgs;
 use crate::client::Client;
 use crate::config;
 use crate::digest::Digest;
 use crate::ndjson::{self, LineError};
 use crate::store::{self, DataDirectory, Finding, Verified};
+
+/// Options of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// What to read.
+    #[command(flatten)]
+    pub data: DataArgs,
+
+    /// Read what this server has instead, which must have been started with --allow-export, or with
+    /// --tokens and see one that allows export
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+
+    /// What it wants to see.
+    #[command(flatten)]
+    pub credential: CredentialArgs,
+
+    /// Print JSON, one object a line: each finding, then what was read
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Reads a data directory, or what a server has, from end to end and prints what is wrong with it.
 ///

@@ -13,8 +13,8 @@ use std::time::Duration;
 use anyhow::Context;
 use bytesize::ByteSize;
 use clap::{Parser, ValueEnum};
-use digestd::cli::{CredentialArgs, ServerArgs};
 use digestd::client::{InvalidUrl, Unreachable};
+use digestd::commands::{CredentialArgs, ServerArgs};
 use hyper::header::HeaderValue;
 
 use super::workload::{Popularity, Requests, Workload, Zipf};

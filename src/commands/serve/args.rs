@@ -1,91 +1,29 @@
-//! The command lines: clap arguments, and their one conversion into checked settings.
+//! Options of `digestd serve`, and their one conversion into checked settings.
 //!
 //! Every option is flag, then environment (`DIGESTD_…`), then default.
 
-use std::env;
-use std::ffi::OsString;
-use std::io::{IsTerminal, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args};
 use tracing::level_filters::LevelFilter;
 
+use crate::access;
 use crate::access::networks::Network;
 use crate::access::origins::Site;
 use crate::access::rates::Rate;
-use crate::access::{self, tokens};
-use crate::client::Client;
-use crate::commands::Form;
+use crate::commands::addresses::default_listen;
+use crate::commands::options::{UsageError, check, one_of};
 use crate::config::{
     self, CertificateConfig, Config, Limits, LogConfig, LogFileConfig, LogFormat, TlsConfig,
 };
 use crate::store::Durability;
 use crate::store::log::is_segment_size;
-
-const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failure, 2 usage, 3 integrity findings, 4 the data directory is held by
-another process, 5 cannot bind, 6 not found, 7 server unreachable.";
-
-/// Keeps messages and finds them by their SHA-256 digest.
-///
-/// Without a command it serves, like `digestd serve`.
-#[derive(Debug, Parser)]
-#[command(version, after_help = EXIT_CODES, args_conflicts_with_subcommands = true)]
-pub struct Cli {
-    #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    serve: ServeArgs,
-}
-
-impl Cli {
-    /// What is to be done.
-    #[must_use]
-    pub fn into_command(self) -> Command {
-        self.command
-            .unwrap_or_else(|| Command::Serve(Box::new(self.serve)))
-    }
-}
-
-/// The verbs.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Serve messages over HTTP (the default)
-    Serve(Box<ServeArgs>),
-    /// Print the digest of a text; needs no server
-    Hash(TextArgs),
-    /// Store a text on a server and print its digest
-    Put(PutArgs),
-    /// Print the text with a digest, exactly as it was stored
-    Get(GetArgs),
-    /// Read a data directory from end to end and name everything that is not as promised
-    Verify(VerifyArgs),
-    /// Write all messages of a store, or of a server, into a file
-    Export(ExportArgs),
-    /// Store all messages of an export, each checked; run it again to go on
-    Import(ImportArgs),
-    /// Copy a store, also one that is being served; run it again to bring the copy up to date
-    Backup(BackupArgs),
-    /// Write the log of a store again, without what was deleted, or damaged and posted again
-    Compact(DataArgs),
-    /// Examine whether a directory is a good place for a store
-    Doctor(DoctorArgs),
-    /// Write messages until killed; for `doctor`
-    #[command(hide = true)]
-    CrashWriter(CrashWriterArgs),
-    /// Ask a server whether it is ready; for container engines and supervisors
-    Healthcheck(HealthcheckArgs),
-    /// Make a token for a client of a server with --tokens
-    Token(TokenArgs),
-}
 
 /// Options of `serve`.
 #[derive(Debug, Args)]
@@ -448,407 +386,27 @@ impl AccessArgs {
     }
 }
 
-/// Arguments that are well formed and make no sense.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct UsageError(&'static str);
-
-fn check(makes_sense: bool, otherwise: &'static str) -> Result<(), UsageError> {
-    if makes_sense {
-        Ok(())
-    } else {
-        Err(UsageError(otherwise))
-    }
-}
-
-/// Parses the name of one of `values`; the help lists the names.
-fn one_of<T, const N: usize>(values: [(&'static str, T); N]) -> impl TypedValueParser<Value = T>
-where
-    T: Copy + Send + Sync + 'static,
-{
-    let names = PossibleValuesParser::new(values.map(|(name, _)| name));
-    names.try_map(move |given| {
-        let value = values.iter().find(|(name, _)| *name == given);
-        value.map(|(_, value)| *value).ok_or("unknown")
-    })
-}
-
 fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// All addresses at `$PORT`, which platforms set that expect just that; `127.0.0.1:8080` without it,
-/// unless there is TLS.
-fn default_listen(has_tls: bool) -> Result<Vec<SocketAddr>, UsageError> {
-    let Some(port) = env::var_os("PORT").filter(|port| !port.is_empty()) else {
-        let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
-        return Ok(if has_tls { Vec::new() } else { vec![default] });
-    };
-    let port = port
-        .to_str()
-        .and_then(|port| port.parse().ok())
-        .ok_or(UsageError(
-            "the environment variable PORT is not a port number",
-        ))?;
-    // One socket for both families, where the machine has both.
-    let both = IpAddr::from(Ipv6Addr::UNSPECIFIED);
-    let address = match TcpListener::bind((both, 0)) {
-        Ok(_) => both,
-        Err(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-    };
-    Ok(vec![SocketAddr::from((address, port))])
-}
-
-/// A text from the command line, a file, or standard input.
-#[derive(Debug, Args)]
-pub struct TextArgs {
-    /// The text; `-`, or nothing at all, reads standard input to its end
-    #[arg(allow_hyphen_values = true, conflicts_with = "file")]
-    text: Option<OsString>,
-
-    /// Read the text from a file, every byte of it
-    #[arg(long, short, value_name = "PATH")]
-    file: Option<PathBuf>,
-}
-
-impl TextArgs {
-    /// Reads the text.
-    ///
-    /// # Errors
-    /// If it cannot be read or is not UTF-8.
-    pub fn read(self) -> anyhow::Result<String> {
-        let bytes = match (self.text, self.file) {
-            (_, Some(path)) => read_file(&path)?,
-            (Some(text), None) if text != "-" => text.into_encoded_bytes(),
-            (_, None) => read_stdin()?,
-        };
-        match String::from_utf8(bytes) {
-            Ok(text) => Ok(text),
-            Err(error) => bail!(
-                "the text is not UTF-8: invalid byte at offset {}",
-                error.utf8_error().valid_up_to()
-            ),
-        }
-    }
-}
-
-fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-fn read_stdin() -> anyhow::Result<Vec<u8>> {
-    let mut input = std::io::stdin().lock();
-    if input.is_terminal() {
-        let _ = writeln!(
-            std::io::stderr(),
-            "Type the text, then press Ctrl-D on a line of its own."
-        );
-    }
-    let mut bytes = Vec::new();
-    input
-        .read_to_end(&mut bytes)
-        .context("cannot read standard input")?;
-    Ok(bytes)
-}
-
-/// Where the server is.
-#[derive(Debug, Args)]
-pub struct ServerArgs {
-    /// Address of the server
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "DIGESTD_URL",
-        default_value = "http://127.0.0.1:8080"
-    )]
-    pub url: String,
-}
-
-/// What the server wants to see. Not the token itself: everybody on the machine sees command lines.
-#[derive(Debug, Args)]
-pub struct CredentialArgs {
-    /// File with the token that the server wants to see; nobody else should be able to read it
-    #[arg(long, value_name = "PATH", env = "DIGESTD_TOKEN_FILE")]
-    token_file: Option<PathBuf>,
-}
-
-impl CredentialArgs {
-    /// Speaks to the server at `url`, and shows it the token if there is one.
-    ///
-    /// # Errors
-    /// If `url` makes no sense, or the file cannot be read or does not hold a token.
-    pub fn client(&self, url: &str) -> anyhow::Result<Client> {
-        let client = Client::new(url)?;
-        let Some(path) = &self.token_file else {
-            return Ok(client);
-        };
-        let bytes = read_file(path)?;
-        let token = str::from_utf8(&bytes).ok().map(str::trim_ascii);
-        let client = token.and_then(|token| client.with_token(token));
-        let client = client.with_context(|| format!("{} does not hold a token", path.display()))?;
-        if is_open_to_others(path) {
-            let _ = writeln!(
-                std::io::stderr(),
-                "digestd: everybody on this machine can read {}; chmod o-r makes it a secret",
-                path.display()
-            );
-        }
-        Ok(client)
-    }
-}
-
-fn is_open_to_others(path: &Path) -> bool {
-    const OTHERS_READ: u32 = 0o004;
-    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & OTHERS_READ != 0)
-}
-
-/// Options of `token`.
-#[derive(Debug, Args)]
-pub struct TokenArgs {
-    /// What is to be done.
-    #[command(subcommand)]
-    pub command: TokenCommand,
-}
-
-/// What can be done with tokens.
-#[derive(Debug, Subcommand)]
-pub enum TokenCommand {
-    /// Make a token: it goes to standard output, this once, and its line for the file of tokens,
-    /// which is no secret, to standard error (`digestd token new ci 2>>tokens`)
-    New(NewTokenArgs),
-}
-
-/// Options of `token new`.
-#[derive(Debug, Args)]
-pub struct NewTokenArgs {
-    /// What logs call it: letters, digits, `-`, `_` and `.`
-    pub name: tokens::Name,
-
-    /// What it allows: read, write, delete, export, metrics, with commas between them
-    #[arg(long, value_name = "SCOPES", default_value = "read,write")]
-    pub scope: tokens::Scopes,
-}
-
-/// Options of `put`.
-#[derive(Debug, Args)]
-pub struct PutArgs {
-    /// The text to store.
-    #[command(flatten)]
-    pub text: TextArgs,
-    /// Store the messages of a file instead, one {"message": "…"} a line; `-` is standard input.
-    /// Prints their digests in the same order
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "file"])]
-    pub batch: Option<PathBuf>,
-    /// The server to store it on.
-    #[command(flatten)]
-    pub server: ServerArgs,
-    /// What it wants to see.
-    #[command(flatten)]
-    pub credential: CredentialArgs,
-}
-
-/// Options of `get`.
-#[derive(Debug, Args)]
-pub struct GetArgs {
-    /// The digest: 64 hexadecimal digits
-    pub digest: crate::digest::Digest,
-    /// The server to ask.
-    #[command(flatten)]
-    pub server: ServerArgs,
-    /// What it wants to see.
-    #[command(flatten)]
-    pub credential: CredentialArgs,
-}
-
-/// A data directory.
-#[derive(Debug, Args)]
-pub struct DataArgs {
-    /// Directory of the store, which no server has open
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "DIGESTD_DATA_DIR",
-        default_value = "data/store"
-    )]
-    pub data_dir: PathBuf,
-}
-
-/// Options of `verify`.
-#[derive(Debug, Args)]
-pub struct VerifyArgs {
-    /// What to read.
-    #[command(flatten)]
-    pub data: DataArgs,
-
-    /// Read what this server has instead, which must have been started with --allow-export, or with
-    /// --tokens and see one that allows export
-    #[arg(long, value_name = "URL")]
-    pub url: Option<String>,
-
-    /// What it wants to see.
-    #[command(flatten)]
-    pub credential: CredentialArgs,
-
-    /// Print JSON, one object a line: each finding, then what was read
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Options of `export`.
-#[derive(Debug, Args)]
-pub struct ExportArgs {
-    /// The store.
-    #[command(flatten)]
-    pub data: DataArgs,
-
-    /// Ask this server instead, which must have been started with --allow-export, or with --tokens
-    /// and see one that allows export
-    #[arg(long, value_name = "URL")]
-    pub url: Option<String>,
-
-    /// What it wants to see.
-    #[command(flatten)]
-    pub credential: CredentialArgs,
-
-    /// What to write: lines of JSON, or a tar of files named by their digests with SHA256SUMS
-    #[arg(long, value_enum, default_value = "ndjson")]
-    pub(crate) format: Form,
-
-    /// Where to write; it is called FILE.part until it is whole, and an unfinished one is gone on
-    /// with [default: standard output]
-    #[arg(long, short, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-
-    /// Begin behind this digest
-    #[arg(long, value_name = "DIGEST", conflicts_with = "output")]
-    pub after: Option<crate::digest::Digest>,
-}
-
-/// Options of `import`.
-#[derive(Debug, Args)]
-pub struct ImportArgs {
-    /// The export, in either form; `-`, or nothing at all, reads standard input
-    #[arg(value_name = "FILE")]
-    pub input: Option<PathBuf>,
-
-    /// The store; made if it is not there.
-    #[command(flatten)]
-    pub data: DataArgs,
-
-    /// Store on this server instead
-    #[arg(long, value_name = "URL")]
-    pub url: Option<String>,
-
-    /// What it wants to see.
-    #[command(flatten)]
-    pub credential: CredentialArgs,
-
-    /// Go on behind what is wrong, and name all of it
-    #[arg(long)]
-    pub keep_going: bool,
-}
-
-/// Options of `backup`.
-#[derive(Debug, Args)]
-pub struct BackupArgs {
-    /// A new directory, or an earlier backup of this store; `digestd serve --data-dir DEST` serves it
-    #[arg(value_name = "DEST")]
-    pub destination: PathBuf,
-
-    /// Directory of the store
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "DIGESTD_DATA_DIR",
-        default_value = "data/store"
-    )]
-    pub data_dir: PathBuf,
-
-    /// Link the segments that do not change any more instead of copying them: quick, and no protection
-    /// against damage to the disk
-    #[arg(long)]
-    pub hard_link: bool,
-}
-
-/// Options of `doctor`.
-#[derive(Debug, Args)]
-pub struct DoctorArgs {
-    /// The directory; what is written in it is removed again
-    #[arg(value_name = "DIR")]
-    pub directory: PathBuf,
-
-    /// Kill a writer again and again, and see whether everything it was promised is there
-    #[arg(long)]
-    pub crash_test: bool,
-}
-
-/// Options of `crash-writer`.
-#[derive(Debug, Args)]
-pub struct CrashWriterArgs {
-    /// The data directory.
-    pub directory: PathBuf,
-    /// Which life of the writer it is: makes its messages different from those of others.
-    pub life: u32,
-}
-
-/// Options of `healthcheck`.
-#[derive(Debug, Args)]
-pub struct HealthcheckArgs {
-    /// Address of the server [default: where a server listens that has the same environment]
-    #[arg(long, value_name = "URL", env = "DIGESTD_URL")]
-    url: Option<String>,
-
-    #[arg(hide = true, long, env = "DIGESTD_LISTEN", value_delimiter = ',')]
-    listen: Vec<SocketAddr>,
-}
-
-impl HealthcheckArgs {
-    /// The address to ask.
-    ///
-    /// # Errors
-    /// If the environment makes no sense.
-    pub fn url(self) -> Result<String, UsageError> {
-        if let Some(url) = self.url {
-            return Ok(url);
-        }
-        let listen = if self.listen.is_empty() {
-            default_listen(false)?
-        } else {
-            self.listen
-        };
-        let address = listen.first().ok_or(UsageError("there is no address"))?;
-        Ok(format!("http://{}", reachable(*address)))
-    }
-}
-
-/// Where to reach a server on this machine that listens on `address`.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(match address {
-            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    address
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use std::path::Path;
+
+    use clap::Parser;
 
     use super::*;
 
-    fn serve(arguments: &[&str]) -> anyhow::Result<Config> {
-        let cli = Cli::try_parse_from([&["digestd"], arguments].concat())?;
-        match cli.into_command() {
-            Command::Serve(serve) => Ok(serve.into_config()?),
-            other => panic!("{other:?}"),
-        }
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        serve: ServeArgs,
     }
 
-    #[test]
-    fn the_command_lines_are_consistent() {
-        Cli::command().debug_assert();
+    fn serve(arguments: &[&str]) -> anyhow::Result<Config> {
+        let cli = Cli::try_parse_from([&["digestd"], arguments].concat())?;
+        Ok(cli.serve.into_config()?)
     }
 
     #[test]
@@ -945,18 +503,6 @@ mod tests {
         assert!(!log.requests);
         let file = log.file.unwrap();
         assert_eq!((file.bytes_max, file.files_max), (10 << 20, 3));
-    }
-
-    #[test]
-    fn a_server_on_all_addresses_is_reached_on_loopback() {
-        for (address, reached) in [
-            ("0.0.0.0:80", "127.0.0.1:80"),
-            ("[::]:80", "[::1]:80"),
-            ("10.0.0.1:80", "10.0.0.1:80"),
-        ] {
-            let reached = reached.parse().unwrap();
-            assert_eq!(reachable(address.parse().unwrap()), reached);
-        }
     }
 
     #[test]

@@ -1,0 +1,155 @@
+//! Arguments that several commands share.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use crate::client::Client;
+
+/// Arguments that are well formed and make no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub(super) &'static str);
+
+pub(super) fn check(makes_sense: bool, otherwise: &'static str) -> Result<(), UsageError> {
+    if makes_sense {
+        Ok(())
+    } else {
+        Err(UsageError(otherwise))
+    }
+}
+
+/// Parses the name of one of `values`; the help lists the names.
+pub(super) fn one_of<T, const N: usize>(
+    values: [(&'static str, T); N],
+) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Send + Sync + 'static,
+{
+    let names = PossibleValuesParser::new(values.map(|(name, _)| name));
+    names.try_map(move |given| {
+        let value = values.iter().find(|(name, _)| *name == given);
+        value.map(|(_, value)| *value).ok_or("unknown")
+    })
+}
+
+/// A text from the command line, a file, or standard input.
+#[derive(Debug, Args)]
+pub struct TextArgs {
+    /// The text; `-`, or nothing at all, reads standard input to its end
+    #[arg(allow_hyphen_values = true, conflicts_with = "file")]
+    text: Option<OsString>,
+
+    /// Read the text from a file, every byte of it
+    #[arg(long, short, value_name = "PATH")]
+    file: Option<PathBuf>,
+}
+
+impl TextArgs {
+    /// Reads the text.
+    ///
+    /// # Errors
+    /// If it cannot be read or is not UTF-8.
+    pub fn read(self) -> anyhow::Result<String> {
+        let bytes = match (self.text, self.file) {
+            (_, Some(path)) => read_file(&path)?,
+            (Some(text), None) if text != "-" => text.into_encoded_bytes(),
+            (_, None) => read_stdin()?,
+        };
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(text),
+            Err(error) => bail!(
+                "the text is not UTF-8: invalid byte at offset {}",
+                error.utf8_error().valid_up_to()
+            ),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn read_stdin() -> anyhow::Result<Vec<u8>> {
+    let mut input = std::io::stdin().lock();
+    if input.is_terminal() {
+        let _ = writeln!(
+            std::io::stderr(),
+            "Type the text, then press Ctrl-D on a line of its own."
+        );
+    }
+    let mut bytes = Vec::new();
+    input
+        .read_to_end(&mut bytes)
+        .context("cannot read standard input")?;
+    Ok(bytes)
+}
+
+/// Where the server is.
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    /// Address of the server
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "DIGESTD_URL",
+        default_value = "http://127.0.0.1:8080"
+    )]
+    pub url: String,
+}
+
+/// What the server wants to see. Not the token itself: everybody on the machine sees command lines.
+#[derive(Debug, Args)]
+pub struct CredentialArgs {
+    /// File with the token that the server wants to see; nobody else should be able to read it
+    #[arg(long, value_name = "PATH", env = "DIGESTD_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl CredentialArgs {
+    /// Speaks to the server at `url`, and shows it the token if there is one.
+    ///
+    /// # Errors
+    /// If `url` makes no sense, or the file cannot be read or does not hold a token.
+    pub fn client(&self, url: &str) -> anyhow::Result<Client> {
+        let client = Client::new(url)?;
+        let Some(path) = &self.token_file else {
+            return Ok(client);
+        };
+        let bytes = read_file(path)?;
+        let token = str::from_utf8(&bytes).ok().map(str::trim_ascii);
+        let client = token.and_then(|token| client.with_token(token));
+        let client = client.with_context(|| format!("{} does not hold a token", path.display()))?;
+        if is_open_to_others(path) {
+            let _ = writeln!(
+                std::io::stderr(),
+                "digestd: everybody on this machine can read {}; chmod o-r makes it a secret",
+                path.display()
+            );
+        }
+        Ok(client)
+    }
+}
+
+fn is_open_to_others(path: &Path) -> bool {
+    const OTHERS_READ: u32 = 0o004;
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & OTHERS_READ != 0)
+}
+
+/// A data directory.
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    /// Directory of the store, which no server has open
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "DIGESTD_DATA_DIR",
+        default_value = "data/store"
+    )]
+    pub data_dir: PathBuf,
+}

@@ -1,0 +1,5 @@
+//! `digestd serve`.
+
+mod args;
+
+pub use self::args::ServeArgs;
