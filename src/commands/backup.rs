@@ -4,16 +4,16 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::output::{Findings, plural, say};
 use super::progress::Bar;
-use super::{Findings, plural, say};
 use crate::store::{self, Method};
 
 /// Options of `backup`.
 #[derive(Debug, Args)]
-pub struct BackupArgs {
+pub(super) struct BackupArgs {
     /// A new directory, or an earlier backup of this store; `digestd serve --data-dir DEST` serves it
     #[arg(value_name = "DEST")]
-    pub destination: PathBuf,
+    destination: PathBuf,
 
     /// Directory of the store
     #[arg(
@@ -22,19 +22,19 @@ pub struct BackupArgs {
         env = "DIGESTD_DATA_DIR",
         default_value = "data/store"
     )]
-    pub data_dir: PathBuf,
+    data_dir: PathBuf,
 
     /// Link the segments that do not change any more instead of copying them: quick, and no protection
     /// against damage to the disk
     #[arg(long)]
-    pub hard_link: bool,
+    hard_link: bool,
 }
 
 /// Copies a store, or brings a copy up to date.
 ///
 /// # Errors
 /// [`Findings`] if the disk could not read everything; else see [`store::back_up`].
-pub fn back_up(arguments: &BackupArgs) -> anyhow::Result<()> {
+pub(super) fn run(arguments: &BackupArgs) -> anyhow::Result<()> {
     let method = if arguments.hard_link {
         Method::HardLink
     } else {

@@ -3,8 +3,8 @@
 use bytesize::ByteSize;
 
 use super::options::DataArgs;
+use super::output::{Findings, plural, say};
 use super::progress::Bar;
-use super::{Findings, plural, say};
 use crate::config;
 use crate::store::{self, CompactError, DataDirectory};
 
@@ -13,7 +13,7 @@ use crate::store::{self, CompactError, DataDirectory};
 /// # Errors
 /// [`Findings`] if messages are damaged, which they still are afterwards, or log and index do not agree; else
 /// what kept it from being done.
-pub fn compact(arguments: &DataArgs) -> anyhow::Result<()> {
+pub(super) fn run(arguments: &DataArgs) -> anyhow::Result<()> {
     let directory = DataDirectory::claim_existing(&arguments.data_dir)?;
     let bar = Bar::of_bytes(0);
     let progress = |done, total| {

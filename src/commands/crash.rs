@@ -13,7 +13,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, ensure};
 use clap::Args;
 
-use super::{open, plural};
+use super::output::plural;
+use super::setup::open;
 use crate::digest::Digest;
 use crate::message::Message;
 use crate::store::{DataDirectory, EmbeddedStore, OpenError, Store};
@@ -101,18 +102,18 @@ fn live_and_die(directory: &Path, life: u32) -> anyhow::Result<u64> {
 
 /// Options of `crash-writer`.
 #[derive(Debug, Args)]
-pub struct CrashWriterArgs {
+pub(super) struct CrashWriterArgs {
     /// The data directory.
-    pub directory: PathBuf,
+    directory: PathBuf,
     /// Which life of the writer it is: makes its messages different from those of others.
-    pub life: u32,
+    life: u32,
 }
 
 /// What the writer does: stores messages, and says a line for each that it was promised.
 ///
 /// # Errors
 /// If the store cannot be opened or takes no more.
-pub fn crash_writer(arguments: &CrashWriterArgs) -> anyhow::Result<()> {
+pub(super) fn run(arguments: &CrashWriterArgs) -> anyhow::Result<()> {
     let store = open_store(&arguments.directory)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let mut output = io::stdout().lock();

@@ -14,7 +14,8 @@ use bytesize::ByteSize;
 use clap::Args;
 use rustix::process::{Resource, getrlimit};
 
-use super::{crash, plural};
+use super::crash;
+use super::output::plural;
 use crate::config::ConnectionLimits;
 use crate::store::Medium;
 
@@ -35,21 +36,21 @@ const CLOCK_MIN_SECONDS: u64 = 1_767_225_600;
 
 /// Options of `doctor`.
 #[derive(Debug, Args)]
-pub struct DoctorArgs {
+pub(super) struct DoctorArgs {
     /// The directory; what is written in it is removed again
     #[arg(value_name = "DIR")]
-    pub directory: PathBuf,
+    directory: PathBuf,
 
     /// Kill a writer again and again, and see whether everything it was promised is there
     #[arg(long)]
-    pub crash_test: bool,
+    crash_test: bool,
 }
 
 /// Examines a directory.
 ///
 /// # Errors
 /// If a check failed.
-pub fn doctor(arguments: &DoctorArgs) -> anyhow::Result<()> {
+pub(super) fn run(arguments: &DoctorArgs) -> anyhow::Result<()> {
     let directory = &arguments.directory;
     let mut report = Report::default();
     report.note("directory", permissions(directory))?;

@@ -14,8 +14,9 @@ use clap::Args;
 
 use super::archive::{self, Form, Writer};
 use super::options::{CredentialArgs, DataArgs};
+use super::output::{Findings, plural, say};
 use super::progress::MessageBar;
-use super::{Findings, client_runtime, open, plural, say};
+use super::setup::{client_runtime, open};
 use crate::client::Client;
 use crate::digest::Digest;
 use crate::message::Message;
@@ -30,19 +31,19 @@ const BUFFER_BYTES: usize = 1 << 20;
 
 /// Options of `export`.
 #[derive(Debug, Args)]
-pub struct ExportArgs {
+pub(super) struct ExportArgs {
     /// The store.
     #[command(flatten)]
-    pub data: DataArgs,
+    data: DataArgs,
 
     /// Ask this server instead, which must have been started with --allow-export, or with --tokens
     /// and see one that allows export
     #[arg(long, value_name = "URL")]
-    pub url: Option<String>,
+    url: Option<String>,
 
     /// What it wants to see.
     #[command(flatten)]
-    pub credential: CredentialArgs,
+    credential: CredentialArgs,
 
     /// What to write: lines of JSON, or a tar of files named by their digests with SHA256SUMS
     #[arg(long, value_enum, default_value = "ndjson")]
@@ -51,18 +52,18 @@ pub struct ExportArgs {
     /// Where to write; it is called FILE.part until it is whole, and an unfinished one is gone on
     /// with [default: standard output]
     #[arg(long, short, value_name = "FILE")]
-    pub output: Option<PathBuf>,
+    output: Option<PathBuf>,
 
     /// Begin behind this digest
     #[arg(long, value_name = "DIGEST", conflicts_with = "output")]
-    pub after: Option<crate::digest::Digest>,
+    after: Option<crate::digest::Digest>,
 }
 
 /// Writes all messages of a store or a server.
 ///
 /// # Errors
 /// [`Findings`] if messages were left out because they are damaged; else what kept it from going on.
-pub fn export(arguments: &ExportArgs) -> anyhow::Result<()> {
+pub(super) fn run(arguments: &ExportArgs) -> anyhow::Result<()> {
     let form = arguments.format;
     let Some(path) = &arguments.output else {
         let output = BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());

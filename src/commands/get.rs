@@ -3,16 +3,25 @@
 use clap::Args;
 
 use super::options::{CredentialArgs, ServerArgs};
+use super::output::print;
+use super::setup::client_runtime;
 
 /// Options of `get`.
 #[derive(Debug, Args)]
-pub struct GetArgs {
+pub(super) struct GetArgs {
     /// The digest: 64 hexadecimal digits
-    pub digest: crate::digest::Digest,
+    digest: crate::digest::Digest,
     /// The server to ask.
     #[command(flatten)]
-    pub server: ServerArgs,
+    server: ServerArgs,
     /// What it wants to see.
     #[command(flatten)]
-    pub credential: CredentialArgs,
+    credential: CredentialArgs,
+}
+
+/// Prints a text.
+pub(super) fn run(arguments: &GetArgs) -> anyhow::Result<()> {
+    let client = arguments.credential.client(&arguments.server.url)?;
+    let text = client_runtime()?.block_on(client.get(&arguments.digest))?;
+    print(&text)
 }

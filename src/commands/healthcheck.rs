@@ -1,15 +1,22 @@
 //! `digestd healthcheck`: asks a server whether it is ready.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
 
 use super::addresses::{default_listen, reachable};
 use super::options::UsageError;
+use super::setup::client_runtime;
+use crate::client::Client;
+
+/// Containers are asked every few seconds, and a server that takes longer is not well.
+const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Options of `healthcheck`.
 #[derive(Debug, Args)]
-pub struct HealthcheckArgs {
+pub(super) struct HealthcheckArgs {
     /// Address of the server [default: where a server listens that has the same environment]
     #[arg(long, value_name = "URL", env = "DIGESTD_URL")]
     url: Option<String>,
@@ -23,7 +30,7 @@ impl HealthcheckArgs {
     ///
     /// # Errors
     /// If the environment makes no sense.
-    pub fn url(self) -> Result<String, UsageError> {
+    fn url(self) -> Result<String, UsageError> {
         if let Some(url) = self.url {
             return Ok(url);
         }
@@ -35,4 +42,14 @@ impl HealthcheckArgs {
         let address = listen.first().ok_or(UsageError("there is no address"))?;
         Ok(format!("http://{}", reachable(*address)))
     }
+}
+
+/// Asks the server.
+pub(super) fn run(arguments: HealthcheckArgs) -> anyhow::Result<()> {
+    let client = Client::new(&arguments.url()?)?;
+    client_runtime()?.block_on(async {
+        tokio::time::timeout(HEALTHCHECK_TIMEOUT, client.check())
+            .await
+            .context("the server did not answer in time")?
+    })
 }

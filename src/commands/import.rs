@@ -22,8 +22,9 @@ use tokio::time::sleep;
 
 use super::archive::{self, Form, Item};
 use super::options::{CredentialArgs, DataArgs};
+use super::output::{Findings, plural, say};
 use super::progress::Bar;
-use super::{Findings, open, plural, say};
+use super::setup::open;
 use crate::client::{Client, Refused, Session};
 use crate::config::SEGMENT_BYTES;
 use crate::message::Message;
@@ -47,33 +48,33 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Options of `import`.
 #[derive(Debug, Args)]
-pub struct ImportArgs {
+pub(super) struct ImportArgs {
     /// The export, in either form; `-`, or nothing at all, reads standard input
     #[arg(value_name = "FILE")]
-    pub input: Option<PathBuf>,
+    input: Option<PathBuf>,
 
     /// The store; made if it is not there.
     #[command(flatten)]
-    pub data: DataArgs,
+    data: DataArgs,
 
     /// Store on this server instead
     #[arg(long, value_name = "URL")]
-    pub url: Option<String>,
+    url: Option<String>,
 
     /// What it wants to see.
     #[command(flatten)]
-    pub credential: CredentialArgs,
+    credential: CredentialArgs,
 
     /// Go on behind what is wrong, and name all of it
     #[arg(long)]
-    pub keep_going: bool,
+    keep_going: bool,
 }
 
 /// Stores every message of an export.
 ///
 /// # Errors
 /// [`Findings`] if there was something wrong in it; else what kept it from going on.
-pub fn import(arguments: &ImportArgs) -> anyhow::Result<()> {
+pub(super) fn run(arguments: &ImportArgs) -> anyhow::Result<()> {
     let path = arguments.input.as_deref();
     let (input, bytes) = match path.filter(|path| *path != Path::new("-")) {
         Some(path) => {

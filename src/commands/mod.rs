@@ -1,8 +1,9 @@
-//! The operator's verbs: what is done to a whole store at once.
+//! The commands of `digestd`: each is a file with its arguments, its run and its tests.
 //!
-//! A verb takes checked arguments and says what it did: results on standard output, trouble and
-//! progress on standard error, the rest with the exit code. What needs the inside of a store is the
-//! store's; this room opens, counts and prints.
+//! A command takes its arguments and says what it did: results on standard output, trouble and
+//! progress on standard error, the rest with the exit code. It refuses to know the inside of a store or a
+//! protocol: a command opens, counts and prints. **Invariants:** this file names the commands, and none
+//! of them names it. Running an interrupted command once more continues it.
 
 mod addresses;
 mod archive;
@@ -12,36 +13,40 @@ mod crash;
 mod doctor;
 mod export;
 mod get;
+mod hash;
 mod healthcheck;
 mod import;
 mod options;
+mod output;
+mod process_limits;
 mod progress;
 mod put;
 mod serve;
+mod setup;
 mod token;
 mod verify;
 
-use std::io::{self, Write};
-
-use anyhow::Context;
 use clap::{Parser, Subcommand};
-use tokio::runtime::Runtime;
 
-pub use self::backup::{BackupArgs, back_up};
-pub use self::compact::compact;
-pub use self::crash::{CrashWriterArgs, crash_writer};
-pub use self::doctor::{DoctorArgs, doctor};
-pub use self::export::{ExportArgs, export};
-pub use self::get::GetArgs;
-pub use self::healthcheck::HealthcheckArgs;
-pub use self::import::{ImportArgs, import};
-pub use self::options::{CredentialArgs, DataArgs, ServerArgs, TextArgs, UsageError};
-pub use self::put::{PutArgs, put_batch};
-pub use self::serve::ServeArgs;
-pub use self::token::{NewTokenArgs, TokenArgs, TokenCommand};
-pub use self::verify::{VerifyArgs, verify};
-use crate::config;
-use crate::store::{DataDirectory, Durability, EmbeddedStore, OpenError, Options};
+use self::backup::BackupArgs;
+use self::crash::CrashWriterArgs;
+use self::doctor::DoctorArgs;
+use self::export::ExportArgs;
+use self::get::GetArgs;
+use self::healthcheck::HealthcheckArgs;
+use self::import::ImportArgs;
+pub use self::options::{CredentialArgs, ServerArgs};
+use self::options::{DataArgs, TextArgs, UsageError};
+use self::output::{Findings, say};
+use self::process_limits::raise_file_limit;
+use self::put::PutArgs;
+use self::serve::ServeArgs;
+use self::setup::with_log;
+use self::token::TokenArgs;
+use self::verify::VerifyArgs;
+use crate::client::{InvalidUrl, NotFound, Unreachable};
+use crate::server::BindError;
+use crate::store::OpenError;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failure, 2 usage, 3 integrity findings, 4 the data directory is held by
@@ -61,16 +66,15 @@ pub struct Cli {
 
 impl Cli {
     /// What is to be done.
-    #[must_use]
-    pub fn into_command(self) -> Command {
+    fn into_command(self) -> Command {
         self.command
             .unwrap_or_else(|| Command::Serve(Box::new(self.serve)))
     }
 }
 
-/// The verbs.
+/// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+enum Command {
     /// Serve messages over HTTP (the default)
     Serve(Box<ServeArgs>),
     /// Print the digest of a text; needs no server
@@ -100,50 +104,52 @@ pub enum Command {
     Token(TokenArgs),
 }
 
-/// Something is not as promised; what, was said one by one.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", plural(*.0, "finding"))]
-pub struct Findings(u64);
-
-impl Findings {
-    /// An error if there are any.
-    fn none_of(count: u64) -> Result<(), Self> {
-        if count == 0 { Ok(()) } else { Err(Self(count)) }
+/// Does what the command line asks for; returns the exit code.
+#[must_use]
+pub fn run(cli: Cli) -> i32 {
+    // Every command that opens a store needs a descriptor for each segment.
+    let raised = raise_file_limit();
+    let result = match cli.into_command() {
+        Command::Serve(arguments) => serve::run(*arguments, raised),
+        Command::Hash(arguments) => hash::run(arguments),
+        Command::Put(arguments) => put::run(arguments),
+        Command::Get(arguments) => get::run(&arguments),
+        Command::Verify(arguments) => with_log(|| verify::run(&arguments)),
+        Command::Export(arguments) => with_log(|| export::run(&arguments)),
+        Command::Import(arguments) => with_log(|| import::run(&arguments)),
+        Command::Backup(arguments) => with_log(|| backup::run(&arguments)),
+        Command::Compact(arguments) => with_log(|| compact::run(&arguments)),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::CrashWriter(arguments) => crash::run(&arguments),
+        Command::Healthcheck(arguments) => healthcheck::run(arguments),
+        Command::Token(arguments) => token::run(arguments),
+    };
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            say(&format!("{error:#}"));
+            exit_code(&error)
+        }
     }
 }
 
-/// Says something to the operator beside the result.
-fn say(text: &str) {
-    // Nobody may be reading any more; the exit code says it too.
-    let _ = writeln!(io::stderr(), "digestd: {text}");
-}
-
-/// For talking to one server.
-fn client_runtime() -> anyhow::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start")
-}
-
-/// Opens a store for work on all of it.
-fn open(directory: DataDirectory) -> Result<EmbeddedStore, OpenError> {
-    let options = Options {
-        durability: Durability::Disk,
-        index_cache_bytes: config::default_cache_bytes(),
-        // Nothing is read twice.
-        message_cache_bytes: 0,
-        message_bytes_max: directory.message_bytes_max(),
-        free_bytes_min: None,
-        observer: None,
-    };
-    EmbeddedStore::open(directory, options, &|_| ())
-}
-
-/// `1 finding`, `2 findings`.
-fn plural(count: u64, noun: &str) -> String {
-    let ending = if count == 1 { "" } else { "s" };
-    format!("{count} {noun}{ending}")
+/// See `--help`.
+fn exit_code(error: &anyhow::Error) -> i32 {
+    if matches!(error.downcast_ref(), Some(OpenError::Held { .. })) {
+        4
+    } else if error.is::<UsageError>() || error.is::<InvalidUrl>() {
+        2
+    } else if error.is::<Findings>() {
+        3
+    } else if error.is::<BindError>() {
+        5
+    } else if error.is::<NotFound>() {
+        6
+    } else if error.is::<Unreachable>() {
+        7
+    } else {
+        1
+    }
 }
 
 #[cfg(test)]

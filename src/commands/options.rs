@@ -14,7 +14,7 @@ use crate::client::Client;
 /// Arguments that are well formed and make no sense.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct UsageError(pub(super) &'static str);
+pub(super) struct UsageError(pub(super) &'static str);
 
 pub(super) fn check(makes_sense: bool, otherwise: &'static str) -> Result<(), UsageError> {
     if makes_sense {
@@ -40,7 +40,7 @@ where
 
 /// A text from the command line, a file, or standard input.
 #[derive(Debug, Args)]
-pub struct TextArgs {
+pub(super) struct TextArgs {
     /// The text; `-`, or nothing at all, reads standard input to its end
     #[arg(allow_hyphen_values = true, conflicts_with = "file")]
     text: Option<OsString>,
@@ -55,7 +55,7 @@ impl TextArgs {
     ///
     /// # Errors
     /// If it cannot be read or is not UTF-8.
-    pub fn read(self) -> anyhow::Result<String> {
+    pub(super) fn read(self) -> anyhow::Result<String> {
         let bytes = match (self.text, self.file) {
             (_, Some(path)) => read_file(&path)?,
             (Some(text), None) if text != "-" => text.into_encoded_bytes(),
@@ -143,7 +143,7 @@ fn is_open_to_others(path: &Path) -> bool {
 
 /// A data directory.
 #[derive(Debug, Args)]
-pub struct DataArgs {
+pub(super) struct DataArgs {
     /// Directory of the store, which no server has open
     #[arg(
         long,
@@ -151,5 +151,5 @@ pub struct DataArgs {
         env = "DIGESTD_DATA_DIR",
         default_value = "data/store"
     )]
-    pub data_dir: PathBuf,
+    pub(super) data_dir: PathBuf,
 }

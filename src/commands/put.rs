@@ -1,4 +1,4 @@
-//! `digestd put --batch`: the messages of a file, in one request.
+//! `digestd put`: stores a text, or the messages of a file in one request.
 //!
 //! It refuses to know the protocol, which is the client's. **Invariant:** a digest is printed once the
 //! server has said that its message is stored.
@@ -11,26 +11,38 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use super::options::{CredentialArgs, ServerArgs, TextArgs};
+use super::output::{print, say};
 use super::progress::Bar;
-use super::{client_runtime, say};
+use super::setup::client_runtime;
 use crate::client::{Client, LineAnswer};
 
 /// Options of `put`.
 #[derive(Debug, Args)]
-pub struct PutArgs {
+pub(super) struct PutArgs {
     /// The text to store.
     #[command(flatten)]
-    pub text: TextArgs,
+    text: TextArgs,
     /// Store the messages of a file instead, one {"message": "…"} a line; `-` is standard input.
     /// Prints their digests in the same order
     #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "file"])]
-    pub batch: Option<PathBuf>,
+    batch: Option<PathBuf>,
     /// The server to store it on.
     #[command(flatten)]
-    pub server: ServerArgs,
+    server: ServerArgs,
     /// What it wants to see.
     #[command(flatten)]
-    pub credential: CredentialArgs,
+    credential: CredentialArgs,
+}
+
+/// Stores a text, or the messages of a file, and prints the digests.
+pub(super) fn run(arguments: PutArgs) -> anyhow::Result<()> {
+    let client = arguments.credential.client(&arguments.server.url)?;
+    if let Some(path) = arguments.batch {
+        return put_batch(&client, &path);
+    }
+    let text = arguments.text.read()?;
+    let digest = client_runtime()?.block_on(client.put(text))?;
+    print(format!("{digest}\n").as_bytes())
 }
 
 /// Stores the message of each line of the file at `path`, or of standard input, and prints their
@@ -38,7 +50,7 @@ pub struct PutArgs {
 ///
 /// # Errors
 /// If lines were refused, or what [`Client::put_batch`] says.
-pub fn put_batch(client: &Client, path: &Path) -> anyhow::Result<()> {
+fn put_batch(client: &Client, path: &Path) -> anyhow::Result<()> {
     let (input, bytes): (Box<dyn Read + Send>, _) = if path == Path::new("-") {
         (Box::new(io::stdin()), None)
     } else {

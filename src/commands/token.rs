@@ -1,20 +1,24 @@
 //! `digestd token`: makes tokens.
 
+use std::io::{self, Write};
+
+use anyhow::Context;
 use clap::{Args, Subcommand};
 
-use crate::access::tokens;
+use super::output::print;
+use crate::access::tokens::{self, Token};
 
 /// Options of `token`.
 #[derive(Debug, Args)]
-pub struct TokenArgs {
+pub(super) struct TokenArgs {
     /// What is to be done.
     #[command(subcommand)]
-    pub command: TokenCommand,
+    command: TokenCommand,
 }
 
 /// What can be done with tokens.
 #[derive(Debug, Subcommand)]
-pub enum TokenCommand {
+pub(super) enum TokenCommand {
     /// Make a token: it goes to standard output, this once, and its line for the file of tokens,
     /// which is no secret, to standard error (`digestd token new ci 2>>tokens`)
     New(NewTokenArgs),
@@ -22,11 +26,27 @@ pub enum TokenCommand {
 
 /// Options of `token new`.
 #[derive(Debug, Args)]
-pub struct NewTokenArgs {
+pub(super) struct NewTokenArgs {
     /// What logs call it: letters, digits, `-`, `_` and `.`
-    pub name: tokens::Name,
+    name: tokens::Name,
 
     /// What it allows: read, write, delete, export, metrics, with commas between them
     #[arg(long, value_name = "SCOPES", default_value = "read,write")]
-    pub scope: tokens::Scopes,
+    scope: tokens::Scopes,
+}
+
+/// Makes a token.
+pub(super) fn run(arguments: TokenArgs) -> anyhow::Result<()> {
+    match arguments.command {
+        TokenCommand::New(arguments) => new_token(&arguments),
+    }
+}
+
+/// The secret where results go, since it cannot be had again; the line where no harm is done if it
+/// is kept.
+fn new_token(arguments: &NewTokenArgs) -> anyhow::Result<()> {
+    let token = Token::random().context("there are no random numbers")?;
+    let line = token.line(&arguments.name, arguments.scope);
+    writeln!(io::stderr(), "{line}").context("cannot write the line of the token")?;
+    print(format!("{}\n", token.reveal()).as_bytes())
 }

@@ -9,8 +9,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::options::{CredentialArgs, DataArgs};
+use super::output::{Findings, plural};
 use super::progress::{Bar, MessageBar};
-use super::{Findings, client_runtime, plural};
+use super::setup::client_runtime;
 use crate::client::Client;
 use crate::config;
 use crate::digest::Digest;
@@ -19,30 +20,30 @@ use crate::store::{self, DataDirectory, Finding, Verified};
 
 /// Options of `verify`.
 #[derive(Debug, Args)]
-pub struct VerifyArgs {
+pub(super) struct VerifyArgs {
     /// What to read.
     #[command(flatten)]
-    pub data: DataArgs,
+    data: DataArgs,
 
     /// Read what this server has instead, which must have been started with --allow-export, or with
     /// --tokens and see one that allows export
     #[arg(long, value_name = "URL")]
-    pub url: Option<String>,
+    url: Option<String>,
 
     /// What it wants to see.
     #[command(flatten)]
-    pub credential: CredentialArgs,
+    credential: CredentialArgs,
 
     /// Print JSON, one object a line: each finding, then what was read
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
 /// Reads a data directory, or what a server has, from end to end and prints what is wrong with it.
 ///
 /// # Errors
 /// [`Findings`] if anything is; else what kept it from being read at all.
-pub fn verify(arguments: &VerifyArgs) -> anyhow::Result<()> {
+pub(super) fn run(arguments: &VerifyArgs) -> anyhow::Result<()> {
     let mut printer = Printer {
         output: io::stdout().lock(),
         json: arguments.json,

@@ -28,7 +28,7 @@ use crate::store::log::is_segment_size;
 /// Options of `serve`.
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
-pub struct ServeArgs {
+pub(in crate::commands) struct ServeArgs {
     /// Address to listen on; may be given several times [default: 127.0.0.1:8080, or all
     /// addresses at $PORT if that is set]
     #[arg(
@@ -198,7 +198,7 @@ impl ServeArgs {
     ///
     /// # Errors
     /// On the first argument that makes no sense.
-    pub fn into_config(self) -> Result<Config, UsageError> {
+    pub(super) fn into_config(self) -> Result<Config, UsageError> {
         let segment_bytes = u32::try_from(self.segment_size.as_u64()).unwrap_or(u32::MAX);
         check(
             is_segment_size(segment_bytes),

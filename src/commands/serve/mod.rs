@@ -1,5 +1,266 @@
-//! `digestd serve`.
+//! `digestd serve`: assembles the service, and runs it until the order to stop.
+//!
+//! It refuses to know what a request is. **Invariant:** what was acknowledged is on the disk when it ends
+//! with 0.
 
 mod args;
+mod listeners;
 
-pub use self::args::ServeArgs;
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytesize::ByteSize;
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+pub(super) use self::args::ServeArgs;
+use self::listeners::listen;
+use super::process_limits::set_process_limits;
+use crate::access::Access;
+use crate::config::Config;
+use crate::http::{App, ListenerRole};
+use crate::logging::{self, Logs};
+use crate::metrics::Metrics;
+use crate::server::{self, Listener, Tls};
+use crate::service::Service;
+use crate::store::{self, DataDirectory, EmbeddedStore, OpenError, Options, Store};
+use crate::supervisor::{self, Inherited};
+
+/// Serves. `raised` is whether the limit on open files could be raised.
+pub(super) fn run(arguments: ServeArgs, raised: io::Result<()>) -> anyhow::Result<()> {
+    let mut config = arguments.into_config()?;
+    // Before there are threads, since it changes the environment.
+    let inherited = supervisor::inherited_sockets().context("cannot use an inherited socket")?;
+    let logs = logging::init(&config.log)?;
+    if let Err(error) = raised {
+        warn!(%error, "cannot raise the limit on open files");
+    }
+    let result = set_up(&mut config, inherited, &logs);
+    logs.flush();
+    result
+}
+
+fn set_up(config: &mut Config, inherited: Vec<Inherited>, logs: &Logs) -> anyhow::Result<()> {
+    let files = set_process_limits(&mut config.limits.connection);
+    // May be there before the store is.
+    let log = config.log.file.as_ref().map(|file| &*file.path);
+    let log: Vec<_> = log.into_iter().collect();
+    let directory = DataDirectory::claim_beside(&config.data_dir, config.segment_bytes, &log)?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(config.workers)
+        // For hashing: more threads than processors would only take memory.
+        .max_blocking_threads(config.workers.max(2))
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    runtime.block_on(serve(config, files, directory, inherited, logs))
+}
+
+async fn serve(
+    config: &Config,
+    files: Option<u64>,
+    directory: DataDirectory,
+    inherited: Vec<Inherited>,
+    logs: &Logs,
+) -> anyhow::Result<()> {
+    // Before the port is open: who sees it open may order to stop.
+    let last_words = logs.clone();
+    let stop_signal = server::stop_signal(move || last_words.flush());
+    let stop_signal = stop_signal.context("cannot listen for signals")?;
+    let metrics = Arc::new(Metrics::default());
+    let tls = match &config.tls {
+        None => None,
+        Some(tls) => Some(Arc::new(Tls::new(
+            &tls.certificate,
+            &config.data_dir,
+            Arc::clone(&metrics),
+        )?)),
+    };
+    let access = Arc::new(Access::new(config.access.clone())?);
+    let listeners = listen(config, tls.as_ref(), inherited)?;
+    announce(config, &access, files, &listeners);
+    tokio::spawn(keep_files_fresh(logs.clone(), tls, Arc::clone(&access))?);
+    tokio::spawn(supervisor::give_signs_of_life());
+    let service = Arc::new(Service::default());
+    let app = App::new(Arc::clone(&service), config.limits.clone());
+    let mut app = app.reporting_to(Arc::clone(&metrics), logs.clone());
+    // With tokens, the one of a request decides.
+    if config.allow_export || config.access.tokens.is_some() {
+        app = app.allow_export();
+    }
+    let app = Arc::new(app.guarded_by(access));
+
+    // The port answers while the store opens, which may take a while.
+    let (opened, mut opening) = oneshot::channel();
+    let options = options(config, metrics);
+    let scrub_interval = config.scrub_interval;
+    let (_scrubbing, scrub_stop) = mpsc::channel();
+    let starting = Arc::clone(&service);
+    thread::Builder::new()
+        .name("open".into())
+        .spawn(move || {
+            let result = open(directory, options, &starting);
+            if let (Ok(store), Some(interval)) = (&result, scrub_interval) {
+                spawn_scrub(Arc::clone(store), interval, scrub_stop);
+            }
+            // Nobody waits any more if the order to stop came first.
+            let _ = opened.send(result);
+        })
+        .context("cannot start a thread")?;
+
+    let mut store = None;
+    let mut failure = None;
+    let stop = async {
+        let mut stop_signal = std::pin::pin!(stop_signal);
+        tokio::select! {
+            () = &mut stop_signal => return supervisor::stopping(),
+            result = &mut opening => match result {
+                Ok(Ok(opened)) => store = Some(opened),
+                Ok(Err(error)) => failure = Some(anyhow::Error::from(error)),
+                Err(_) => failure = Some(anyhow::anyhow!("opening the store ended with a panic")),
+            },
+        }
+        let Some(store) = &store else {
+            return supervisor::stopping();
+        };
+        supervisor::ready();
+        tokio::select! {
+            () = stop_signal => {}
+            reason = store.failed(), if config.exit_on_failure => {
+                failure = Some(anyhow::anyhow!("the store failed: {reason}"));
+            }
+        }
+        supervisor::stopping();
+    };
+    server::run(listeners, app, config.limits.connection.clone(), stop).await;
+    let closed = if let Some(store) = store {
+        tokio::task::spawn_blocking(move || store.close())
+            .await?
+            .context("the store could not be closed properly")
+            .inspect(|()| info!("stopped; everything is on the disk"))
+    } else {
+        info!("stopped before the store was open");
+        Ok(())
+    };
+    failure.map_or(closed, Err)
+}
+
+/// Time between looks at the files of the certificate.
+const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Reads the certificate again when it has changed, and on SIGHUP; then the log file is
+/// reopened too.
+fn keep_files_fresh(
+    logs: Logs,
+    tls: Option<Arc<Tls>>,
+    access: Arc<Access>,
+) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut hangups = server::hangups().context("cannot listen for signals")?;
+    Ok(async move {
+        let mut ticks = tokio::time::interval(CERTIFICATE_INTERVAL);
+        loop {
+            let is_hangup = tokio::select! {
+                _ = hangups.recv() => true,
+                _ = ticks.tick(), if tls.is_some() => false,
+            };
+            if is_hangup {
+                logs.reopen();
+                info!("SIGHUP: opened the log file anew");
+                let access = Arc::clone(&access);
+                // A panic is in the log, and the rules are the old ones.
+                let _ = tokio::task::spawn_blocking(move || reload(&access)).await;
+            }
+            let Some(tls) = tls.clone() else { continue };
+            let read = move || {
+                if is_hangup {
+                    tls.reload();
+                } else {
+                    tls.reload_if_changed();
+                }
+            };
+            // A panic is in the log, and the certificate is the old one.
+            let _ = tokio::task::spawn_blocking(read).await;
+        }
+    })
+}
+
+/// Reads tokens and lists again.
+fn reload(access: &Access) {
+    match access.reload() {
+        Ok(()) if access.has_files() => info!("tokens and lists were read again, and hold"),
+        Ok(()) => {}
+        Err(error) => error!(%error, "tokens and lists stay as they were"),
+    }
+}
+
+fn options(config: &Config, metrics: Arc<Metrics>) -> Options {
+    // Most look-ups of a message that is not read often end in the index; most of the memory is
+    // best spent there.
+    let message_cache_bytes = config.cache_bytes / 4;
+    Options {
+        durability: config.durability,
+        index_cache_bytes: config.cache_bytes - message_cache_bytes,
+        message_cache_bytes,
+        message_bytes_max: config.limits.body.bytes_max,
+        free_bytes_min: config.free_bytes_min,
+        observer: Some(metrics),
+    }
+}
+
+/// Opens the store and lets `service` serve from it.
+fn open(
+    directory: DataDirectory,
+    options: Options,
+    service: &Service,
+) -> Result<Arc<EmbeddedStore>, OpenError> {
+    let store = EmbeddedStore::open(directory, options, &|stage| {
+        info!("{stage}");
+        supervisor::starting(&stage);
+        service.set_stage(stage);
+    })?;
+    let store = Arc::new(store);
+    service.start(Arc::<EmbeddedStore>::clone(&store));
+    info!(messages = store.messages(), "ready");
+    Ok(store)
+}
+
+/// Checks everything that is stored again and again, until nobody can say stop any more.
+fn spawn_scrub(store: Arc<EmbeddedStore>, interval: Duration, stop: mpsc::Receiver<()>) {
+    let scrub = move || store::keep_scrubbing(&store, interval, &stop);
+    if let Err(error) = thread::Builder::new().name("scrub".into()).spawn(scrub) {
+        warn!(%error, "cannot start a thread: what is stored is not checked");
+    }
+}
+
+/// The first lines of every log: what an operator looks for when something is not as expected.
+fn announce(config: &Config, access: &Access, files: Option<u64>, listeners: &[Listener]) {
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
+        data_dir = %config.data_dir.display(),
+        durability = config.durability.name(),
+        cache = %ByteSize(config.cache_bytes),
+        connections_and_bodies_at_most = %ByteSize(config.memory_bytes_max() as u64),
+        open_files_at_most = files,
+        tls = config.tls.is_some(),
+        "digestd starts; {}",
+        access.summary()
+    );
+    for listener in listeners {
+        let Ok(address) = listener.socket.local_addr() else {
+            continue;
+        };
+        let scheme = match listener.tls {
+            Some(_) => "https",
+            None => "http",
+        };
+        match listener.role {
+            ListenerRole::All | ListenerRole::Public => info!("listening on {scheme}://{address}"),
+            ListenerRole::Admin => info!("metrics on {scheme}://{address}/metrics"),
+        }
+    }
+}

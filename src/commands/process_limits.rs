@@ -1,0 +1,45 @@
+//! What the system grants the process: descriptors, and no core dumps.
+//!
+//! It refuses to know what the descriptors are for. **Invariant:** a limit is only ever raised to what the
+//! operator allows.
+
+use std::io;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::warn;
+
+use crate::config::ConnectionLimits;
+
+/// As many descriptors as the system lets us have.
+pub(super) fn raise_file_limit() -> io::Result<()> {
+    let files = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: files.maximum,
+        maximum: files.maximum,
+    };
+    Ok(setrlimit(Resource::Nofile, all)?)
+}
+
+/// No more connections than leave the store its share of the descriptors, and no core dumps: they would
+/// hold messages. Returns how many descriptors there are, `None` if there is no limit.
+pub(super) fn set_process_limits(limits: &mut ConnectionLimits) -> Option<u64> {
+    let connections = getrlimit(Resource::Nofile)
+        .current
+        .map_or(u64::MAX, |files| files / 4 * 3);
+    let connections = usize::try_from(connections).unwrap_or(usize::MAX);
+    if connections < limits.connections_max {
+        warn!(
+            connections,
+            "fewer connections than usual: the limit on open files is low"
+        );
+        limits.connections_max = connections;
+    }
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        warn!(%error, "cannot turn off core dumps");
+    }
+    getrlimit(Resource::Nofile).current
+}
