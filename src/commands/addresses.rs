@@ -1,16 +1,19 @@
 //! Where a server listens by default, and where it is reached.
+//!
+//! It refuses to know what is served there. **Invariant:** without `$PORT` nobody else is reached.
 
 use std::env;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use super::options::UsageError;
+use crate::config;
 
-/// All addresses at `$PORT`, which platforms set that expect just that; `127.0.0.1:8080` without it,
-/// unless there is TLS.
+/// All addresses at `$PORT`, which platforms set that expect just that; [`config::ADDRESS`] without it,
+/// unless there is TLS. Binds a socket to find out which families the machine has.
 pub(super) fn default_listen(has_tls: bool) -> Result<Vec<SocketAddr>, UsageError> {
     let Some(port) = env::var_os("PORT").filter(|port| !port.is_empty()) else {
-        let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
-        return Ok(if has_tls { Vec::new() } else { vec![default] });
+        let none_or_one = (!has_tls).then_some(config::ADDRESS);
+        return Ok(none_or_one.into_iter().collect());
     };
     let port = port
         .to_str()
@@ -41,6 +44,13 @@ pub(super) fn reachable(mut address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_arguments_a_server_listens_on_loopback_unless_there_is_tls() {
+        let loopback = "127.0.0.1:8080".parse().unwrap();
+        assert_eq!(default_listen(false).unwrap(), [loopback]);
+        assert_eq!(default_listen(true).unwrap(), []);
+    }
 
     #[test]
     fn a_server_on_all_addresses_is_reached_on_loopback() {

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::output::{Findings, plural, say};
 use super::progress::Bar;
+use crate::config;
 use crate::store::{self, Method};
 
 /// Options of `backup`.
@@ -16,12 +17,8 @@ pub(super) struct BackupArgs {
     destination: PathBuf,
 
     /// Directory of the store
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "DIGESTD_DATA_DIR",
-        default_value = "data/store"
-    )]
+    #[arg(long, env = "DIGESTD_DATA_DIR")]
+    #[arg(value_name = "DIR", default_value = config::DATA_DIR)]
     data_dir: PathBuf,
 
     /// Link the segments that do not change any more instead of copying them: quick, and no protection

@@ -1,15 +1,19 @@
 //! Arguments that several commands share.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{IsTerminal, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context, bail};
+use bytesize::ByteSize;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::client::Client;
+use crate::config;
 
 /// Arguments that are well formed and make no sense.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +40,27 @@ where
         let value = values.iter().find(|(name, _)| *name == given);
         value.map(|(_, value)| *value).ok_or("unknown")
     })
+}
+
+/// A number of bytes, which is written with a unit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size(pub(super) u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(|size: ByteSize| Self(size.as_u64()))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")].into_iter();
+        let mut exact = units.filter(|(shift, _)| self.0 > 0 && self.0.trailing_zeros() >= *shift);
+        let (shift, unit) = exact.next().unwrap_or((0, "B"));
+        write!(f, "{}{unit}", self.0 >> shift)
+    }
 }
 
 /// A text from the command line, a file, or standard input.
@@ -94,12 +119,8 @@ fn read_stdin() -> anyhow::Result<Vec<u8>> {
 #[derive(Debug, Args)]
 pub struct ServerArgs {
     /// Address of the server
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "DIGESTD_URL",
-        default_value = "http://127.0.0.1:8080"
-    )]
+    #[arg(long, env = "DIGESTD_URL")]
+    #[arg(value_name = "URL", default_value_t = format!("http://{}", config::ADDRESS))]
     pub url: String,
 }
 
@@ -145,11 +166,19 @@ fn is_open_to_others(path: &Path) -> bool {
 #[derive(Debug, Args)]
 pub(super) struct DataArgs {
     /// Directory of the store, which no server has open
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "DIGESTD_DATA_DIR",
-        default_value = "data/store"
-    )]
+    #[arg(long, env = "DIGESTD_DATA_DIR")]
+    #[arg(value_name = "DIR", default_value = config::DATA_DIR)]
     pub(super) data_dir: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn size_is_printed_as_it_may_be_written() {
+        for text in ["0B", "1B", "1023B", "64KiB", "3MiB", "1GiB", "1025MiB"] {
+            assert_eq!(text.parse::<Size>().unwrap().to_string(), text);
+        }
+    }
 }

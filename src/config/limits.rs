@@ -2,6 +2,7 @@
 //!
 //! Everything has a limit; tests lower them to see both sides.
 
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 /// Default of [`BodyLimits::bytes_max`]: far above any message meant to be read by people, small
@@ -11,6 +12,13 @@ pub const BODY_BYTES_MAX: u64 = 1 << 20;
 /// Default of [`BatchLimits::bytes_max`]: two million lines of text. It is not memory, only what is
 /// lost of a batch that is refused.
 pub const BATCH_BYTES_MAX: u64 = 256 << 20;
+
+/// Default of [`ConnectionLimits::client_connections_max`].
+pub const CLIENT_CONNECTIONS_MAX: NonZeroU16 = NonZeroU16::MIN.saturating_add(255);
+
+/// Default of [`ConnectionLimits::drain_delay`]: an operator with a load balancer that has to see it first
+/// knows how long that takes.
+pub const DRAIN_DELAY: Duration = Duration::ZERO;
 
 /// What clients may take.
 #[derive(Clone, Debug)]
@@ -113,7 +121,7 @@ impl Default for ConnectionLimits {
         Self {
             // About 40 KiB each at the worst.
             connections_max: 8192,
-            client_connections_max: 256,
+            client_connections_max: CLIENT_CONNECTIONS_MAX.get().into(),
             requests_max: 10_000,
             // So that load balancers spread again, and no client holds a slot without end.
             age_max: Duration::from_hours(1),
@@ -124,8 +132,7 @@ impl Default for ConnectionLimits {
             head_bytes_max: 16 << 10,
             head_fields_max: 64,
             write_stall_timeout: Duration::from_secs(30),
-            // How long a load balancer takes to notice is known to its operator alone.
-            drain_delay: Duration::ZERO,
+            drain_delay: DRAIN_DELAY,
             // What supervisors allow between SIGTERM and SIGKILL, with room for the last sync.
             drain_timeout: Duration::from_secs(10),
         }

@@ -5,18 +5,31 @@
 mod limits;
 mod memory;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
 pub use self::limits::{
-    BATCH_BYTES_MAX, BODY_BYTES_MAX, BatchLimits, BodyLimits, ConnectionLimits, Limits,
+    BATCH_BYTES_MAX, BODY_BYTES_MAX, BatchLimits, BodyLimits, CLIENT_CONNECTIONS_MAX,
+    ConnectionLimits, DRAIN_DELAY, Limits,
 };
 pub use self::memory::default_cache_bytes;
 use crate::access;
 use crate::store::Durability;
+
+/// Where a server listens, and is looked for, by default: only its own machine reaches it.
+pub const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+/// Default of [`Config::data_dir`].
+pub const DATA_DIR: &str = "data/store";
+
+/// Default of [`LogFileConfig::bytes_max`]: some 50,000 requests.
+pub const LOG_FILE_BYTES_MAX: u64 = 10 << 20;
+
+/// Default of [`LogFileConfig::files_max`].
+pub const LOG_FILES_MAX: u32 = 3;
 
 /// Default of [`Config::segment_bytes`]: making one takes milliseconds, and a terabyte is 16,384
 /// descriptors.
@@ -25,7 +38,7 @@ pub const SEGMENT_BYTES: u32 = 64 << 20;
 /// Settings of `digestd serve`.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Addresses to listen on; at least one.
+    /// Addresses to listen on for plain HTTP.
     pub listen: Vec<SocketAddr>,
     /// Directory of the store.
     pub data_dir: PathBuf,

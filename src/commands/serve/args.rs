@@ -1,130 +1,202 @@
 //! Options of `digestd serve`, and their one conversion into checked settings.
 //!
-//! Every option is flag, then environment (`DIGESTD_…`), then default.
+//! Every option is flag, then environment (`DIGESTD_…`), then default. A group of the help is a struct. This
+//! file refuses to know the world: it opens no file and no socket. **Invariants:** a default is a constant
+//! of `config`; an option of the store is in this file, in `config` and in the store, and nowhere else.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use bytesize::ByteSize;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{ArgAction, Args};
+use clap::builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser};
+use clap::{ArgAction, Args, value_parser};
 use tracing::level_filters::LevelFilter;
 
 use crate::access;
 use crate::access::networks::Network;
 use crate::access::origins::Site;
 use crate::access::rates::Rate;
-use crate::commands::addresses::default_listen;
-use crate::commands::options::{UsageError, check, one_of};
+use crate::commands::options::{Size, UsageError, check, one_of};
 use crate::config::{
     self, CertificateConfig, Config, Limits, LogConfig, LogFileConfig, LogFormat, TlsConfig,
 };
-use crate::store::Durability;
 use crate::store::log::is_segment_size;
+use crate::store::{Durability, Observer, Options};
 
-/// Options of `serve`.
+/// Options of `serve`, in the order of the help.
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(in crate::commands) struct ServeArgs {
+    #[command(flatten)]
+    listening: ListeningArgs,
+    #[command(flatten)]
+    storage: StorageArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
+    tls: TlsArgs,
+    #[command(flatten)]
+    access: AccessArgs,
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    operation: OperationArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Listening")]
+struct ListeningArgs {
     /// Address to listen on; may be given several times [default: 127.0.0.1:8080, or all
     /// addresses at $PORT if that is set]
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "DIGESTD_LISTEN",
-        value_delimiter = ','
-    )]
+    #[arg(long, env = "DIGESTD_LISTEN")]
+    #[arg(value_name = "ADDR", value_delimiter = ',')]
     listen: Vec<SocketAddr>,
 
+    /// Serve /metrics, and the health paths, on this address instead of where messages are; may be
+    /// given several times
+    #[arg(long, env = "DIGESTD_ADMIN_LISTEN")]
+    #[arg(value_name = "ADDR", value_delimiter = ',')]
+    admin_listen: Vec<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Storage")]
+struct StorageArgs {
     /// Directory of the store; made if it is not there
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "DIGESTD_DATA_DIR",
-        default_value = "data/store"
-    )]
+    #[arg(long, env = "DIGESTD_DATA_DIR")]
+    #[arg(value_name = "DIR", default_value = config::DATA_DIR)]
     data_dir: PathBuf,
 
     /// What a stored message survives: loss of power (disk), or the death of the process only (os)
-    #[arg(long, env = "DIGESTD_DURABILITY", default_value = "disk",
-        value_parser = one_of([("disk", Durability::Disk), ("os", Durability::Os)]))]
+    #[arg(long, env = "DIGESTD_DURABILITY", default_value = Durability::Disk.name(),
+        value_parser = one_of([Durability::Disk, Durability::Os].map(|it| (it.name(), it))))]
     durability: Durability,
-
-    /// Largest request body
-    #[arg(
-        long,
-        value_name = "SIZE",
-        env = "DIGESTD_BODY_MAX",
-        default_value = "1MiB"
-    )]
-    body_max: ByteSize,
 
     /// Memory for caches [default: a quarter of the memory limit]
     #[arg(long, value_name = "SIZE", env = "DIGESTD_CACHE")]
-    cache: Option<ByteSize>,
-
-    /// Threads that serve requests [default: one a core]
-    #[arg(long, value_name = "N", env = "DIGESTD_WORKERS")]
-    workers: Option<u16>,
+    cache: Option<Size>,
 
     /// Size of the log segments of a new store; an old one keeps its own
-    #[arg(
-        long,
-        value_name = "SIZE",
-        env = "DIGESTD_SEGMENT_SIZE",
-        default_value = "64MiB"
-    )]
-    segment_size: ByteSize,
+    #[arg(long, env = "DIGESTD_SEGMENT_SIZE")]
+    #[arg(value_name = "SIZE", default_value_t = Size(config::SEGMENT_BYTES.into()))]
+    segment_size: Size,
 
     /// Refuse new messages while less than this is free on the disk [default: 256 MiB or 2 %,
     /// whichever is more]
     #[arg(long, value_name = "SIZE", env = "DIGESTD_FREE_MIN")]
-    free_min: Option<ByteSize>,
+    free_min: Option<Size>,
+
+    /// Read and check everything that is stored, slowly, and again after this time: 7d, 12h [default:
+    /// never]
+    #[arg(long, value_name = "TIME", env = "DIGESTD_SCRUB_INTERVAL")]
+    scrub_interval: Option<humantime::Duration>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitArgs {
+    /// Largest request body
+    #[arg(long, env = "DIGESTD_BODY_MAX")]
+    #[arg(value_name = "SIZE", default_value_t = Size(config::BODY_BYTES_MAX))]
+    body_max: Size,
 
     /// Largest batch; each of its lines is limited like a request body
-    #[arg(
-        long,
-        value_name = "SIZE",
-        env = "DIGESTD_BATCH_MAX",
-        default_value = "256MiB"
-    )]
-    batch_max: ByteSize,
+    #[arg(long, env = "DIGESTD_BATCH_MAX")]
+    #[arg(value_name = "SIZE", default_value_t = Size(config::BATCH_BYTES_MAX))]
+    batch_max: Size,
 
-    /// End with exit code 1 when the store fails, for a supervisor to start it again; otherwise
-    /// reads go on
-    #[arg(long, env = "DIGESTD_EXIT_ON_FAILURE")]
-    exit_on_failure: bool,
+    /// Connections of each client at once
+    #[arg(long, env = "DIGESTD_CLIENT_CONNECTIONS_MAX")]
+    #[arg(value_name = "N", default_value_t = config::CLIENT_CONNECTIONS_MAX)]
+    client_connections_max: NonZeroU16,
+
+    /// Requests that read, for each client (an IPv4 address, an IPv6 /64 network), like 100/s, 100/m
+    /// or 100/h [default: no limit]
+    #[arg(long, value_name = "RATE", env = "DIGESTD_READ_RATE")]
+    read_rate: Option<Rate>,
+
+    /// The same for requests that write
+    #[arg(long, value_name = "RATE", env = "DIGESTD_WRITE_RATE")]
+    write_rate: Option<Rate>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "TLS")]
+#[expect(clippy::struct_field_names, reason = "the names of the options")]
+struct TlsArgs {
+    /// Address to listen on for HTTPS; may be given several times. Without --listen there is no
+    /// plain HTTP then
+    #[arg(long, env = "DIGESTD_TLS_LISTEN")]
+    #[arg(value_name = "ADDR", value_delimiter = ',')]
+    tls_listen: Vec<SocketAddr>,
+
+    /// Certificate, and those between it and a root, in PEM; read again on SIGHUP and when it changes
+    #[arg(long, value_name = "PATH", env = "DIGESTD_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+
+    /// Private key of the certificate, in PEM
+    #[arg(long, value_name = "PATH", env = "DIGESTD_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+
+    /// Make a certificate for this machine once, as localhost.crt in the data directory
+    #[arg(long, env = "DIGESTD_TLS_SELF_SIGNED", value_parser = BoolishValueParser::new())]
+    tls_self_signed: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Access")]
+struct AccessArgs {
+    /// Ask for a token of this file, with a line `name scope[,scope] sha256-of-token` for each; read
+    /// again on SIGHUP. Scopes are read, write, delete, export and metrics
+    #[arg(long, value_name = "FILE", env = "DIGESTD_TOKENS")]
+    tokens: Option<PathBuf>,
+
+    /// Let everybody read messages all the same
+    #[arg(long, env = "DIGESTD_PUBLIC_READ", value_parser = BoolishValueParser::new())]
+    public_read: bool,
 
     /// Let everybody who can connect have all messages: GET /messages?after=DIGEST&limit=N
     #[arg(long, env = "DIGESTD_ALLOW_EXPORT")]
     allow_export: bool,
 
-    /// Read and check everything that is stored, slowly, and again after this time: 7d, 12h [default:
-    /// never]
-    #[arg(long, value_name = "TIME", env = "DIGESTD_SCRUB_INTERVAL",
-        value_parser = humantime::parse_duration)]
-    scrub_interval: Option<Duration>,
+    /// Let in only this network; may be given several times
+    #[arg(long, env = "DIGESTD_ALLOW")]
+    #[arg(value_name = "CIDR", value_delimiter = ',')]
+    allow: Vec<Network>,
 
-    /// Serve /metrics, and the health paths, on this address instead of where messages are; may be
-    /// given several times
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "DIGESTD_ADMIN_LISTEN",
-        value_delimiter = ','
-    )]
-    admin_listen: Vec<SocketAddr>,
+    /// Do not let in this network, whatever is allowed; may be given several times
+    #[arg(long, env = "DIGESTD_DENY")]
+    #[arg(value_name = "CIDR", value_delimiter = ',')]
+    deny: Vec<Network>,
 
+    /// More of both, with a line `allow CIDR` or `deny CIDR` for each; read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "DIGESTD_LIST_FILE")]
+    list_file: Option<PathBuf>,
+
+    /// Believe a proxy of this network when it says, with Forwarded, X-Forwarded-For or the PROXY
+    /// protocol, for whom it speaks; may be given several times
+    #[arg(long, env = "DIGESTD_TRUSTED_PROXY")]
+    #[arg(value_name = "CIDR", value_delimiter = ',')]
+    trusted_proxy: Vec<Network>,
+
+    /// Let pages of this site, as `https://app.example`, use the service; may be given several times
+    #[arg(long, env = "DIGESTD_CORS_ORIGIN")]
+    #[arg(value_name = "ORIGIN", value_delimiter = ',')]
+    cors_origin: Vec<Site>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Logging")]
+struct LogArgs {
     /// How lines of the log look [default: text on a terminal, json otherwise]
     #[arg(long, env = "DIGESTD_LOG_FORMAT",
         value_parser = one_of([("text", LogFormat::Text), ("json", LogFormat::Json)]))]
     log_format: Option<LogFormat>,
 
     /// What is logged: this and everything more serious
-    #[arg(long, env = "DIGESTD_LOG_LEVEL", default_value = "info",
+    #[arg(long, env = "DIGESTD_LOG_LEVEL", default_value_t = LevelFilter::INFO,
         value_parser = PossibleValuesParser::new(["error", "warn", "info", "debug", "trace"])
             .try_map(|level| level.parse::<LevelFilter>()))]
     log_level: LevelFilter,
@@ -139,235 +211,140 @@ pub(in crate::commands) struct ServeArgs {
     log_file: Option<PathBuf>,
 
     /// Turn the log file over before it grows beyond this
-    #[arg(
-        long,
-        value_name = "SIZE",
-        env = "DIGESTD_LOG_MAX_SIZE",
-        default_value = "10MiB"
-    )]
-    log_max_size: ByteSize,
+    #[arg(long, env = "DIGESTD_LOG_MAX_SIZE")]
+    #[arg(value_name = "SIZE", default_value_t = Size(config::LOG_FILE_BYTES_MAX))]
+    log_max_size: Size,
 
     /// Old log files that are kept: PATH.1 is the newest of them
-    #[arg(
-        long,
-        value_name = "N",
-        env = "DIGESTD_LOG_MAX_FILES",
-        default_value = "3",
-        value_parser = clap::value_parser!(u32).range(1..=1000)
-    )]
+    #[arg(long, env = "DIGESTD_LOG_MAX_FILES", value_name = "N",
+        default_value_t = config::LOG_FILES_MAX, value_parser = value_parser!(u32).range(1..=1000))]
     log_max_files: u32,
+}
 
-    /// Address to listen on for HTTPS; may be given several times. Without --listen there is no
-    /// plain HTTP then
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "DIGESTD_TLS_LISTEN",
-        value_delimiter = ','
-    )]
-    tls_listen: Vec<SocketAddr>,
-
-    /// Certificate, and those between it and a root, in PEM; read again on SIGHUP and when it changes
-    #[arg(long, value_name = "PATH", env = "DIGESTD_TLS_CERT")]
-    tls_cert: Option<PathBuf>,
-
-    /// Private key of the certificate, in PEM
-    #[arg(long, value_name = "PATH", env = "DIGESTD_TLS_KEY")]
-    tls_key: Option<PathBuf>,
-
-    /// Make a certificate for this machine once, as localhost.crt in the data directory
-    #[arg(long, env = "DIGESTD_TLS_SELF_SIGNED", value_parser = clap::builder::BoolishValueParser::new())]
-    tls_self_signed: bool,
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Operation")]
+struct OperationArgs {
+    /// Threads that serve requests [default: one a core]
+    #[arg(long, value_name = "N", env = "DIGESTD_WORKERS")]
+    workers: Option<u16>,
 
     /// Go on accepting connections this long after SIGTERM, while /readyz says 503
-    #[arg(
-        long,
-        value_name = "TIME",
-        env = "DIGESTD_DRAIN_DELAY",
-        default_value = "0s",
-        value_parser = humantime::parse_duration
-    )]
-    drain_delay: Duration,
+    #[arg(long, env = "DIGESTD_DRAIN_DELAY")]
+    #[arg(value_name = "TIME", default_value_t = config::DRAIN_DELAY.into())]
+    drain_delay: humantime::Duration,
 
-    #[command(flatten)]
-    access: AccessArgs,
+    /// End with exit code 1 when the store fails, for a supervisor to start it again; otherwise
+    /// reads go on
+    #[arg(long, env = "DIGESTD_EXIT_ON_FAILURE")]
+    exit_on_failure: bool,
 }
 
 impl ServeArgs {
-    /// The settings these arguments stand for.
+    /// The settings these arguments stand for. Addresses that are not given are left out.
     ///
     /// # Errors
     /// On the first argument that makes no sense.
     pub(super) fn into_config(self) -> Result<Config, UsageError> {
-        let segment_bytes = u32::try_from(self.segment_size.as_u64()).unwrap_or(u32::MAX);
+        let Self {
+            listening,
+            storage,
+            limits,
+            tls,
+            access,
+            log,
+            operation,
+        } = self;
+        let segment_bytes = u32::try_from(storage.segment_size.0).unwrap_or(u32::MAX);
         check(
             is_segment_size(segment_bytes),
             "--segment-size must be between 64KiB and 1GiB and a multiple of 4KiB",
         )?;
-        check(self.body_max.as_u64() > 0, "--body-max must not be zero")?;
-        check(self.batch_max.as_u64() > 0, "--batch-max must not be zero")?;
-        check(self.workers != Some(0), "--workers must not be zero")?;
-        check(
-            self.scrub_interval != Some(Duration::ZERO),
-            "--scrub-interval must not be zero",
-        )?;
-        check(
-            self.log_max_size.as_u64() > 0,
-            "--log-max-size must not be zero",
-        )?;
-        let certificate = certificate(self.tls_cert, self.tls_key, self.tls_self_signed)?;
-        let tls = tls(self.tls_listen, certificate)?;
-        let listen = if self.listen.is_empty() {
-            default_listen(tls.is_some())?
-        } else {
-            self.listen
-        };
-        let mut limits = Limits::default();
-        limits.body.bytes_max = self.body_max.as_u64();
-        limits.batch.bytes_max = self.batch_max.as_u64();
-        limits.connection.drain_delay = self.drain_delay;
-        limits.connection.client_connections_max =
-            usize::from(self.access.client_connections_max.get());
-        // One body of the largest size must always be able to pass.
-        let body_bytes_max = usize::try_from(limits.body.bytes_max).unwrap_or(usize::MAX);
-        limits.body.all_large_bytes_max = limits.body.all_large_bytes_max.max(body_bytes_max);
+        let scrub_interval = storage.scrub_interval.map(Duration::from);
+        for (is_zero, error) in [
+            (limits.body_max.0 == 0, "--body-max must not be zero"),
+            (limits.batch_max.0 == 0, "--batch-max must not be zero"),
+            (operation.workers == Some(0), "--workers must not be zero"),
+            (
+                scrub_interval == Some(Duration::ZERO),
+                "--scrub-interval must not be zero",
+            ),
+            (log.log_max_size.0 == 0, "--log-max-size must not be zero"),
+        ] {
+            check(!is_zero, error)?;
+        }
         Ok(Config {
-            listen,
-            data_dir: self.data_dir,
-            durability: self.durability,
-            cache_bytes: self
+            tls: tls.into_config()?,
+            listen: listening.listen,
+            admin_listen: listening.admin_listen,
+            data_dir: storage.data_dir,
+            durability: storage.durability,
+            cache_bytes: storage
                 .cache
-                .map_or_else(config::default_cache_bytes, |size| size.as_u64()),
+                .map_or_else(config::default_cache_bytes, |size| size.0),
             segment_bytes,
-            free_bytes_min: self.free_min.map(|size| size.as_u64()),
-            workers: self.workers.map_or_else(cores, usize::from),
-            limits,
-            exit_on_failure: self.exit_on_failure,
-            allow_export: self.allow_export,
-            scrub_interval: self.scrub_interval,
-            admin_listen: self.admin_listen,
-            log: LogConfig {
-                format: self.log_format,
-                level: self.log_level,
-                requests: self.access_log,
-                file: self.log_file.map(|path| LogFileConfig {
-                    path,
-                    bytes_max: self.log_max_size.as_u64(),
-                    files_max: self.log_max_files,
-                }),
-            },
-            tls,
-            access: self.access.into_settings()?,
+            free_bytes_min: storage.free_min.map(|size| size.0),
+            scrub_interval,
+            allow_export: access.allow_export,
+            access: access.into_settings(limits.read_rate, limits.write_rate)?,
+            log: log.into_config(),
+            workers: operation.workers.map_or_else(cores, usize::from),
+            exit_on_failure: operation.exit_on_failure,
+            limits: limits.into_limits(operation.drain_delay.into()),
         })
     }
 }
 
-fn certificate(
-    certificate: Option<PathBuf>,
-    key: Option<PathBuf>,
-    self_signed: bool,
-) -> Result<Option<CertificateConfig>, UsageError> {
-    match (certificate, key, self_signed) {
-        (None, None, false) => Ok(None),
-        (None, None, true) => Ok(Some(CertificateConfig::SelfSigned)),
-        (Some(certificate), Some(key), false) => {
-            Ok(Some(CertificateConfig::Files { certificate, key }))
+impl LimitArgs {
+    fn into_limits(self, drain_delay: Duration) -> Limits {
+        let mut limits = Limits::default();
+        limits.body.bytes_max = self.body_max.0;
+        limits.batch.bytes_max = self.batch_max.0;
+        limits.connection.drain_delay = drain_delay;
+        limits.connection.client_connections_max = self.client_connections_max.get().into();
+        // One body of the largest size must always be able to pass.
+        let body_bytes_max = usize::try_from(self.body_max.0).unwrap_or(usize::MAX);
+        limits.body.all_large_bytes_max = limits.body.all_large_bytes_max.max(body_bytes_max);
+        limits
+    }
+}
+
+impl TlsArgs {
+    fn into_config(self) -> Result<Option<TlsConfig>, UsageError> {
+        let certificate = match (self.tls_cert, self.tls_key, self.tls_self_signed) {
+            (None, None, false) => None,
+            (None, None, true) => Some(CertificateConfig::SelfSigned),
+            (Some(certificate), Some(key), false) => {
+                Some(CertificateConfig::Files { certificate, key })
+            }
+            (_, _, true) => {
+                return Err(UsageError(
+                    "--tls-self-signed makes a certificate; it does not go with --tls-cert and --tls-key",
+                ));
+            }
+            _ => return Err(UsageError("--tls-cert and --tls-key go together")),
+        };
+        match (self.tls_listen, certificate) {
+            (listen, None) if listen.is_empty() => Ok(None),
+            (listen, Some(_)) if listen.is_empty() => Err(UsageError(
+                "a certificate is of no use without --tls-listen",
+            )),
+            (_, None) => Err(UsageError(
+                "--tls-listen needs --tls-cert and --tls-key, or --tls-self-signed",
+            )),
+            (listen, Some(certificate)) => Ok(Some(TlsConfig {
+                listen,
+                certificate,
+            })),
         }
-        (_, _, true) => Err(UsageError(
-            "--tls-self-signed makes a certificate; it does not go with --tls-cert and --tls-key",
-        )),
-        _ => Err(UsageError("--tls-cert and --tls-key go together")),
     }
-}
-
-fn tls(
-    listen: Vec<SocketAddr>,
-    certificate: Option<CertificateConfig>,
-) -> Result<Option<TlsConfig>, UsageError> {
-    match (listen.is_empty(), certificate) {
-        (true, None) => Ok(None),
-        (false, Some(certificate)) => Ok(Some(TlsConfig {
-            listen,
-            certificate,
-        })),
-        (true, Some(_)) => Err(UsageError(
-            "a certificate is of no use without --tls-listen",
-        )),
-        (false, None) => Err(UsageError(
-            "--tls-listen needs --tls-cert and --tls-key, or --tls-self-signed",
-        )),
-    }
-}
-
-/// Options of `serve` about who may come in.
-#[derive(Debug, Args)]
-struct AccessArgs {
-    /// Ask for a token of this file, with a line `name scope[,scope] sha256-of-token` for each; read
-    /// again on SIGHUP. Scopes are read, write, delete, export and metrics
-    #[arg(long, value_name = "FILE", env = "DIGESTD_TOKENS")]
-    tokens: Option<PathBuf>,
-
-    /// Let everybody read messages all the same
-    #[arg(long, env = "DIGESTD_PUBLIC_READ", value_parser = clap::builder::BoolishValueParser::new())]
-    public_read: bool,
-
-    /// Let in only this network; may be given several times
-    #[arg(
-        long,
-        value_name = "CIDR",
-        env = "DIGESTD_ALLOW",
-        value_delimiter = ','
-    )]
-    allow: Vec<Network>,
-
-    /// Do not let in this network, whatever is allowed; may be given several times
-    #[arg(long, value_name = "CIDR", env = "DIGESTD_DENY", value_delimiter = ',')]
-    deny: Vec<Network>,
-
-    /// More of both, with a line `allow CIDR` or `deny CIDR` for each; read again on SIGHUP
-    #[arg(long, value_name = "FILE", env = "DIGESTD_LIST_FILE")]
-    list_file: Option<PathBuf>,
-
-    /// Believe a proxy of this network when it says, with Forwarded, X-Forwarded-For or the PROXY
-    /// protocol, for whom it speaks; may be given several times
-    #[arg(
-        long,
-        value_name = "CIDR",
-        env = "DIGESTD_TRUSTED_PROXY",
-        value_delimiter = ','
-    )]
-    trusted_proxy: Vec<Network>,
-
-    /// Requests that read, for each client (an IPv4 address, an IPv6 /64 network), like 100/s, 100/m
-    /// or 100/h [default: no limit]
-    #[arg(long, value_name = "RATE", env = "DIGESTD_READ_RATE")]
-    read_rate: Option<Rate>,
-
-    /// The same for requests that write
-    #[arg(long, value_name = "RATE", env = "DIGESTD_WRITE_RATE")]
-    write_rate: Option<Rate>,
-
-    /// Connections of each client at once
-    #[arg(
-        long,
-        value_name = "N",
-        env = "DIGESTD_CLIENT_CONNECTIONS_MAX",
-        default_value = "256"
-    )]
-    client_connections_max: NonZeroU16,
-
-    /// Let pages of this site, as `https://app.example`, use the service; may be given several times
-    #[arg(
-        long,
-        value_name = "ORIGIN",
-        env = "DIGESTD_CORS_ORIGIN",
-        value_delimiter = ','
-    )]
-    cors_origin: Vec<Site>,
 }
 
 impl AccessArgs {
-    fn into_settings(self) -> Result<access::Settings, UsageError> {
+    fn into_settings(
+        self,
+        read_rate: Option<Rate>,
+        write_rate: Option<Rate>,
+    ) -> Result<access::Settings, UsageError> {
         check(
             !self.public_read || self.tokens.is_some(),
             "--public-read is of no use without --tokens",
@@ -380,14 +357,44 @@ impl AccessArgs {
             list_file: self.list_file,
             trusted_proxies: self.trusted_proxy,
             sites: self.cors_origin,
-            read_rate: self.read_rate,
-            write_rate: self.write_rate,
+            read_rate,
+            write_rate,
         })
+    }
+}
+
+impl LogArgs {
+    fn into_config(self) -> LogConfig {
+        LogConfig {
+            format: self.log_format,
+            level: self.log_level,
+            requests: self.access_log,
+            file: self.log_file.map(|path| LogFileConfig {
+                path,
+                bytes_max: self.log_max_size.0,
+                files_max: self.log_max_files,
+            }),
+        }
     }
 }
 
 fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// What the store is opened with.
+pub(super) fn store_options(config: &Config, observer: Arc<dyn Observer>) -> Options {
+    // Most look-ups of a message that is not read often end in the index; most of the memory is
+    // best spent there.
+    let message_cache_bytes = config.cache_bytes / 4;
+    Options {
+        durability: config.durability,
+        index_cache_bytes: config.cache_bytes - message_cache_bytes,
+        message_cache_bytes,
+        message_bytes_max: config.limits.body.bytes_max,
+        free_bytes_min: config.free_bytes_min,
+        observer: Some(observer),
+    }
 }
 
 #[cfg(test)]
@@ -410,9 +417,9 @@ mod tests {
     }
 
     #[test]
-    fn no_arguments_mean_serve_on_loopback_with_a_store_below_data() {
+    fn no_arguments_mean_the_default_addresses_and_a_store_below_data() {
         let config = serve(&[]).unwrap();
-        assert_eq!(config.listen, ["127.0.0.1:8080".parse().unwrap()]);
+        assert_eq!(config.listen, []);
         assert_eq!(config.data_dir, Path::new("data/store"));
         assert_eq!(config.durability, Durability::Disk);
         assert_eq!(config.limits.body.bytes_max, config::BODY_BYTES_MAX);

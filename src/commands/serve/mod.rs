@@ -18,7 +18,9 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 pub(super) use self::args::ServeArgs;
+use self::args::store_options;
 use self::listeners::listen;
+use super::addresses::default_listen;
 use super::process_limits::set_process_limits;
 use crate::access::Access;
 use crate::config::Config;
@@ -33,6 +35,9 @@ use crate::supervisor::{self, Inherited};
 /// Serves. `raised` is whether the limit on open files could be raised.
 pub(super) fn run(arguments: ServeArgs, raised: io::Result<()>) -> anyhow::Result<()> {
     let mut config = arguments.into_config()?;
+    if config.listen.is_empty() {
+        config.listen = default_listen(config.tls.is_some())?;
+    }
     // Before there are threads, since it changes the environment.
     let inherited = supervisor::inherited_sockets().context("cannot use an inherited socket")?;
     let logs = logging::init(&config.log)?;
@@ -96,7 +101,7 @@ async fn serve(
 
     // The port answers while the store opens, which may take a while.
     let (opened, mut opening) = oneshot::channel();
-    let options = options(config, metrics);
+    let options = store_options(config, metrics);
     let scrub_interval = config.scrub_interval;
     let (_scrubbing, scrub_stop) = mpsc::channel();
     let starting = Arc::clone(&service);
@@ -194,20 +199,6 @@ fn reload(access: &Access) {
         Ok(()) if access.has_files() => info!("tokens and lists were read again, and hold"),
         Ok(()) => {}
         Err(error) => error!(%error, "tokens and lists stay as they were"),
-    }
-}
-
-fn options(config: &Config, metrics: Arc<Metrics>) -> Options {
-    // Most look-ups of a message that is not read often end in the index; most of the memory is
-    // best spent there.
-    let message_cache_bytes = config.cache_bytes / 4;
-    Options {
-        durability: config.durability,
-        index_cache_bytes: config.cache_bytes - message_cache_bytes,
-        message_cache_bytes,
-        message_bytes_max: config.limits.body.bytes_max,
-        free_bytes_min: config.free_bytes_min,
-        observer: Some(metrics),
     }
 }
 
