@@ -1,6 +1,7 @@
 //! Where a server listens by default, and where it is reached.
 //!
-//! It refuses to know what is served there. **Invariant:** without `$PORT` nobody else is reached.
+//! It refuses to know what is served there. **Invariant:** without `$PORT` only this machine is
+//! reached.
 
 use std::env;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -8,9 +9,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use super::options::UsageError;
 use crate::config;
 
-/// All addresses at `$PORT`, which platforms set that expect just that; [`config::ADDRESS`] without it,
+/// The addresses that are given, or the default: all addresses at `$PORT`, which platforms set that expect just that; [`config::ADDRESS`] without it,
 /// unless there is TLS. Binds a socket to find out which families the machine has.
-pub(super) fn default_listen(has_tls: bool) -> Result<Vec<SocketAddr>, UsageError> {
+pub(super) fn or_default(
+    given: Vec<SocketAddr>,
+    has_tls: bool,
+) -> Result<Vec<SocketAddr>, UsageError> {
+    if !given.is_empty() {
+        return Ok(given);
+    }
     let Some(port) = env::var_os("PORT").filter(|port| !port.is_empty()) else {
         let none_or_one = (!has_tls).then_some(config::ADDRESS);
         return Ok(none_or_one.into_iter().collect());
@@ -48,8 +55,8 @@ mod tests {
     #[test]
     fn without_arguments_a_server_listens_on_loopback_unless_there_is_tls() {
         let loopback = "127.0.0.1:8080".parse().unwrap();
-        assert_eq!(default_listen(false).unwrap(), [loopback]);
-        assert_eq!(default_listen(true).unwrap(), []);
+        assert_eq!(or_default(Vec::new(), false).unwrap(), [loopback]);
+        assert_eq!(or_default(Vec::new(), true).unwrap(), []);
     }
 
     #[test]

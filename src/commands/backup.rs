@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::output::{Findings, plural, say};
+use super::output::{IntegrityError, plural, say};
 use super::progress::Bar;
 use crate::config;
 use crate::store::{self, Method};
@@ -30,7 +30,7 @@ pub(super) struct BackupArgs {
 /// Copies a store, or brings a copy up to date.
 ///
 /// # Errors
-/// [`Findings`] if the disk could not read everything; else see [`store::back_up`].
+/// [`IntegrityError`] if the disk could not read everything; else see [`store::back_up`].
 pub(super) fn run(arguments: &BackupArgs) -> anyhow::Result<()> {
     let method = if arguments.hard_link {
         Method::HardLink
@@ -38,10 +38,7 @@ pub(super) fn run(arguments: &BackupArgs) -> anyhow::Result<()> {
         Method::Copy
     };
     let bar = Bar::of_segments();
-    let progress = |done: u32, total: u32| {
-        bar.set_total(total.into());
-        bar.set(done.into());
-    };
+    let progress = |done: u32, total: u32| bar.set(done.into(), total.into());
     let done = store::back_up(
         &arguments.data_dir,
         &arguments.destination,
@@ -65,5 +62,5 @@ pub(super) fn run(arguments: &BackupArgs) -> anyhow::Result<()> {
             plural(*bytes, "byte")
         ));
     }
-    Ok(Findings::none_of(done.unreadable.len() as u64)?)
+    Ok(IntegrityError::if_any(done.unreadable.len() as u64)?)
 }

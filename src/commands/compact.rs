@@ -3,7 +3,7 @@
 use bytesize::ByteSize;
 
 use super::options::DataArgs;
-use super::output::{Findings, plural, say};
+use super::output::{IntegrityError, plural, say};
 use super::progress::Bar;
 use crate::config;
 use crate::store::{self, CompactError, DataDirectory};
@@ -11,15 +11,12 @@ use crate::store::{self, CompactError, DataDirectory};
 /// Writes the log of a store again.
 ///
 /// # Errors
-/// [`Findings`] if messages are damaged, which they still are afterwards, or log and index do not agree; else
+/// [`IntegrityError`] if messages are damaged, which they still are afterwards, or log and index do not agree; else
 /// what kept it from being done.
 pub(super) fn run(arguments: &DataArgs) -> anyhow::Result<()> {
     let directory = DataDirectory::claim_existing(&arguments.data_dir)?;
-    let bar = Bar::of_bytes(0);
-    let progress = |done, total| {
-        bar.set_total(total);
-        bar.set(done);
-    };
+    let bar = Bar::of_bytes();
+    let progress = |done, total| bar.set(done, total);
     let cache_bytes = config::default_cache_bytes();
     let compacted = store::compact(&directory, cache_bytes, &progress, |finding| {
         bar.aside(|| say(&finding.to_string()));
@@ -28,7 +25,7 @@ pub(super) fn run(arguments: &DataArgs) -> anyhow::Result<()> {
     let done = compacted.map_err(|error| match error {
         CompactError::Inconsistent(count) => {
             say(&format!("left as it is: {error}"));
-            Findings(count).into()
+            IntegrityError(count).into()
         }
         CompactError::Store(error) => anyhow::Error::from(error),
     })?;
@@ -44,5 +41,5 @@ pub(super) fn run(arguments: &DataArgs) -> anyhow::Result<()> {
             plural(done.damaged, "message")
         ));
     }
-    Ok(Findings::none_of(done.damaged)?)
+    Ok(IntegrityError::if_any(done.damaged)?)
 }

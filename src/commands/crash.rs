@@ -25,7 +25,7 @@ const LIVES: u32 = 20;
 /// Promises after which it is killed: this many, and up to as many more.
 const PROMISES_MIN: u64 = 100;
 
-/// A writer that nobody kills ends here.
+/// A writer that is not killed ends here.
 const PROMISES_MAX: u64 = 100_000;
 
 /// Messages on their way at once, like those of as many clients.

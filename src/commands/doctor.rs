@@ -25,7 +25,7 @@ const SYNCS: usize = 200;
 /// What is written before each of them, in bytes: a group of a few messages.
 const SYNC_BYTES: usize = 4096;
 
-/// A sync above this is felt by whoever waits for an answer.
+/// A client notices when its answer waits for a sync longer than this.
 const SYNC_SLOW: Duration = Duration::from_millis(20);
 
 /// No disk is asked and answers within this.
@@ -86,6 +86,17 @@ enum Note {
     Doubtful(String),
 }
 
+impl Note {
+    /// `text`, and `doubt` about it unless all is well.
+    fn good_if(is_well: bool, text: String, doubt: &str) -> Self {
+        if is_well {
+            Self::Good(text)
+        } else {
+            Self::Doubtful(format!("{text}: {doubt}"))
+        }
+    }
+}
+
 #[derive(Default)]
 struct Report {
     failed: u64,
@@ -115,23 +126,19 @@ fn permissions(directory: &Path) -> anyhow::Result<Note> {
     );
     let mode = metadata.permissions().mode() & 0o7777;
     let text = format!("{}, mode {mode:04o}", directory.display());
-    Ok(if mode & 0o022 == 0 {
-        Note::Good(text)
-    } else {
-        Note::Doubtful(format!("{text}: others can write here"))
-    })
+    Ok(Note::good_if(
+        mode & 0o022 == 0,
+        text,
+        "others can write here",
+    ))
 }
 
 fn clock() -> anyhow::Result<Note> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     let text = httpdate::fmt_http_date(SystemTime::now());
-    Ok(if now.as_secs() >= CLOCK_MIN_SECONDS {
-        Note::Good(text)
-    } else {
-        Note::Doubtful(format!(
-            "{text}: the clock is wrong, and so will be all logs"
-        ))
-    })
+    let is_right = now.as_secs() >= CLOCK_MIN_SECONDS;
+    let doubt = "the clock is wrong, and so will be all logs";
+    Ok(Note::good_if(is_right, text, doubt))
 }
 
 fn descriptors() -> Note {
@@ -139,14 +146,9 @@ fn descriptors() -> Note {
         return Note::Good("no limit".into());
     };
     // `serve` leaves the store a quarter of them.
-    let wanted = ConnectionLimits::default().connections_max as u64 * 4 / 3;
-    if maximum >= wanted {
-        Note::Good(format!("up to {maximum}"))
-    } else {
-        Note::Doubtful(format!(
-            "up to {maximum}: fewer connections than usual, which takes {wanted}"
-        ))
-    }
+    let wanted = Limits::default().connections_max as u64 * 4 / 3;
+    let doubt = format!("fewer connections than usual, which takes {wanted}");
+    Note::good_if(maximum >= wanted, format!("up to {maximum}"), &doubt)
 }
 
 /// By the magic numbers of statfs(2).

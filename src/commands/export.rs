@@ -1,8 +1,7 @@
 //! `digestd export`: all messages of a store, in the order of their digests.
 //!
 //! A file is called `….part` until everything is in it and on the disk. An unfinished one is read
-//! again, cut behind its last good message, and gone on with there: so an export may be interrupted
-//! in any way.
+//! again, cut after its last good message, and continued there.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
@@ -14,9 +13,9 @@ use clap::Args;
 
 use super::archive::{self, Form, Writer};
 use super::options::{CredentialArgs, DataArgs};
-use super::output::{Findings, plural, say};
+use super::output::{IntegrityError, plural, say};
 use super::progress::MessageBar;
-use super::setup::{client_runtime, open};
+use super::setup::{block_on, open};
 use crate::client::Client;
 use crate::digest::Digest;
 use crate::message::Message;
@@ -62,7 +61,7 @@ pub(super) struct ExportArgs {
 /// Writes all messages of a store or a server.
 ///
 /// # Errors
-/// [`Findings`] if messages were left out because they are damaged; else what kept it from going on.
+/// [`IntegrityError`] if messages were left out because they are damaged; else what kept it from going on.
 pub(super) fn run(arguments: &ExportArgs) -> anyhow::Result<()> {
     let form = arguments.format;
     let Some(path) = &arguments.output else {
@@ -91,10 +90,10 @@ struct Exported {
 
 fn report(exported: &Exported) -> anyhow::Result<()> {
     say(&format!("{} written", plural(exported.messages, "message")));
-    Ok(Findings::none_of(exported.damaged)?)
+    Ok(IntegrityError::if_any(exported.damaged)?)
 }
 
-/// Writes all messages behind `after`.
+/// Writes all messages after `after`.
 fn write_all(
     arguments: &ExportArgs,
     after: Option<Digest>,
@@ -157,7 +156,7 @@ fn read_server(client: &Client, after: Option<Digest>, each: Each<'_>) -> anyhow
         Ok(()) => ControlFlow::Continue(()),
         Err(error) => ControlFlow::Break(error),
     });
-    match client_runtime()?.block_on(walk)? {
+    match block_on(walk)? {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }

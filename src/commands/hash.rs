@@ -1,12 +1,12 @@
 //! `digestd hash`: prints the digest of a text.
 //!
-//! It refuses to know a server: the digest is computed here.
+//! It refuses to know a server. **Invariant:** the digest is that of every byte of the text.
 
 use super::options::TextArgs;
-use super::output::print;
+use super::output::print_line;
 use crate::digest::Digest;
 
 /// Prints the digest of a text.
 pub(super) fn run(arguments: TextArgs) -> anyhow::Result<()> {
-    print(format!("{}\n", Digest::of(arguments.read()?.as_bytes())).as_bytes())
+    print_line(&Digest::of(arguments.read()?.as_bytes()))
 }

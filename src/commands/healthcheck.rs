@@ -1,4 +1,7 @@
 //! `digestd healthcheck`: asks a server whether it is ready.
+//!
+//! It refuses to know a token: health needs none. **Invariant:** it ends within seconds, whatever the server
+//! does.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,9 +9,9 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
-use super::addresses::{default_listen, reachable};
+use super::addresses::{or_default, reachable};
 use super::options::UsageError;
-use super::setup::client_runtime;
+use super::setup::block_on;
 use crate::client::Client;
 
 /// Containers are asked every few seconds, and a server that takes longer is not well.
@@ -34,11 +37,7 @@ impl HealthcheckArgs {
         if let Some(url) = self.url {
             return Ok(url);
         }
-        let listen = if self.listen.is_empty() {
-            default_listen(false)?
-        } else {
-            self.listen
-        };
+        let listen = or_default(self.listen, false)?;
         let address = listen.first().ok_or(UsageError("there is no address"))?;
         Ok(format!("http://{}", reachable(*address)))
     }
@@ -47,7 +46,7 @@ impl HealthcheckArgs {
 /// Asks the server.
 pub(super) fn run(arguments: HealthcheckArgs) -> anyhow::Result<()> {
     let client = Client::new(&arguments.url()?)?;
-    client_runtime()?.block_on(async {
+    block_on(async {
         tokio::time::timeout(HEALTHCHECK_TIMEOUT, client.check())
             .await
             .context("the server did not answer in time")?

@@ -4,7 +4,6 @@
 //! costs a look-up: to go on after an interruption is to run it again.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -22,11 +21,11 @@ use tokio::time::sleep;
 
 use super::archive::{self, Form, Item};
 use super::options::{CredentialArgs, DataArgs};
-use super::output::{Findings, plural, say};
+use super::output::{IntegrityError, plural, say};
 use super::progress::Bar;
-use super::setup::open;
+use super::setup::{open, open_input};
 use crate::client::{Client, Refused, Session};
-use crate::config::SEGMENT_BYTES;
+use crate::config::{self, SEGMENT_BYTES};
 use crate::message::Message;
 use crate::server;
 use crate::store::{DataDirectory, EmbeddedStore, Store, StoreError};
@@ -37,8 +36,8 @@ const WINDOW_MESSAGES_MAX: usize = 1024;
 /// Bytes of text on their way at once, for the memory's sake. A larger message goes alone.
 const WINDOW_BYTES_MAX: usize = 32 << 20;
 
-/// Connections to a server: a quarter of what it lets one client have.
-const CONNECTIONS: usize = 64;
+/// Connections to a server: a quarter of what it allows one client.
+const CONNECTIONS: usize = config::CLIENT_CONNECTIONS_MAX.get() as usize / 4;
 
 /// Bytes read at once.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -73,18 +72,11 @@ pub(super) struct ImportArgs {
 /// Stores every message of an export.
 ///
 /// # Errors
-/// [`Findings`] if there was something wrong in it; else what kept it from going on.
+/// [`IntegrityError`] if there was something wrong in it; else what kept it from going on.
 pub(super) fn run(arguments: &ImportArgs) -> anyhow::Result<()> {
-    let path = arguments.input.as_deref();
-    let (input, bytes) = match path.filter(|path| *path != Path::new("-")) {
-        Some(path) => {
-            let file =
-                File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-            let bytes = file.metadata()?.len();
-            (Box::new(file) as Box<dyn io::Read>, bytes)
-        }
-        None => (Box::new(io::stdin().lock()) as Box<dyn io::Read>, 0),
-    };
+    let path = arguments.input.as_deref().unwrap_or(Path::new("-"));
+    let input = open_input(path).with_context(|| format!("cannot open {}", path.display()));
+    let (input, bytes) = input?;
     let mut input = BufReader::with_capacity(BUFFER_BYTES, input);
     let form = Form::of(&mut input).context("cannot read the export")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -110,7 +102,7 @@ pub(super) fn run(arguments: &ImportArgs) -> anyhow::Result<()> {
         stored: 0,
         wrong: 0,
         done: 0,
-        bar: Bar::of_bytes(bytes),
+        bar: Bar::of_input(bytes),
     };
     import.run(input, &stop)
 }
@@ -190,12 +182,12 @@ impl Import {
             )
         })?;
         say(&format!("{} stored", plural(self.stored, "message")));
-        Ok(Findings::none_of(self.wrong)?)
+        Ok(IntegrityError::if_any(self.wrong)?)
     }
 
     fn take(&mut self, item: Item) -> anyhow::Result<ControlFlow<()>> {
         if let Some(end) = item.end {
-            self.bar.set(end);
+            self.bar.set_done(end);
         }
         match item.content {
             Ok(message) => self.send(item.number, message)?,
@@ -325,7 +317,7 @@ async fn work(mut session: Session, orders: Arc<Mutex<mpsc::Receiver<Order>>>) {
         let Some((message, reply)) = order else {
             return;
         };
-        // Nobody waits for it if the import ended with another failure.
+        // Not received if the import ended with another failure.
         let _ = reply.send(session.put(&message).await);
     }
 }

@@ -35,9 +35,9 @@ use self::export::ExportArgs;
 use self::get::GetArgs;
 use self::healthcheck::HealthcheckArgs;
 use self::import::ImportArgs;
-pub use self::options::{CredentialArgs, ServerArgs};
+pub use self::options::ServerArgs;
 use self::options::{DataArgs, TextArgs, UsageError};
-use self::output::{Findings, say};
+use self::output::{IntegrityError, say};
 use self::process_limits::raise_file_limit;
 use self::put::PutArgs;
 use self::serve::ServeArgs;
@@ -139,7 +139,7 @@ fn exit_code(error: &anyhow::Error) -> i32 {
         4
     } else if error.is::<UsageError>() || error.is::<InvalidUrl>() {
         2
-    } else if error.is::<Findings>() {
+    } else if error.is::<IntegrityError>() {
         3
     } else if error.is::<BindError>() {
         5

@@ -1,4 +1,7 @@
-//! Arguments that several commands share.
+//! Arguments that several commands share, and how their values are read.
+//!
+//! It refuses to know what a command does with them. **Invariant:** parsing reads the command line and the
+//! environment; files and standard input are read when a command asks for them.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -115,18 +118,30 @@ fn read_stdin() -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Where the server is.
+/// Where the server is, and what it wants to see.
 #[derive(Debug, Args)]
 pub struct ServerArgs {
     /// Address of the server
     #[arg(long, env = "DIGESTD_URL")]
     #[arg(value_name = "URL", default_value_t = format!("http://{}", config::ADDRESS))]
-    pub url: String,
+    url: String,
+    #[command(flatten)]
+    credential: CredentialArgs,
 }
 
-/// What the server wants to see. Not the token itself: everybody on the machine sees command lines.
+impl ServerArgs {
+    /// Speaks to the server, and shows it the token if there is one.
+    ///
+    /// # Errors
+    /// If the address makes no sense, or the file of the token cannot be read or does not hold one.
+    pub fn client(&self) -> anyhow::Result<Client> {
+        self.credential.client(&self.url)
+    }
+}
+
+/// What the server wants to see. Not the token itself: every user of the machine sees command lines.
 #[derive(Debug, Args)]
-pub struct CredentialArgs {
+pub(super) struct CredentialArgs {
     /// File with the token that the server wants to see; nobody else should be able to read it
     #[arg(long, value_name = "PATH", env = "DIGESTD_TOKEN_FILE")]
     token_file: Option<PathBuf>,
@@ -137,7 +152,7 @@ impl CredentialArgs {
     ///
     /// # Errors
     /// If `url` makes no sense, or the file cannot be read or does not hold a token.
-    pub fn client(&self, url: &str) -> anyhow::Result<Client> {
+    pub(super) fn client(&self, url: &str) -> anyhow::Result<Client> {
         let client = Client::new(url)?;
         let Some(path) = &self.token_file else {
             return Ok(client);

@@ -3,22 +3,24 @@
 //! It refuses to know what a command does. **Invariant:** a result that cannot be written is an error, a
 //! report that cannot be written is not.
 
+use std::fmt;
 use std::io::{self, Write};
 
 use anyhow::Context;
 
-/// Something is not as promised; what, was said one by one.
+/// Findings, which were reported one by one.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", plural(*.0, "finding"))]
-pub(super) struct Findings(pub(super) u64);
+pub(super) struct IntegrityError(pub(super) u64);
 
-impl Findings {
-    /// An error if there are any.
-    pub(super) fn none_of(count: u64) -> Result<(), Self> {
+impl IntegrityError {
+    /// An error if there are any findings.
+    pub(super) fn if_any(count: u64) -> Result<(), Self> {
         if count == 0 { Ok(()) } else { Err(Self(count)) }
     }
 }
 
+/// Prints a result.
 pub(super) fn print(bytes: &[u8]) -> anyhow::Result<()> {
     let mut output = io::stdout().lock();
     output
@@ -27,9 +29,14 @@ pub(super) fn print(bytes: &[u8]) -> anyhow::Result<()> {
         .context("cannot write the result")
 }
 
-/// Says something to the operator beside the result.
+/// Prints a result that is a line.
+pub(super) fn print_line(line: &impl fmt::Display) -> anyhow::Result<()> {
+    print(format!("{line}\n").as_bytes())
+}
+
+/// Reports something to the operator beside the result.
 pub(super) fn say(text: &str) {
-    // Nobody may be reading any more; the exit code says it too.
+    // Standard error may be closed; the exit code says it too.
     let _ = writeln!(io::stderr(), "digestd: {text}");
 }
 

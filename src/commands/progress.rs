@@ -62,17 +62,22 @@ impl MessageBar {
 }
 
 impl Bar {
-    /// Nothing of `bytes` done yet.
-    pub(super) fn of_bytes(bytes: u64) -> Self {
+    /// Nothing done yet of a number of bytes.
+    pub(super) fn of_bytes() -> Self {
         Self::new(
-            bytes,
+            0,
             "{bar:30} {percent:>3} %  {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
         )
     }
 
-    /// Shows nothing, since nobody knows how much there is to do.
-    pub(super) fn hidden() -> Self {
-        Self(ProgressBar::hidden())
+    /// Nothing done yet of an input of `bytes`; shows nothing without them.
+    pub(super) fn of_input(bytes: Option<u64>) -> Self {
+        let Some(bytes) = bytes else {
+            return Self(ProgressBar::hidden());
+        };
+        let bar = Self::of_bytes();
+        bar.0.set_length(bytes);
+        bar
     }
 
     /// Nothing done yet of a number of segments.
@@ -92,19 +97,20 @@ impl Bar {
         Self(bar)
     }
 
+    /// So much is done of so much.
+    pub(super) fn set(&self, done: u64, total: u64) {
+        self.0.set_length(total);
+        self.0.set_position(done);
+    }
+
     /// So much is done.
-    pub(super) fn set(&self, done: u64) {
+    pub(super) fn set_done(&self, done: u64) {
         self.0.set_position(done);
     }
 
     /// So much more is done.
     pub(super) fn advance(&self, done: u64) {
         self.0.inc(done);
-    }
-
-    /// So much will be done in all.
-    pub(super) fn set_total(&self, total: u64) {
-        self.0.set_length(total);
     }
 
     /// Does what writes to the terminal, with the bar out of its way.

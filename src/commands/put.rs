@@ -3,17 +3,16 @@
 //! It refuses to know the protocol, which is the client's. **Invariant:** a digest is printed once the
 //! server has said that its message is stored.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
 
-use super::options::{CredentialArgs, ServerArgs, TextArgs};
-use super::output::{print, say};
+use super::options::{ServerArgs, TextArgs};
+use super::output::{print_line, say};
 use super::progress::Bar;
-use super::setup::client_runtime;
+use super::setup::{block_on, open_input};
 use crate::client::{Client, LineAnswer};
 
 /// Options of `put`.
@@ -29,20 +28,16 @@ pub(super) struct PutArgs {
     /// The server to store it on.
     #[command(flatten)]
     server: ServerArgs,
-    /// What it wants to see.
-    #[command(flatten)]
-    credential: CredentialArgs,
 }
 
 /// Stores a text, or the messages of a file, and prints the digests.
 pub(super) fn run(arguments: PutArgs) -> anyhow::Result<()> {
-    let client = arguments.credential.client(&arguments.server.url)?;
+    let client = arguments.server.client()?;
     if let Some(path) = arguments.batch {
         return put_batch(&client, &path);
     }
     let text = arguments.text.read()?;
-    let digest = client_runtime()?.block_on(client.put(text))?;
-    print(format!("{digest}\n").as_bytes())
+    print_line(&block_on(client.put(text))?)
 }
 
 /// Stores the message of each line of the file at `path`, or of standard input, and prints their
@@ -51,14 +46,9 @@ pub(super) fn run(arguments: PutArgs) -> anyhow::Result<()> {
 /// # Errors
 /// If lines were refused, or what [`Client::put_batch`] says.
 fn put_batch(client: &Client, path: &Path) -> anyhow::Result<()> {
-    let (input, bytes): (Box<dyn Read + Send>, _) = if path == Path::new("-") {
-        (Box::new(io::stdin()), None)
-    } else {
-        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let bytes = file.metadata().ok().map(|metadata| metadata.len());
-        (Box::new(file), bytes)
-    };
-    let bar = bytes.map_or_else(Bar::hidden, Bar::of_bytes);
+    let input = open_input(path).with_context(|| format!("cannot read {}", path.display()));
+    let (input, bytes) = input?;
+    let bar = Bar::of_input(bytes);
     let mut output = BufWriter::new(io::stdout());
     let (mut stored, mut refused) = (0_u64, 0_u64);
     let each = |answer: LineAnswer| {
@@ -78,7 +68,7 @@ fn put_batch(client: &Client, path: &Path) -> anyhow::Result<()> {
         }
         output.flush().context("cannot write the result")
     };
-    let result = client_runtime()?.block_on(client.put_batch(input, each));
+    let result = block_on(client.put_batch(input, each));
     drop(bar);
     result?;
     if refused > 0 {

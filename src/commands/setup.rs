@@ -1,15 +1,20 @@
-//! What a command sets up before its work: a log, a runtime, a store.
+//! What a command sets up before its work: a log, a runtime, its input, a store.
 //!
-//! It refuses to know what the work is.
+//! It refuses to know what the work is. **Invariant:** what a store reports while it is opened is written
+//! before the command ends.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 
 use anyhow::Context;
-use tokio::runtime::Runtime;
+use tokio::runtime::Builder;
 
 use crate::config::{self, LogConfig};
 use crate::logging;
 use crate::store::{DataDirectory, Durability, EmbeddedStore, OpenError, Options};
 
-/// For commands that open a store, which tells the log what it meets.
+/// Runs a command that opens a store, which logs what it finds.
 pub(super) fn with_log(command: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let logs = logging::init(&LogConfig::default())?;
     let result = command();
@@ -17,12 +22,20 @@ pub(super) fn with_log(command: impl FnOnce() -> anyhow::Result<()>) -> anyhow::
     result
 }
 
-/// For talking to one server.
-pub(super) fn client_runtime() -> anyhow::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start")
+/// Waits for what is asked of a server.
+pub(super) fn block_on<T>(answer: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start")?.block_on(answer)
+}
+
+/// Opens what a command reads, and says how long it is if that is known; `-` is standard input.
+pub(super) fn open_input(path: &Path) -> io::Result<(Box<dyn Read + Send>, Option<u64>)> {
+    if path == Path::new("-") {
+        return Ok((Box::new(io::stdin()), None));
+    }
+    let file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    Ok((Box::new(file), Some(bytes)))
 }
 
 /// Opens a store for work on all of it.

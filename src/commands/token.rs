@@ -1,11 +1,13 @@
 //! `digestd token`: makes tokens.
+//!
+//! It refuses to know a server or its file of tokens. **Invariant:** a token is printed once and kept nowhere.
 
 use std::io::{self, Write};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
-use super::output::print;
+use super::output::print_line;
 use crate::access::tokens::{self, Token};
 
 /// Options of `token`.
@@ -35,18 +37,12 @@ pub(super) struct NewTokenArgs {
     scope: tokens::Scopes,
 }
 
-/// Makes a token.
+/// Makes a token. It goes to standard output because it cannot be shown again; its hash line, no secret, to
+/// standard error.
 pub(super) fn run(arguments: TokenArgs) -> anyhow::Result<()> {
-    match arguments.command {
-        TokenCommand::New(arguments) => new_token(&arguments),
-    }
-}
-
-/// The secret where results go, since it cannot be had again; the line where no harm is done if it
-/// is kept.
-fn new_token(arguments: &NewTokenArgs) -> anyhow::Result<()> {
+    let TokenCommand::New(arguments) = arguments.command;
     let token = Token::random().context("there are no random numbers")?;
     let line = token.line(&arguments.name, arguments.scope);
     writeln!(io::stderr(), "{line}").context("cannot write the line of the token")?;
-    print(format!("{}\n", token.reveal()).as_bytes())
+    print_line(&token.reveal())
 }

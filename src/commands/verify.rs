@@ -9,9 +9,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::options::{CredentialArgs, DataArgs};
-use super::output::{Findings, plural};
+use super::output::{IntegrityError, plural};
 use super::progress::{Bar, MessageBar};
-use super::setup::client_runtime;
+use super::setup::block_on;
 use crate::client::Client;
 use crate::config;
 use crate::digest::Digest;
@@ -42,7 +42,7 @@ pub(super) struct VerifyArgs {
 /// Reads a data directory, or what a server has, from end to end and prints what is wrong with it.
 ///
 /// # Errors
-/// [`Findings`] if anything is; else what kept it from being read at all.
+/// [`IntegrityError`] if anything is; else what kept it from being read at all.
 pub(super) fn run(arguments: &VerifyArgs) -> anyhow::Result<()> {
     let mut printer = Printer {
         output: io::stdout().lock(),
@@ -58,7 +58,7 @@ pub(super) fn run(arguments: &VerifyArgs) -> anyhow::Result<()> {
         .result
         .and_then(|()| printer.output.flush())
         .context("cannot write the result")?;
-    Ok(Findings::none_of(verified.findings)?)
+    Ok(IntegrityError::if_any(verified.findings)?)
 }
 
 /// Prints lines, in words or as JSON.
@@ -83,11 +83,8 @@ impl Printer {
 
 fn verify_directory(data_dir: &Path, printer: &mut Printer) -> anyhow::Result<Verified> {
     let directory = DataDirectory::claim_existing(data_dir)?;
-    let bar = Bar::of_bytes(0);
-    let progress = |done, total| {
-        bar.set_total(total);
-        bar.set(done);
-    };
+    let bar = Bar::of_bytes();
+    let progress = |done, total| bar.set(done, total);
     let cache_bytes = config::default_cache_bytes();
     let verified = store::verify(&directory, cache_bytes, &progress, |finding| {
         bar.aside(|| printer.print(&finding.to_string(), &finding_json(finding)));
@@ -95,7 +92,7 @@ fn verify_directory(data_dir: &Path, printer: &mut Printer) -> anyhow::Result<Ve
     Ok(verified)
 }
 
-/// Reads all messages of a server: what its index names is had, and is what it is called.
+/// Reads all messages of a server: each that its index names is there and has its digest.
 fn verify_server(client: &Client, printer: &mut Printer) -> anyhow::Result<Verified> {
     let (mut walk, mut verified) = (MessageBar::new(), Verified::default());
     let mut take = |line: &[u8]| {
@@ -113,7 +110,7 @@ fn verify_server(client: &Client, printer: &mut Printer) -> anyhow::Result<Verif
         }
         ControlFlow::Continue(())
     };
-    match client_runtime()?.block_on(client.export(None, &mut take))? {
+    match block_on(client.export(None, &mut take))? {
         ControlFlow::Continue(()) => {}
         ControlFlow::Break(error) => bail!("the server sent a wrong line: {error}"),
     }

@@ -14,7 +14,7 @@ use anyhow::Context;
 use bytesize::ByteSize;
 use clap::{Parser, ValueEnum};
 use digestd::client::{InvalidUrl, Unreachable};
-use digestd::commands::{CredentialArgs, ServerArgs};
+use digestd::commands::ServerArgs;
 use hyper::header::HeaderValue;
 
 use super::workload::{Popularity, Requests, Workload, Zipf};
@@ -47,10 +47,6 @@ pub(crate) struct LoadArgs {
     /// The server to load.
     #[command(flatten)]
     server: ServerArgs,
-
-    /// What it wants to see.
-    #[command(flatten)]
-    credential: CredentialArgs,
 
     /// Connections, each with one request under way
     #[arg(long, value_name = "N", default_value = "64",
@@ -177,7 +173,7 @@ impl LoadArgs {
     }
 
     fn run(self) -> anyhow::Result<Outcome> {
-        let client = self.credential.client(&self.server.url)?;
+        let client = self.server.client()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 pub(super) use self::args::ServeArgs;
 use self::args::store_options;
 use self::listeners::listen;
-use super::addresses::default_listen;
+use super::addresses::or_default;
 use super::process_limits::set_process_limits;
 use crate::access::Access;
 use crate::config::Config;
@@ -35,9 +35,7 @@ use crate::supervisor::{self, Inherited};
 /// Serves. `raised` is whether the limit on open files could be raised.
 pub(super) fn run(arguments: ServeArgs, raised: io::Result<()>) -> anyhow::Result<()> {
     let mut config = arguments.into_config()?;
-    if config.listen.is_empty() {
-        config.listen = default_listen(config.tls.is_some())?;
-    }
+    config.listen = or_default(config.listen, config.tls.is_some())?;
     // Before there are threads, since it changes the environment.
     let inherited = supervisor::inherited_sockets().context("cannot use an inherited socket")?;
     let logs = logging::init(&config.log)?;
@@ -72,19 +70,15 @@ async fn serve(
     inherited: Vec<Inherited>,
     logs: &Logs,
 ) -> anyhow::Result<()> {
-    // Before the port is open: who sees it open may order to stop.
+    // Before the port is open: an order to stop may come as soon as it is.
     let last_words = logs.clone();
     let stop_signal = server::stop_signal(move || last_words.flush());
     let stop_signal = stop_signal.context("cannot listen for signals")?;
     let metrics = Arc::new(Metrics::default());
-    let tls = match &config.tls {
-        None => None,
-        Some(tls) => Some(Arc::new(Tls::new(
-            &tls.certificate,
-            &config.data_dir,
-            Arc::clone(&metrics),
-        )?)),
-    };
+    let tls = config.tls.as_ref().map(|tls| {
+        Tls::new(&tls.certificate, &config.data_dir, Arc::clone(&metrics)).map(Arc::new)
+    });
+    let tls = tls.transpose()?;
     let access = Arc::new(Access::new(config.access.clone())?);
     let listeners = listen(config, tls.as_ref(), inherited)?;
     announce(config, &access, files, &listeners);
@@ -112,7 +106,7 @@ async fn serve(
             if let (Ok(store), Some(interval)) = (&result, scrub_interval) {
                 spawn_scrub(Arc::clone(store), interval, scrub_stop);
             }
-            // Nobody waits any more if the order to stop came first.
+            // Not received if the order to stop came first.
             let _ = opened.send(result);
         })
         .context("cannot start a thread")?;
@@ -219,7 +213,7 @@ fn open(
     Ok(store)
 }
 
-/// Checks everything that is stored again and again, until nobody can say stop any more.
+/// Checks everything that is stored again and again, until the other end of `stop` is dropped.
 fn spawn_scrub(store: Arc<EmbeddedStore>, interval: Duration, stop: mpsc::Receiver<()>) {
     let scrub = move || store::keep_scrubbing(&store, interval, &stop);
     if let Err(error) = thread::Builder::new().name("scrub".into()).spawn(scrub) {
