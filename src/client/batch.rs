@@ -62,18 +62,15 @@ impl Client {
         input: impl Read + Send + 'static,
         mut each: impl FnMut(LineAnswer) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let stream = self.connect().await?;
+        let mut sender = self.open().await?;
         let (pieces, body) = Channel::<_, io::Error>::new(PIECES_MAX);
         let request = self
             .request(Method::POST, "/messages")
             .header(CONTENT_TYPE, "application/x-ndjson")
             .body(body)?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
         let (sent, mut unanswered) = mpsc::channel(UNANSWERED_MAX);
         let runtime = Handle::current();
-        // A thread of its own: nobody waits for it if the server has said enough.
+        // A thread of its own, which is not joined: its input may never end.
         thread::spawn(move || send_lines(input, pieces, &sent, &runtime));
         let response = sender
             .send_request(request)
@@ -120,7 +117,7 @@ fn line_end(bytes: &[u8]) -> Option<usize> {
     Some(bytes.iter().position(|&byte| byte == b'\n')? + 1)
 }
 
-/// Sends lines until there are no more or nobody wants them.
+/// Sends lines until there are no more or the connection ends.
 fn send_lines(
     input: impl Read,
     mut pieces: channel::Sender<Bytes, io::Error>,

@@ -6,6 +6,7 @@
 mod batch;
 mod session;
 
+use std::error::Error;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -16,7 +17,8 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, WWW_A
 use http::request;
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -143,7 +145,7 @@ impl Client {
         Ok(())
     }
 
-    /// All messages behind `after`, or from the first on, as the lines that the server sends, each with
+    /// All messages after `after`, or from the first on, as the lines that the server sends, each with
     /// its end; until `each` breaks.
     ///
     /// # Errors
@@ -158,11 +160,7 @@ impl Client {
         let request = self
             .request(Method::GET, &format!("/messages{query}"))
             .body(Full::<Bytes>::default())?;
-        let stream = self.connect().await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // Ends with its last handle, this function's.
-        tokio::spawn(connection);
+        let mut sender = self.open().await?;
         let response = in_time(sender.send_request(request)).await?;
         if response.status() != StatusCode::OK {
             bail!(in_time(Reply::read(response)).await?.refusal(Scope::Export));
@@ -206,16 +204,8 @@ impl Client {
     /// Sends one request on a connection of its own; wants plain text back.
     async fn ask(&self, request: request::Builder, body: Bytes) -> anyhow::Result<Reply> {
         let request = request.header(ACCEPT, "text/plain").body(Full::new(body))?;
-        let stream = self.connect().await?;
-        let exchange = async {
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-            let connection = tokio::spawn(connection);
-            let reply = Reply::read(sender.send_request(request).await?).await?;
-            connection.abort();
-            Ok(reply)
-        };
-        in_time(exchange).await
+        let mut sender = self.open().await?;
+        in_time(async { Reply::read(sender.send_request(request).await?).await }).await
     }
 
     /// The address at which the server is.
@@ -232,6 +222,18 @@ impl Client {
             authority: self.authority(),
             reason: reason.to_string(),
         }
+    }
+
+    /// A connection for requests, which ends with its sender.
+    async fn open<B>(&self) -> anyhow::Result<SendRequest<B>>
+    where
+        B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    {
+        let stream = self.connect().await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(sender)
     }
 
     async fn connect(&self) -> Result<TcpStream, Unreachable> {
@@ -304,7 +306,7 @@ impl Reply {
     }
 }
 
-/// Waits for the server, but not for ever.
+/// Waits for the server, but not without end.
 async fn in_time<T>(answer: impl Future<Output = hyper::Result<T>>) -> anyhow::Result<T> {
     match timeout(ANSWER_TIMEOUT, answer).await {
         Ok(answer) => answer.context("the server broke off the connection"),

@@ -7,8 +7,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Method, StatusCode};
 use http_body_util::Full;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http1::SendRequest;
 use tokio::time::{sleep, timeout};
 
 use super::{ANSWER_TIMEOUT, Client, Reply};
@@ -75,7 +74,7 @@ impl Session {
         // Put back only if it is good for another request.
         let mut sender = match self.sender.take().filter(|sender| !sender.is_closed()) {
             Some(sender) => sender,
-            None => self.connect().await?,
+            None => self.client.open().await?,
         };
         let exchange = async {
             sender.ready().await?;
@@ -87,15 +86,6 @@ impl Session {
             .context("the server broke off the connection")?;
         self.sender = Some(sender);
         Ok(answer)
-    }
-
-    async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
-        let stream = self.client.connect().await?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // Ends with its sender.
-        tokio::spawn(connection);
-        Ok(sender)
     }
 }
 

@@ -15,11 +15,10 @@ use super::archive::{self, Form, Writer};
 use super::options::{CredentialArgs, DataArgs};
 use super::output::{IntegrityError, plural, say};
 use super::progress::MessageBar;
-use super::setup::{block_on, open};
-use crate::client::Client;
+use super::server_messages::read_server;
+use super::setup::open;
 use crate::digest::Digest;
 use crate::message::Message;
-use crate::ndjson::{self, LineError};
 use crate::store::{DataDirectory, Store};
 
 /// Messages asked for at once.
@@ -67,7 +66,7 @@ pub(super) fn run(arguments: &ExportArgs) -> anyhow::Result<()> {
     let Some(path) = &arguments.output else {
         let output = BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());
         let writer = Writer::new(form, output, Vec::new());
-        return report(&write_all(arguments, arguments.after, writer)?);
+        return report(write_all(arguments, arguments.after, writer)?);
     };
     let unfinished = Unfinished::open(path, form)?;
     let after = unfinished.digests.last().copied();
@@ -79,26 +78,21 @@ pub(super) fn run(arguments: &ExportArgs) -> anyhow::Result<()> {
     let writer = Writer::new(form, output, unfinished.digests);
     let exported = write_all(arguments, after, writer)?;
     finish(&unfinished.file, path).with_context(|| format!("cannot finish {}", path.display()))?;
-    report(&exported)
+    report(exported)
 }
 
-/// What was done.
-struct Exported {
-    messages: u64,
-    damaged: u64,
+/// Reports how many messages were written, and how many were left out.
+fn report((written, damaged): (u64, u64)) -> anyhow::Result<()> {
+    say(&format!("{} written", plural(written, "message")));
+    Ok(IntegrityError::if_any(damaged)?)
 }
 
-fn report(exported: &Exported) -> anyhow::Result<()> {
-    say(&format!("{} written", plural(exported.messages, "message")));
-    Ok(IntegrityError::if_any(exported.damaged)?)
-}
-
-/// Writes all messages after `after`.
+/// Writes all messages after `after`; returns what to [`report`].
 fn write_all(
     arguments: &ExportArgs,
     after: Option<Digest>,
     mut writer: Writer<impl Write>,
-) -> anyhow::Result<Exported> {
+) -> anyhow::Result<(u64, u64)> {
     let mut walk = MessageBar::new();
     let mut damaged = 0;
     let mut each = |digest: &Digest, message: Option<&Message>| {
@@ -108,21 +102,18 @@ fn write_all(
             return Ok(());
         };
         walk.pass(digest);
-        writer.append(message)
+        writer.append(message).context("cannot write")
     };
     match &arguments.url {
-        Some(url) => read_server(&arguments.credential.client(url)?, after, &mut each)?,
+        Some(url) => read_server(&arguments.credential.client(url)?, after, each)?,
         None => read_store(&arguments.data.data_dir, after, &mut each)?,
     }
     writer.finish().context("cannot write")?;
-    Ok(Exported {
-        messages: walk.messages(),
-        damaged,
-    })
+    Ok((walk.messages(), damaged))
 }
 
 /// Takes a message, or the digest of one that is damaged.
-type Each<'a> = &'a mut dyn FnMut(&Digest, Option<&Message>) -> io::Result<()>;
+type Each<'a> = &'a mut dyn FnMut(&Digest, Option<&Message>) -> anyhow::Result<()>;
 
 fn read_store(data_dir: &Path, mut after: Option<Digest>, each: Each<'_>) -> anyhow::Result<()> {
     let store = open(DataDirectory::claim_existing(data_dir)?)?;
@@ -133,32 +124,8 @@ fn read_store(data_dir: &Path, mut after: Option<Digest>, each: Each<'_>) -> any
         };
         after = Some(*last);
         for (digest, message) in &page {
-            each(digest, message.as_ref().ok()).context("cannot write")?;
+            each(digest, message.as_ref().ok())?;
         }
-    }
-}
-
-fn read_server(client: &Client, after: Option<Digest>, each: Each<'_>) -> anyhow::Result<()> {
-    let mut last = after;
-    let mut take = |line: &[u8]| {
-        let (digest, message) = match ndjson::read(line) {
-            Ok(message) => (message.digest(), Some(message)),
-            Err(LineError::Missing { digest }) => (digest, None),
-            Err(error) => bail!("the server sent a wrong line: {error}"),
-        };
-        if last.is_some_and(|last| digest <= last) {
-            bail!("the server sent messages in a wrong order");
-        }
-        last = Some(digest);
-        each(&digest, message.as_ref()).context("cannot write")
-    };
-    let walk = client.export(after, |line| match take(line) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => ControlFlow::Break(error),
-    });
-    match block_on(walk)? {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(error) => Err(error),
     }
 }
 

@@ -22,28 +22,19 @@ mod process_limits;
 mod progress;
 mod put;
 mod serve;
+mod server_messages;
 mod setup;
 mod token;
 mod verify;
 
 use clap::{Parser, Subcommand};
 
-use self::backup::BackupArgs;
-use self::crash::CrashWriterArgs;
-use self::doctor::DoctorArgs;
-use self::export::ExportArgs;
-use self::get::GetArgs;
-use self::healthcheck::HealthcheckArgs;
-use self::import::ImportArgs;
 pub use self::options::ServerArgs;
 use self::options::{DataArgs, TextArgs, UsageError};
 use self::output::{IntegrityError, say};
 use self::process_limits::raise_file_limit;
-use self::put::PutArgs;
 use self::serve::ServeArgs;
 use self::setup::with_log;
-use self::token::TokenArgs;
-use self::verify::VerifyArgs;
 use crate::client::{InvalidUrl, NotFound, Unreachable};
 use crate::server::BindError;
 use crate::store::OpenError;
@@ -80,28 +71,28 @@ enum Command {
     /// Print the digest of a text; needs no server
     Hash(TextArgs),
     /// Store a text on a server and print its digest
-    Put(PutArgs),
+    Put(put::PutArgs),
     /// Print the text with a digest, exactly as it was stored
-    Get(GetArgs),
+    Get(get::GetArgs),
     /// Read a data directory from end to end and name everything that is not as promised
-    Verify(VerifyArgs),
+    Verify(verify::VerifyArgs),
     /// Write all messages of a store, or of a server, into a file
-    Export(ExportArgs),
+    Export(export::ExportArgs),
     /// Store all messages of an export, each checked; run it again to go on
-    Import(ImportArgs),
+    Import(import::ImportArgs),
     /// Copy a store, also one that is being served; run it again to bring the copy up to date
-    Backup(BackupArgs),
+    Backup(backup::BackupArgs),
     /// Write the log of a store again, without what was deleted, or damaged and posted again
     Compact(DataArgs),
     /// Examine whether a directory is a good place for a store
-    Doctor(DoctorArgs),
+    Doctor(doctor::DoctorArgs),
     /// Write messages until killed; for `doctor`
     #[command(hide = true)]
-    CrashWriter(CrashWriterArgs),
+    CrashWriter(crash::CrashWriterArgs),
     /// Ask a server whether it is ready; for container engines and supervisors
-    Healthcheck(HealthcheckArgs),
+    Healthcheck(healthcheck::HealthcheckArgs),
     /// Make a token for a client of a server with --tokens
-    Token(TokenArgs),
+    Token(token::TokenArgs),
 }
 
 /// Does what the command line asks for; returns the exit code.
@@ -135,21 +126,17 @@ pub fn run(cli: Cli) -> i32 {
 
 /// See `--help`.
 fn exit_code(error: &anyhow::Error) -> i32 {
-    if matches!(error.downcast_ref(), Some(OpenError::Held { .. })) {
-        4
-    } else if error.is::<UsageError>() || error.is::<InvalidUrl>() {
-        2
-    } else if error.is::<IntegrityError>() {
-        3
-    } else if error.is::<BindError>() {
-        5
-    } else if error.is::<NotFound>() {
-        6
-    } else if error.is::<Unreachable>() {
-        7
-    } else {
-        1
-    }
+    let is_held = matches!(error.downcast_ref(), Some(OpenError::Held { .. }));
+    let codes = [
+        (2, error.is::<UsageError>() || error.is::<InvalidUrl>()),
+        (3, error.is::<IntegrityError>()),
+        (4, is_held),
+        (5, error.is::<BindError>()),
+        (6, error.is::<NotFound>()),
+        (7, error.is::<Unreachable>()),
+    ];
+    let code = codes.into_iter().find(|(_, applies)| *applies);
+    code.map_or(1, |(code, _)| code)
 }
 
 #[cfg(test)]

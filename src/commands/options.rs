@@ -23,14 +23,6 @@ use crate::config;
 #[error("{0}")]
 pub(super) struct UsageError(pub(super) &'static str);
 
-pub(super) fn check(makes_sense: bool, otherwise: &'static str) -> Result<(), UsageError> {
-    if makes_sense {
-        Ok(())
-    } else {
-        Err(UsageError(otherwise))
-    }
-}
-
 /// Parses the name of one of `values`; the help lists the names.
 pub(super) fn one_of<T, const N: usize>(
     values: [(&'static str, T); N],

@@ -108,11 +108,6 @@ impl Bar {
         self.0.set_position(done);
     }
 
-    /// So much more is done.
-    pub(super) fn advance(&self, done: u64) {
-        self.0.inc(done);
-    }
-
     /// Does what writes to the terminal, with the bar out of its way.
     pub(super) fn aside<T>(&self, act: impl FnOnce() -> T) -> T {
         self.0.suspend(act)

@@ -50,9 +50,10 @@ fn put_batch(client: &Client, path: &Path) -> anyhow::Result<()> {
     let (input, bytes) = input?;
     let bar = Bar::of_input(bytes);
     let mut output = BufWriter::new(io::stdout());
-    let (mut stored, mut refused) = (0_u64, 0_u64);
+    let (mut stored, mut refused, mut bytes_done) = (0_u64, 0_u64, 0);
     let each = |answer: LineAnswer| {
-        bar.advance(answer.bytes);
+        bytes_done += answer.bytes;
+        bar.set_done(bytes_done);
         match answer.outcome {
             Ok(digest) => {
                 stored += 1;

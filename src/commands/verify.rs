@@ -1,21 +1,19 @@
 //! `digestd verify`: what a store promised, held against what the disk has.
 
 use std::io::{self, StdoutLock, Write};
-use std::ops::ControlFlow;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::options::{CredentialArgs, DataArgs};
 use super::output::{IntegrityError, plural};
 use super::progress::{Bar, MessageBar};
-use super::setup::block_on;
+use super::server_messages::read_server;
 use crate::client::Client;
 use crate::config;
 use crate::digest::Digest;
-use crate::ndjson::{self, LineError};
 use crate::store::{self, DataDirectory, Finding, Verified};
 
 /// Options of `verify`.
@@ -95,25 +93,17 @@ fn verify_directory(data_dir: &Path, printer: &mut Printer) -> anyhow::Result<Ve
 /// Reads all messages of a server: each that its index names is there and has its digest.
 fn verify_server(client: &Client, printer: &mut Printer) -> anyhow::Result<Verified> {
     let (mut walk, mut verified) = (MessageBar::new(), Verified::default());
-    let mut take = |line: &[u8]| {
-        match ndjson::read(line) {
-            Ok(message) => {
-                verified.records += 1;
-                walk.pass(&message.digest());
-            }
-            Err(LineError::Missing { digest }) => {
-                verified.findings += 1;
-                let text = format!("message {digest} is damaged");
-                walk.aside(|| printer.print(&text, &damaged_json(&digest, &text)));
-            }
-            Err(error) => return ControlFlow::Break(error),
+    read_server(client, None, |digest, message| {
+        if message.is_some() {
+            verified.records += 1;
+            walk.pass(digest);
+        } else {
+            verified.findings += 1;
+            let text = format!("message {digest} is damaged");
+            walk.aside(|| printer.print(&text, &damaged_json(digest, &text)));
         }
-        ControlFlow::Continue(())
-    };
-    match block_on(client.export(None, &mut take))? {
-        ControlFlow::Continue(()) => {}
-        ControlFlow::Break(error) => bail!("the server sent a wrong line: {error}"),
-    }
+        Ok(())
+    })?;
     drop(walk);
     verified.indexed = Some(verified.records + verified.findings);
     Ok(verified)
@@ -128,21 +118,13 @@ fn summary(verified: &Verified) -> String {
         Some(messages) => format!("{} in the index", plural(messages, "message")),
         None => "the next start draws the index".into(),
     });
-    if verified.deletions > 0 {
-        parts.push(plural(verified.deletions, "deletion"));
-    }
-    if verified.healed > 0 {
-        parts.push(format!(
-            "{} posted again since",
-            plural(verified.healed, "damaged record")
-        ));
-    }
-    if verified.torn_bytes > 0 {
-        parts.push(format!(
-            "{} of an unfinished group",
-            plural(verified.torn_bytes, "byte")
-        ));
-    }
+    let others = [
+        (verified.deletions, "deletion", ""),
+        (verified.healed, "damaged record", " posted again since"),
+        (verified.torn_bytes, "byte", " of an unfinished group"),
+    ];
+    let others = others.into_iter().filter(|(count, ..)| *count > 0);
+    parts.extend(others.map(|(count, noun, what)| plural(count, noun) + what));
     parts.push(plural(verified.findings, "finding"));
     parts.join("; ")
 }

@@ -19,12 +19,15 @@ use crate::access;
 use crate::access::networks::Network;
 use crate::access::origins::Site;
 use crate::access::rates::Rate;
-use crate::commands::options::{Size, UsageError, check, one_of};
+use crate::commands::options::{Size, UsageError, one_of};
 use crate::config::{
     self, CertificateConfig, Config, Limits, LogConfig, LogFileConfig, LogFormat, TlsConfig,
 };
 use crate::store::log::is_segment_size;
 use crate::store::{Durability, Observer, Options};
+
+const WRONG_SEGMENT_SIZE: &str =
+    "--segment-size must be between 64KiB and 1GiB and a multiple of 4KiB";
 
 /// Options of `serve`, in the order of the help.
 #[derive(Debug, Args)]
@@ -245,51 +248,51 @@ impl ServeArgs {
     /// # Errors
     /// On the first argument that makes no sense.
     pub(super) fn into_config(self) -> Result<Config, UsageError> {
-        let Self {
-            listening,
-            storage,
-            limits,
-            tls,
-            access,
-            log,
-            operation,
-        } = self;
-        let segment_bytes = u32::try_from(storage.segment_size.0).unwrap_or(u32::MAX);
-        check(
-            is_segment_size(segment_bytes),
-            "--segment-size must be between 64KiB and 1GiB and a multiple of 4KiB",
-        )?;
-        let scrub_interval = storage.scrub_interval.map(Duration::from);
-        for (is_zero, error) in [
-            (limits.body_max.0 == 0, "--body-max must not be zero"),
-            (limits.batch_max.0 == 0, "--batch-max must not be zero"),
-            (operation.workers == Some(0), "--workers must not be zero"),
+        let segment_bytes = u32::try_from(self.storage.segment_size.0).unwrap_or(u32::MAX);
+        let scrub_interval = self.storage.scrub_interval.map(Duration::from);
+        let is_workers_zero = self.operation.workers == Some(0);
+        let is_scrub_zero = scrub_interval == Some(Duration::ZERO);
+        let is_public_for_nothing = self.access.public_read && self.access.tokens.is_none();
+        for (makes_no_sense, error) in [
+            (!is_segment_size(segment_bytes), WRONG_SEGMENT_SIZE),
+            (self.limits.body_max.0 == 0, "--body-max must not be zero"),
+            (self.limits.batch_max.0 == 0, "--batch-max must not be zero"),
+            (is_workers_zero, "--workers must not be zero"),
+            (is_scrub_zero, "--scrub-interval must not be zero"),
             (
-                scrub_interval == Some(Duration::ZERO),
-                "--scrub-interval must not be zero",
+                self.log.log_max_size.0 == 0,
+                "--log-max-size must not be zero",
             ),
-            (log.log_max_size.0 == 0, "--log-max-size must not be zero"),
+            (
+                is_public_for_nothing,
+                "--public-read is of no use without --tokens",
+            ),
         ] {
-            check(!is_zero, error)?;
+            if makes_no_sense {
+                return Err(UsageError(error));
+            }
         }
         Ok(Config {
-            tls: tls.into_config()?,
-            listen: listening.listen,
-            admin_listen: listening.admin_listen,
-            data_dir: storage.data_dir,
-            durability: storage.durability,
-            cache_bytes: storage
+            tls: self.tls.into_config()?,
+            listen: self.listening.listen,
+            admin_listen: self.listening.admin_listen,
+            data_dir: self.storage.data_dir,
+            durability: self.storage.durability,
+            cache_bytes: self
+                .storage
                 .cache
                 .map_or_else(config::default_cache_bytes, |size| size.0),
             segment_bytes,
-            free_bytes_min: storage.free_min.map(|size| size.0),
+            free_bytes_min: self.storage.free_min.map(|size| size.0),
             scrub_interval,
-            allow_export: access.allow_export,
-            access: access.into_settings(limits.read_rate, limits.write_rate)?,
-            log: log.into_config(),
-            workers: operation.workers.map_or_else(cores, usize::from),
-            exit_on_failure: operation.exit_on_failure,
-            limits: limits.into_limits(operation.drain_delay.into()),
+            allow_export: self.access.allow_export,
+            access: self
+                .access
+                .into_settings(self.limits.read_rate, self.limits.write_rate),
+            log: self.log.into_config(),
+            workers: self.operation.workers.map_or_else(cores, usize::from),
+            exit_on_failure: self.operation.exit_on_failure,
+            limits: self.limits.into_limits(self.operation.drain_delay.into()),
         })
     }
 }
@@ -340,16 +343,8 @@ impl TlsArgs {
 }
 
 impl AccessArgs {
-    fn into_settings(
-        self,
-        read_rate: Option<Rate>,
-        write_rate: Option<Rate>,
-    ) -> Result<access::Settings, UsageError> {
-        check(
-            !self.public_read || self.tokens.is_some(),
-            "--public-read is of no use without --tokens",
-        )?;
-        Ok(access::Settings {
+    fn into_settings(self, read_rate: Option<Rate>, write_rate: Option<Rate>) -> access::Settings {
+        access::Settings {
             tokens: self.tokens,
             public_read: self.public_read,
             allow: self.allow,
@@ -359,7 +354,7 @@ impl AccessArgs {
             sites: self.cors_origin,
             read_rate,
             write_rate,
-        })
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bytesize::ByteSize;
 use tokio::runtime::Builder;
+use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
@@ -82,7 +83,13 @@ async fn serve(
     let access = Arc::new(Access::new(config.access.clone())?);
     let listeners = listen(config, tls.as_ref(), inherited)?;
     announce(config, &access, files, &listeners);
-    tokio::spawn(keep_files_fresh(logs.clone(), tls, Arc::clone(&access))?);
+    let hangups = server::hangups().context("cannot listen for signals")?;
+    tokio::spawn(keep_files_fresh(
+        hangups,
+        logs.clone(),
+        tls,
+        Arc::clone(&access),
+    ));
     tokio::spawn(supervisor::give_signs_of_life());
     let service = Arc::new(Service::default());
     let app = App::new(Arc::clone(&service), config.limits.clone());
@@ -153,38 +160,34 @@ const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reads the certificate again when it has changed, and on SIGHUP; then the log file is
 /// reopened too.
-fn keep_files_fresh(
+async fn keep_files_fresh(
+    mut hangups: Signal,
     logs: Logs,
     tls: Option<Arc<Tls>>,
     access: Arc<Access>,
-) -> anyhow::Result<impl Future<Output = ()>> {
-    let mut hangups = server::hangups().context("cannot listen for signals")?;
-    Ok(async move {
-        let mut ticks = tokio::time::interval(CERTIFICATE_INTERVAL);
-        loop {
-            let is_hangup = tokio::select! {
-                _ = hangups.recv() => true,
-                _ = ticks.tick(), if tls.is_some() => false,
-            };
+) {
+    let mut ticks = tokio::time::interval(CERTIFICATE_INTERVAL);
+    loop {
+        let is_hangup = tokio::select! {
+            _ = hangups.recv() => true,
+            _ = ticks.tick(), if tls.is_some() => false,
+        };
+        let (logs, tls, access) = (logs.clone(), tls.clone(), Arc::clone(&access));
+        let read = move || {
             if is_hangup {
                 logs.reopen();
                 info!("SIGHUP: opened the log file anew");
-                let access = Arc::clone(&access);
-                // A panic is in the log, and the rules are the old ones.
-                let _ = tokio::task::spawn_blocking(move || reload(&access)).await;
+                reload(&access);
             }
-            let Some(tls) = tls.clone() else { continue };
-            let read = move || {
-                if is_hangup {
-                    tls.reload();
-                } else {
-                    tls.reload_if_changed();
-                }
-            };
-            // A panic is in the log, and the certificate is the old one.
-            let _ = tokio::task::spawn_blocking(read).await;
-        }
-    })
+            match tls {
+                Some(tls) if is_hangup => tls.reload(),
+                Some(tls) => tls.reload_if_changed(),
+                None => {}
+            }
+        };
+        // A panic is in the log, and what was read before holds.
+        let _ = tokio::task::spawn_blocking(read).await;
+    }
 }
 
 /// Reads tokens and lists again.
