@@ -1,9 +1,12 @@
 //! An export as lines of JSON.
+//!
+//! It refuses to know what a line says, which is `ndjson`'s. **Invariant:** a line that is too long costs
+//! only itself.
 
 use std::io::{self, BufRead, Read};
 use std::ops::ControlFlow;
 
-use super::{Item, Wrong};
+use super::item::{Item, Wrong};
 use crate::ndjson;
 
 pub(super) fn read(

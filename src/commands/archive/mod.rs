@@ -2,8 +2,9 @@
 //! files that are named by their digests, with the sums that `sha256sum -c` checks.
 //!
 //! Both are believed nothing when they are read: what is handed on is a [`Message`], or why it is
-//! none. This room knows no stores and no servers.
+//! none. This room refuses to know stores and servers.
 
+mod item;
 mod lines;
 mod tarball;
 
@@ -12,10 +13,11 @@ use std::ops::ControlFlow;
 
 use clap::ValueEnum;
 
+pub(in crate::commands) use self::item::Item;
 use self::tarball::TarWriter;
 use crate::digest::Digest;
 use crate::message::Message;
-use crate::ndjson::{self, LineError};
+use crate::ndjson;
 
 /// Longest line, with its end, or file that is read, in bytes. No message is larger than a segment, and no segment
 /// than this.
@@ -50,34 +52,6 @@ impl Form {
             Self::Tar => "entry",
         }
     }
-}
-
-/// One line, or one file.
-#[derive(Debug)]
-pub(in crate::commands) struct Item {
-    /// From 1.
-    pub(in crate::commands) number: u64,
-    pub(in crate::commands) content: Result<Message, Wrong>,
-    /// Where in the archive the next one starts; `None` if the end of this one is missing. The archive
-    /// may be shorter: what fills a file of a tar up to there is not looked at.
-    pub(in crate::commands) end: Option<u64>,
-}
-
-/// Why an item is not a message.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(in crate::commands) enum Wrong {
-    #[error(transparent)]
-    Line(#[from] LineError),
-    #[error("larger than {0} bytes")]
-    TooLarge(usize),
-    #[error("its name is not a digest")]
-    Name,
-    #[error("not a file")]
-    Kind,
-    #[error("its content has the digest {actual}, not {stated}")]
-    Content { stated: Digest, actual: Digest },
-    #[error("its content is not UTF-8")]
-    NotText,
 }
 
 /// Reads an archive to its end, or until `each` has enough.

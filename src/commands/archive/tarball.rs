@@ -10,7 +10,7 @@ use std::str;
 use bytes::Bytes;
 use tar::{Archive, Builder, Entry, Header};
 
-use super::{Item, Wrong};
+use super::item::{Item, Wrong};
 use crate::digest::Digest;
 use crate::message::Message;
 
