@@ -1,4 +1,7 @@
 //! `digestd backup`: a copy that is a store.
+//!
+//! It refuses to know what a log looks like: the store copies, this counts and prints. **Invariant:** what
+//! the disk could not read is reported and makes the exit code 3.
 
 use std::path::PathBuf;
 

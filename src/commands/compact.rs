@@ -1,4 +1,7 @@
 //! `digestd compact`: a log without what no client can ask for any more.
+//!
+//! It refuses to know what a log looks like. **Invariant:** a message that is damaged is reported, never
+//! dropped in silence.
 
 use bytesize::ByteSize;
 

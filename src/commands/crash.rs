@@ -2,7 +2,8 @@
 //! everything it was promised must be there afterwards.
 //!
 //! It shows that this machine and this file system keep what a dead process wrote. What loss of power
-//! would do, only cutting the power shows.
+//! would do, only cutting the power shows. It refuses to know how a store works: it is killed from outside.
+//! **Invariant:** only a whole line of the writer counts as a promise.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};

@@ -1,7 +1,8 @@
 //! `digestd doctor`: whether a directory is a good place for a store.
 //!
 //! Each check is a line: `ok`, `warn` for what an operator should know, `fail` for what no store can
-//! live with. Everything it writes is in a directory of its own, which is removed at the end.
+//! live with. It refuses to know a log or a record. **Invariant:** everything it writes is in a directory
+//! of its own, which is removed at the end.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};

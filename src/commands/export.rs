@@ -1,7 +1,8 @@
 //! `digestd export`: all messages of a store, in the order of their digests.
 //!
 //! A file is called `….part` until everything is in it and on the disk. An unfinished one is read
-//! again, cut after its last good message, and continued there.
+//! again, cut after its last good message, and continued there. It refuses to know
+//! the forms of an archive. **Invariant:** a file with its final name is whole and on the disk.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};

@@ -1,7 +1,8 @@
 //! `digestd import`: every message of an export, checked and stored.
 //!
 //! Many are on their way to the store at once, so that one sync stores them all. What is stored already
-//! costs a look-up: to go on after an interruption is to run it again.
+//! costs a look-up: to continue after an interruption is to run it again. It refuses to know the form of the
+//! export. **Invariant:** what is counted as stored was acknowledged.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader};

@@ -1,4 +1,7 @@
-//! `digestd verify`: what a store promised, held against what the disk has.
+//! `digestd verify`: what a store promised, compared with what the disk has.
+//!
+//! It refuses to know how a store is read: findings come from the store or the server. **Invariant:** every
+//! finding is printed, and any makes the exit code 3.
 
 use std::io::{self, StdoutLock, Write};
 use std::path::Path;
