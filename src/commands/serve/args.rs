@@ -15,14 +15,13 @@ use clap::builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, value_parser};
 use tracing::level_filters::LevelFilter;
 
+use super::tls_args::TlsArgs;
 use crate::access;
 use crate::access::networks::Network;
 use crate::access::origins::Site;
 use crate::access::rates::Rate;
 use crate::commands::options::{Size, UsageError, one_of};
-use crate::config::{
-    self, CertificateConfig, Config, Limits, LogConfig, LogFileConfig, LogFormat, TlsConfig,
-};
+use crate::config::{self, Config, Limits, LogConfig, LogFileConfig, LogFormat};
 use crate::store::log::is_segment_size;
 use crate::store::{Durability, Observer, Options};
 
@@ -123,29 +122,6 @@ struct LimitArgs {
     /// The same for requests that write
     #[arg(long, value_name = "RATE", env = "DIGESTD_WRITE_RATE")]
     write_rate: Option<Rate>,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "TLS")]
-#[expect(clippy::struct_field_names, reason = "the names of the options")]
-struct TlsArgs {
-    /// Address to listen on for HTTPS; may be given several times. Without --listen there is no
-    /// plain HTTP then
-    #[arg(long, env = "DIGESTD_TLS_LISTEN")]
-    #[arg(value_name = "ADDR", value_delimiter = ',')]
-    tls_listen: Vec<SocketAddr>,
-
-    /// Certificate, and those between it and a root, in PEM; read again on SIGHUP and when it changes
-    #[arg(long, value_name = "PATH", env = "DIGESTD_TLS_CERT")]
-    tls_cert: Option<PathBuf>,
-
-    /// Private key of the certificate, in PEM
-    #[arg(long, value_name = "PATH", env = "DIGESTD_TLS_KEY")]
-    tls_key: Option<PathBuf>,
-
-    /// Make a certificate for this machine once, as localhost.crt in the data directory
-    #[arg(long, env = "DIGESTD_TLS_SELF_SIGNED", value_parser = BoolishValueParser::new())]
-    tls_self_signed: bool,
 }
 
 #[derive(Debug, Args)]
@@ -311,37 +287,6 @@ impl LimitArgs {
     }
 }
 
-impl TlsArgs {
-    fn into_config(self) -> Result<Option<TlsConfig>, UsageError> {
-        let certificate = match (self.tls_cert, self.tls_key, self.tls_self_signed) {
-            (None, None, false) => None,
-            (None, None, true) => Some(CertificateConfig::SelfSigned),
-            (Some(certificate), Some(key), false) => {
-                Some(CertificateConfig::Files { certificate, key })
-            }
-            (_, _, true) => {
-                return Err(UsageError(
-                    "--tls-self-signed makes a certificate; it does not go with --tls-cert and --tls-key",
-                ));
-            }
-            _ => return Err(UsageError("--tls-cert and --tls-key go together")),
-        };
-        match (self.tls_listen, certificate) {
-            (listen, None) if listen.is_empty() => Ok(None),
-            (listen, Some(_)) if listen.is_empty() => Err(UsageError(
-                "a certificate is of no use without --tls-listen",
-            )),
-            (_, None) => Err(UsageError(
-                "--tls-listen needs --tls-cert and --tls-key, or --tls-self-signed",
-            )),
-            (listen, Some(certificate)) => Ok(Some(TlsConfig {
-                listen,
-                certificate,
-            })),
-        }
-    }
-}
-
 impl AccessArgs {
     fn into_settings(self, read_rate: Option<Rate>, write_rate: Option<Rate>) -> access::Settings {
         access::Settings {
@@ -399,6 +344,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::config::CertificateConfig;
 
     #[derive(Debug, Parser)]
     struct Cli {
@@ -450,26 +396,6 @@ mod tests {
         }
         for size in ["64KiB", "1GiB"] {
             serve(&["--segment-size", size]).unwrap();
-        }
-    }
-
-    #[test]
-    fn tls_has_no_spelling_without_a_certificate_or_without_an_address() {
-        for arguments in [
-            &["--tls-listen", "127.0.0.1:1"][..],
-            &["--tls-self-signed"],
-            &["--tls-cert", "a", "--tls-key", "b"],
-            &["--tls-listen", "127.0.0.1:1", "--tls-cert", "a"],
-            &["--tls-listen", "127.0.0.1:1", "--tls-key", "b"],
-            &[
-                "--tls-listen",
-                "127.0.0.1:1",
-                "--tls-self-signed",
-                "--tls-key",
-                "b",
-            ],
-        ] {
-            assert!(serve(arguments).is_err(), "{arguments:?}");
         }
     }
 

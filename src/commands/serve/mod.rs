@@ -5,6 +5,7 @@
 
 mod args;
 mod listeners;
+mod tls_args;
 
 use std::io;
 use std::sync::{Arc, mpsc};
@@ -101,22 +102,10 @@ async fn serve(
     let app = Arc::new(app.guarded_by(access));
 
     // The port answers while the store opens, which may take a while.
-    let (opened, mut opening) = oneshot::channel();
-    let options = store_options(config, metrics);
-    let scrub_interval = config.scrub_interval;
     let (_scrubbing, scrub_stop) = mpsc::channel();
-    let starting = Arc::clone(&service);
-    thread::Builder::new()
-        .name("open".into())
-        .spawn(move || {
-            let result = open(directory, options, &starting);
-            if let (Ok(store), Some(interval)) = (&result, scrub_interval) {
-                spawn_scrub(Arc::clone(store), interval, scrub_stop);
-            }
-            // Not received if the order to stop came first.
-            let _ = opened.send(result);
-        })
-        .context("cannot start a thread")?;
+    let scrub = config.scrub_interval.map(|interval| (interval, scrub_stop));
+    let options = store_options(config, metrics);
+    let mut opening = spawn_open(directory, options, service, scrub)?;
 
     let mut store = None;
     let mut failure = None;
@@ -199,7 +188,28 @@ fn reload(access: &Access) {
     }
 }
 
-/// Opens the store and lets `service` serve from it.
+/// Opens the store in a thread of its own, which then checks it as often as `scrub` says.
+fn spawn_open(
+    directory: DataDirectory,
+    options: Options,
+    service: Arc<Service>,
+    scrub: Option<(Duration, mpsc::Receiver<()>)>,
+) -> anyhow::Result<oneshot::Receiver<Result<Arc<EmbeddedStore>, OpenError>>> {
+    let (opened, opening) = oneshot::channel();
+    let open = move || {
+        let result = open(directory, options, &service);
+        if let (Ok(store), Some((interval, stop))) = (&result, scrub) {
+            spawn_scrub(Arc::clone(store), interval, stop);
+        }
+        // Not received if the order to stop came first.
+        let _ = opened.send(result);
+    };
+    let thread = thread::Builder::new().name("open".into()).spawn(open);
+    thread.context("cannot start a thread")?;
+    Ok(opening)
+}
+
+/// Opens the store and makes `service` serve from it.
 fn open(
     directory: DataDirectory,
     options: Options,
