@@ -13,7 +13,8 @@ pub const BODY_BYTES_MAX: u64 = 1 << 20;
 /// lost of a batch that is refused.
 pub const BATCH_BYTES_MAX: u64 = 256 << 20;
 
-/// Default of [`ConnectionLimits::client_connections_max`].
+/// Default of [`ConnectionLimits::client_connections_max`]: 256, more than any browser or pool of connections
+/// opens.
 pub const CLIENT_CONNECTIONS_MAX: NonZeroU16 = NonZeroU16::MIN.saturating_add(255);
 
 /// Default of [`ConnectionLimits::drain_delay`]: an operator with a load balancer that has to see it first
