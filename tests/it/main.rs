@@ -1,5 +1,6 @@
 //! The tests from outside, one binary so that it is linked once.
 //!
+//! * the walls between rooms: [`wall`];
 //! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`batch`],
 //!   [`ranges`], [`addresses`], [`problems`], [`openapi`], [`pages`], [`limits`], [`access`], [`http2`],
 //!   [`shutdown`], [`metrics`], with [`support`];
@@ -74,4 +75,5 @@ mod torn;
 mod trace;
 mod upgrade;
 mod verify;
+mod wall;
 mod writers;
