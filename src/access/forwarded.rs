@@ -38,59 +38,37 @@ pub fn client_behind<'a>(
     forwarded: impl DoubleEndedIterator<Item = &'a [u8]>,
     x_forwarded_for: impl DoubleEndedIterator<Item = &'a [u8]>,
 ) -> Result<IpAddr, Unclear> {
-    let mut walk = Walk::new(proxy, trusted);
-    for value in forwarded.rev() {
-        walk.through(hops(value)?.into_iter().rev());
+    let mut by_forwarded = Vec::new();
+    for value in forwarded {
+        by_forwarded.extend(hops(value)?);
     }
-    let by_forwarded = walk.result();
-
-    let mut walk = Walk::new(proxy, trusted);
-    for value in x_forwarded_for.rev() {
-        walk.through(value.rsplit(|byte| *byte == b',').map(address));
-    }
-    match (by_forwarded, walk.result()) {
+    let by_x_forwarded_for = x_forwarded_for
+        .rev()
+        .flat_map(|value| value.rsplit(|byte| *byte == b',').map(address));
+    match (
+        walk(proxy, trusted, by_forwarded.into_iter().rev()),
+        walk(proxy, trusted, by_x_forwarded_for),
+    ) {
         (Some(one), Some(other)) if one != other => Err(Unclear::Disagree),
         (one, other) => Ok(one.or(other).unwrap_or(proxy)),
     }
 }
 
-/// From right to left, as long as there are trusted proxies.
-struct Walk<'a> {
-    trusted: &'a Networks,
-    /// The last address that a trusted proxy vouches for.
-    reached: IpAddr,
-    began: bool,
-    over: bool,
-}
-
-impl<'a> Walk<'a> {
-    fn new(proxy: IpAddr, trusted: &'a Networks) -> Self {
-        Self {
-            trusted,
-            reached: proxy,
-            began: false,
-            over: false,
+/// Goes through `hops`, the last one first, as long as they are trusted proxies. Returns the last address
+/// that such a proxy vouches for; `None` if there was no hop at all. A hop that is `None` cannot be read.
+fn walk(
+    proxy: IpAddr,
+    trusted: &Networks,
+    hops: impl Iterator<Item = Option<IpAddr>>,
+) -> Option<IpAddr> {
+    let mut reached = None;
+    for hop in hops {
+        reached = hop.or(reached).or(Some(proxy));
+        if hop.is_none_or(|address| !trusted.contain(address)) {
+            break;
         }
     }
-
-    /// Goes on through the hops of a field, the last one first; `None` is one that cannot be read.
-    fn through(&mut self, hops: impl Iterator<Item = Option<IpAddr>>) {
-        for hop in hops {
-            self.began = true;
-            if self.over {
-                return;
-            }
-            if let Some(address) = hop {
-                self.reached = address;
-            }
-            self.over = hop.is_none_or(|address| !self.trusted.contain(address));
-        }
-    }
-
-    /// Where it ended; `None` if there was no hop at all.
-    fn result(&self) -> Option<IpAddr> {
-        self.began.then_some(self.reached)
-    }
+    reached
 }
 
 /// An address as proxies write it: with or without a port, IPv6 with or without brackets.
