@@ -7,6 +7,7 @@
 //! go before those who come again and again, which is the order of the cache that the table is, so a
 //! flood of strangers does not wash out the client that is being limited.
 
+use std::convert::Infallible;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -121,20 +122,9 @@ impl StateStore for Table {
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let state = match self.0.get(client) {
-            Some(state) => state,
-            None => self.remember(*client),
-        };
+        let new = || Ok::<_, Infallible>(Arc::default());
+        let Ok(state) = self.0.get_or_insert_with(client, new);
         state.measure_and_replace(&NotKeyed::NonKey, measure)
-    }
-}
-
-impl Table {
-    fn remember(&self, client: Client) -> Arc<InMemoryState> {
-        let new = || Ok::<_, std::convert::Infallible>(Arc::default());
-        self.0
-            .get_or_insert_with(&client, new)
-            .unwrap_or_else(|never| match never {})
     }
 }
 
