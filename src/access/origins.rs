@@ -8,7 +8,7 @@
 use std::str::FromStr;
 
 use http::Uri;
-use http::uri::{Authority, Scheme};
+use http::uri::Authority;
 
 /// A site, as a browser names it in `Origin`: a scheme, a host, perhaps a port (RFC 6454, 7).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,12 +50,10 @@ impl FromStr for Site {
 pub struct InvalidSite;
 
 fn default_port(scheme: &str) -> Option<u16> {
-    if scheme == Scheme::HTTP.as_str() {
-        Some(80)
-    } else if scheme == Scheme::HTTPS.as_str() {
-        Some(443)
-    } else {
-        None
+    match scheme {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
     }
 }
 
