@@ -65,8 +65,8 @@ pub struct Settings {
     pub write_rate: Option<Rate>,
 }
 
-/// Who may come in.
-#[derive(Debug)]
+/// Who may come in; the default lets everybody in who can connect.
+#[derive(Debug, Default)]
 pub struct Access {
     settings: Settings,
     trusted: Networks,
@@ -121,7 +121,7 @@ impl Access {
             reads: settings.read_rate.and_then(Limiter::new),
             writes: settings.write_rate.and_then(Limiter::new),
             rules: ArcSwap::from_pointee(rules),
-            lines: RefusalLines::new(),
+            lines: RefusalLines::default(),
             settings,
         })
     }
@@ -238,21 +238,6 @@ impl Access {
     }
 }
 
-impl Default for Access {
-    /// Lets everybody in who can connect.
-    fn default() -> Self {
-        Self {
-            settings: Settings::default(),
-            trusted: Networks::default(),
-            sites: Sites::default(),
-            reads: None,
-            writes: None,
-            rules: ArcSwap::default(),
-            lines: RefusalLines::new(),
-        }
-    }
-}
-
 impl Refusal {
     /// A word for the log.
     const fn name(self) -> &'static str {
@@ -328,8 +313,8 @@ struct RefusalLines {
     unsaid: AtomicU64,
 }
 
-impl RefusalLines {
-    fn new() -> Self {
+impl Default for RefusalLines {
+    fn default() -> Self {
         let lines = std::num::NonZeroU32::new(REFUSAL_LINES_A_SECOND);
         let quota = Quota::per_second(lines.unwrap_or(std::num::NonZeroU32::MIN));
         Self {
@@ -337,7 +322,9 @@ impl RefusalLines {
             unsaid: AtomicU64::new(0),
         }
     }
+}
 
+impl RefusalLines {
     /// One line with one form, for programs that read logs and bar addresses.
     fn write(&self, client: IpAddr, refusal: Refusal, scope: Scope, token: &str) {
         if self.budget.check().is_err() {
