@@ -85,21 +85,6 @@ pub(super) struct Damage {
     pub(super) message: Option<(Digest, Place)>,
 }
 
-/// What [`recover`] found.
-#[derive(Debug)]
-pub(super) struct Recovered {
-    /// Where the next group goes.
-    pub(super) end: Position,
-    /// Behind the last record, or the start of what was read if there is none in it.
-    pub(super) last_end: Position,
-    /// What was lost although it was acknowledged.
-    pub(super) damage: Vec<Damage>,
-    /// Bytes of the last, unacknowledged group that were removed.
-    pub(super) torn_bytes: u64,
-    /// Bytes of groups that were acknowledged with [`Durability::Os`] and lost before they were synced.
-    pub(super) unsynced_bytes: u64,
-}
-
 /// What a log holds, as it is.
 #[derive(Debug)]
 pub(super) struct Survey {
@@ -111,7 +96,8 @@ pub(super) struct Survey {
     pub(super) damage: Vec<Damage>,
     /// Bytes of the last group, which was never acknowledged.
     pub(super) torn_bytes: u64,
-    unsynced_bytes: u64,
+    /// Bytes of groups that were acknowledged with [`Durability::Os`] and lost before they were synced.
+    pub(super) unsynced_bytes: u64,
     /// Those of its broken stretches that good records of it follow.
     holes: Vec<Damage>,
     /// Deletions of the last group without their positions, which came no further than their headers.
@@ -123,7 +109,7 @@ pub(super) struct Survey {
 }
 
 /// Reads the log from `from`, the start of a group, to its end, and makes it one that can be appended
-/// to. Each good record goes to `record`, in log order. What was in the log before `acked` is known
+/// to. Each good record goes to `record`, in log order. Returns what it held. What was in the log before `acked` is known
 /// to have been durable once; with [`Durability::Os`], only that. Without it, the groups alone say
 /// what was.
 ///
@@ -135,7 +121,7 @@ pub(super) fn recover<E: From<io::Error>>(
     acked: Option<Position>,
     durability: Durability,
     record: impl FnMut(Record) -> Result<(), E>,
-) -> Result<Recovered, E> {
+) -> Result<Survey, E> {
     let is_unsynced = durability == Durability::Os && acked.is_some();
     let before = acked.unwrap_or(Position::START);
     let survey = look_over(log, from..OPEN_END, before, is_unsynced, record)?;
@@ -155,13 +141,7 @@ pub(super) fn recover<E: From<io::Error>>(
             log.sync(segment..segment + 1)?;
         }
     }
-    Ok(Recovered {
-        end: survey.end,
-        last_end: survey.last_end,
-        damage: survey.damage,
-        torn_bytes: survey.torn_bytes,
-        unsynced_bytes: survey.unsynced_bytes,
-    })
+    Ok(survey)
 }
 
 /// The same, with nothing written.
