@@ -34,7 +34,7 @@ use super::directory::{
 use super::disk;
 use super::identity::Identity;
 use super::index;
-use super::log::{Content, HEADER_BYTES, Header, Log, Position, record_bytes};
+use super::log::{Content, HEADER_BYTES, Header, Log, Position, record_bytes, segment_name};
 use super::recovery::{self, Kind};
 use crate::digest::Digest;
 
@@ -125,11 +125,7 @@ pub fn back_up(
         let error = io::Error::other("it was compacted meanwhile; make a new backup");
         return Err(OpenError::io("finish the backup of this store")(error));
     }
-    let start = Position {
-        segment: first,
-        offset: 0,
-    };
-    let deleted = deleted(&log, start..until.end).map_err(read())?;
+    let deleted = deleted(&log, Position::start_of(first)..until.end).map_err(read())?;
     copy.fill(&log, &deleted, &mut unreadable)
         .and_then(|()| disk::sync_directory(&copy.log_directory))
         .and_then(|()| directory::mark(destination, true))
@@ -168,7 +164,7 @@ impl End {
     fn of(log: &Log, acked: Position) -> io::Result<Self> {
         let mut from = Position::START;
         for segment in (1..=log.last_segment()).rev() {
-            from = Position { segment, offset: 0 };
+            from = Position::start_of(segment);
             let mut records = 0;
             let survey = recovery::survey(log, from, from.max(acked), |_| {
                 records += 1;
@@ -313,10 +309,7 @@ impl Copy {
         let segments = whole.unwrap_or(end.last_group.segment) - 1;
         let mut last = None;
         if segments > 0 {
-            let from = Position {
-                segment: segments,
-                offset: 0,
-            };
+            let from = Position::start_of(segments);
             recovery::survey(&log, from, from, |record| {
                 if record.place.at.segment == segments {
                     last = Some(record.place.at);
@@ -373,7 +366,7 @@ impl Copy {
             until.end.offset
         };
         let Some(file) = log.segment(segment) else {
-            unreadable.push((Position { segment, offset: 0 }, bytes.into()));
+            unreadable.push((Position::start_of(segment), bytes.into()));
             return Ok(());
         };
         // A start on the copy may mend what its last group reaches into.
@@ -385,7 +378,7 @@ impl Copy {
 
     fn link(&self, from: &Path, segment: u32, file: &File) -> io::Result<()> {
         let (aside, to) = self.names(segment)?;
-        fs::hard_link(from.join(name(segment)), &aside)?;
+        fs::hard_link(from.join(segment_name(segment)), &aside)?;
         // The name may belong to another log by now.
         if fs::metadata(&aside)?.ino() != file.metadata()?.ino() {
             return Err(io::Error::other("it was compacted meanwhile"));
@@ -459,7 +452,7 @@ impl Copy {
         segment: u32,
         unreadable: &mut Vec<(Position, u64)>,
     ) -> io::Result<File> {
-        let path = self.log_directory.join(name(segment));
+        let path = self.log_directory.join(segment_name(segment));
         if fs::metadata(&path)?.nlink() > 1 {
             // Without it the other names, which are of other stores, would be written to.
             let file = from.require_segment(segment)?;
@@ -493,15 +486,11 @@ impl Copy {
 
     /// A segment in the making, and in the copy.
     fn names(&self, segment: u32) -> io::Result<(PathBuf, PathBuf)> {
-        let to = self.log_directory.join(name(segment));
+        let to = self.log_directory.join(segment_name(segment));
         // Whoever opens a log removes what has this name.
         let aside = to.with_extension("new");
         disk::remove(&aside).map(|()| (aside, to))
     }
-}
-
-fn name(segment: u32) -> String {
-    Position { segment, offset: 0 }.file_name()
 }
 
 /// Copies the first `bytes` of `from` but for what cannot be read, which goes to `note`.

@@ -105,10 +105,12 @@ pub struct Position {
 
 impl Position {
     /// The first position of the first segment.
-    pub const START: Self = Self {
-        segment: 1,
-        offset: 0,
-    };
+    pub const START: Self = Self::start_of(1);
+
+    /// The first position of a segment.
+    pub(super) const fn start_of(segment: u32) -> Self {
+        Self { segment, offset: 0 }
+    }
 
     /// The name of the segment's file.
     #[must_use]
@@ -633,7 +635,7 @@ fn agree(lengths: &[u64], segment_bytes: u64) -> bool {
 }
 
 /// `12` → `00000012.log`.
-fn segment_name(number: u32) -> String {
+pub(super) fn segment_name(number: u32) -> String {
     format!("{number:08}.log")
 }
 
@@ -846,10 +848,7 @@ impl Draft<'_> {
                 buffer.extend_from_slice(&filler.encode());
             }
             parts.push((part.0, part.1..buffer.len()));
-            *end = Position {
-                segment: end.segment + 1,
-                offset: 0,
-            };
+            *end = Position::start_of(end.segment + 1);
             *part = (*end, buffer.len());
         }
         let place = Place { at: *end, length };

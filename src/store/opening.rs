@@ -105,10 +105,7 @@ pub(super) fn open_index(
         }
         // More is missing than a log may lack: it goes on where it ends, and all of it was acknowledged.
         Some(checkpoint) => {
-            let end = Position {
-                segment: log.last_segment() + 1,
-                offset: 0,
-            };
+            let end = Position::start_of(log.last_segment() + 1);
             acked = Some(end);
             findings.add(&Finding::CheckpointAhead {
                 checkpoint: checkpoint.position,

@@ -205,10 +205,7 @@ fn look_over<E: From<io::Error>>(
         } else {
             found.broken.push(Broken::missing(log, segment));
         }
-        from = Position {
-            segment: segment + 1,
-            offset: 0,
-        };
+        from = Position::start_of(segment + 1);
     }
     Ok(found.judge(acked, is_unsynced))
 }
@@ -469,7 +466,7 @@ struct Broken {
 
 impl Broken {
     fn missing(log: &Log, segment: u32) -> Self {
-        let from = Position { segment, offset: 0 };
+        let from = Position::start_of(segment);
         let to = Position {
             segment,
             offset: log.segment_bytes(),
