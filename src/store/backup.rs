@@ -476,11 +476,7 @@ impl Copy {
         if Digest::of(&body) == digest {
             return Ok(());
         }
-        let filler = Header {
-            content: Content::Filler,
-            note: 0,
-            ..header
-        };
+        let filler = Header::filler(header.group, header.length);
         file.write_all_at(&filler.encode(), at.offset.into())
     }
 

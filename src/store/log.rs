@@ -183,6 +183,16 @@ fn checksum(positions: &[u8]) -> u32 {
 }
 
 impl Header {
+    /// That of a record which means nothing.
+    pub(super) fn filler(group: Position, length: u32) -> Self {
+        Self {
+            content: Content::Filler,
+            note: 0,
+            group,
+            length,
+        }
+    }
+
     pub(super) fn encode(&self) -> [u8; HEADER_BYTES as usize] {
         let (kind, digest) = match self.content {
             Content::Message(digest) => (KIND_MESSAGE, *digest.as_bytes()),
@@ -230,9 +240,7 @@ impl Header {
             length: u32::from_le_bytes(length),
         })
     }
-}
 
-impl Header {
     /// Whether `body` is what this header says, as far as it says something.
     pub(super) fn covers(&self, body: &[u8]) -> bool {
         match self.content {
@@ -820,37 +828,21 @@ impl Draft<'_> {
     fn add(&mut self, content: Content, note: u32, body: &[u8]) -> io::Result<Place> {
         let (length, bytes) = self.size(body)?;
         let Self {
-            appender:
-                Appender {
-                    log,
-                    buffer:
-                        Buffer {
-                            bytes: buffer,
-                            parts,
-                        },
-                    ..
-                },
-            start,
-            end,
-            part,
-            ..
+            start, end, part, ..
         } = self;
+        let Appender { log, buffer, .. } = &mut *self.appender;
         let room = log.segment_bytes - end.offset;
         if bytes > room {
             if room >= HEADER_BYTES {
-                let length = room - HEADER_BYTES;
-                let filler = Header {
-                    content: Content::Filler,
-                    note: 0,
-                    group: *start,
-                    length,
-                };
-                buffer.extend_from_slice(&filler.encode());
+                let filler = Header::filler(*start, room - HEADER_BYTES);
+                buffer.bytes.extend_from_slice(&filler.encode());
             }
-            parts.push((part.0, part.1..buffer.len()));
+            let range = part.1..buffer.bytes.len();
+            buffer.parts.push((part.0, range));
             *end = Position::start_of(end.segment + 1);
-            *part = (*end, buffer.len());
+            *part = (*end, buffer.bytes.len());
         }
+        let buffer = &mut buffer.bytes;
         let place = Place { at: *end, length };
         let header = Header {
             content,

@@ -391,13 +391,8 @@ fn fill(log: &Log, torn: &Damage, group: Position) -> io::Result<()> {
         // A segment that is missing, or a hole that is no record: it stays, and a later start calls it damage.
         return Ok(());
     };
-    let header = Header {
-        content: Content::Filler,
-        note: 0,
-        // Never after the record: a hole in an earlier group, which was not synced, has its own.
-        group: group.min(torn.from),
-        length,
-    };
+    // Never after the record: a hole in an earlier group, which was not synced, has its own.
+    let header = Header::filler(group.min(torn.from), length);
     file.write_all_at(&header.encode(), u64::from(torn.from.offset))
 }
 
