@@ -85,6 +85,14 @@ pub(super) struct Damage {
     pub(super) message: Option<(Digest, Place)>,
 }
 
+impl Damage {
+    /// What it held is not known.
+    fn unnamed(from: Position, to: Position) -> Self {
+        let message = None;
+        Self { from, to, message }
+    }
+}
+
 /// What a log holds, as it is.
 #[derive(Debug)]
 pub(super) struct Survey {
@@ -195,7 +203,7 @@ fn look_over<E: From<io::Error>>(
         let segment = from.segment;
         if let Some(file) = log.segment(segment) {
             let mut scan = Scan::new(&file, log.segment_bytes(), from);
-            while scan.position() < range.end
+            while scan.at < range.end
                 && let Some(stretch) = scan.next()?
             {
                 if let Some(good) = found.add(stretch) {
@@ -238,20 +246,11 @@ impl Found {
                 return None;
             }
         };
-        let Header {
-            content,
-            note,
-            group,
-            length,
-        } = header;
-        let damage = Damage {
-            from: at,
-            to: after(at, length),
-            message: None,
-        };
+        let length = header.length;
+        let damage = Damage::unnamed(at, after(at, length));
         let place = Place { at, length };
-        self.last_group = self.last_group.max(group);
-        let good = match (content, fault) {
+        self.last_group = self.last_group.max(header.group);
+        let good = match (header.content, fault) {
             (Content::Message(digest), Some(Fault { is_unreadable })) => {
                 let message = Some((digest, place));
                 self.broken.push(Broken {
@@ -281,7 +280,7 @@ impl Found {
             kind,
             digest,
             place,
-            heals: kind == Kind::Message && note == HEALS,
+            heals: kind == Kind::Message && header.note == HEALS,
         })
     }
 
@@ -467,11 +466,7 @@ impl Broken {
             offset: log.segment_bytes(),
         };
         Self {
-            damage: Damage {
-                from,
-                to,
-                message: None,
-            },
+            damage: Damage::unnamed(from, to),
             blank: false,
             is_unreadable: false,
         }
@@ -504,37 +499,28 @@ struct Fault {
 /// Walks through one segment.
 struct Scan<'a> {
     window: Window<'a>,
-    segment: u32,
     segment_bytes: u32,
-    offset: u32,
+    /// Where the next stretch starts.
+    at: Position,
 }
 
 impl<'a> Scan<'a> {
     fn new(file: &'a Arc<File>, segment_bytes: u32, from: Position) -> Self {
         Self {
             window: Window::of(file),
-            segment: from.segment,
             segment_bytes,
-            offset: from.offset,
-        }
-    }
-
-    /// Where the next stretch starts.
-    fn position(&self) -> Position {
-        Position {
-            segment: self.segment,
-            offset: self.offset,
+            at: from,
         }
     }
 
     /// The next stretch, `None` at the end of the segment. A rest shorter than a header belongs to
     /// no stretch.
     fn next(&mut self) -> io::Result<Option<Stretch>> {
-        if self.segment_bytes.saturating_sub(self.offset) < HEADER_BYTES {
+        if self.segment_bytes.saturating_sub(self.at.offset) < HEADER_BYTES {
             return Ok(None);
         }
-        let at = self.position();
-        let Some(header) = self.header(self.offset)? else {
+        let at = self.at;
+        let Some(header) = self.header(at.offset)? else {
             return self.broken(at).map(Some);
         };
         let is_good = match header.content {
@@ -542,7 +528,7 @@ impl<'a> Scan<'a> {
             Content::Message(_) | Content::Deletion(_) => {
                 let body = self
                     .window
-                    .at(self.offset + HEADER_BYTES, header.length as usize)?;
+                    .at(self.at.offset + HEADER_BYTES, header.length as usize)?;
                 header.covers(body)
             }
         };
@@ -550,7 +536,7 @@ impl<'a> Scan<'a> {
         let fault = (!is_good).then(|| Fault {
             is_unreadable: self.window.is_unreadable(at.offset..to.offset),
         });
-        self.offset = to.offset;
+        self.at = to;
         Ok(Some(Stretch::Record { at, header, fault }))
     }
 
@@ -560,10 +546,7 @@ impl<'a> Scan<'a> {
             return Ok(None);
         };
         let fits = u64::from(offset) + record_bytes(header.length) <= u64::from(self.segment_bytes);
-        let at = Position {
-            segment: self.segment,
-            offset,
-        };
+        let at = Position { offset, ..self.at };
         Ok((fits && header.group <= at).then_some(header))
     }
 
@@ -572,34 +555,29 @@ impl<'a> Scan<'a> {
         let mut blank = true;
         let mut is_unreadable = false;
         loop {
-            if self.segment_bytes - self.offset > BLANK_STEP_BYTES + HEADER_BYTES {
-                let step = self.window.at(self.offset, BLANK_STEP_BYTES as usize)?;
+            if self.segment_bytes - self.at.offset > BLANK_STEP_BYTES + HEADER_BYTES {
+                let step = self.window.at(self.at.offset, BLANK_STEP_BYTES as usize)?;
                 if step.iter().all(|&byte| byte == 0) {
-                    self.offset += BLANK_STEP_BYTES;
+                    self.at.offset += BLANK_STEP_BYTES;
                     continue;
                 }
             }
-            let word = self.window.at(self.offset, RECORD_ALIGNMENT as usize)?;
+            let word = self.window.at(self.at.offset, RECORD_ALIGNMENT as usize)?;
             let is_magic = word.starts_with(&MAGIC);
             blank &= word.iter().all(|&byte| byte == 0);
-            let word = self.offset..self.offset + RECORD_ALIGNMENT;
+            let word = self.at.offset..self.at.offset + RECORD_ALIGNMENT;
             is_unreadable |= self.window.is_unreadable(word);
-            if is_magic && self.offset > from.offset && self.header(self.offset)?.is_some() {
+            if is_magic && self.at.offset > from.offset && self.header(self.at.offset)?.is_some() {
                 break;
             }
-            self.offset += RECORD_ALIGNMENT;
-            if self.segment_bytes - self.offset < HEADER_BYTES {
-                self.offset = self.segment_bytes;
+            self.at.offset += RECORD_ALIGNMENT;
+            if self.segment_bytes - self.at.offset < HEADER_BYTES {
+                self.at.offset = self.segment_bytes;
                 break;
             }
         }
-        let to = self.position();
         Ok(Stretch::Broken(Broken {
-            damage: Damage {
-                from,
-                to,
-                message: None,
-            },
+            damage: Damage::unnamed(from, self.at),
             blank,
             is_unreadable,
         }))
