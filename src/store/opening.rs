@@ -50,21 +50,14 @@ pub(super) struct Opened {
 impl Opened {
     /// Reports what was found as well: an attempt that failed is repeated, and is not heard twice.
     fn new(index: Index, entered: Entered, mut findings: Findings) -> Self {
-        let Entered {
-            messages,
-            end,
-            erasures,
-            findings: more,
-            unsynced_bytes: _,
-        } = entered;
-        for finding in more {
-            findings.add(&finding);
+        for finding in &entered.findings {
+            findings.add(finding);
         }
         Self {
             index,
-            messages,
-            end,
-            erasures,
+            messages: entered.messages,
+            end: entered.end,
+            erasures: entered.erasures,
             findings,
         }
     }
@@ -115,9 +108,8 @@ pub(super) fn open_index(
         None if log.last_segment() > 0 => findings.add(&Finding::NoCheckpoint),
         None => {}
     }
-    draw(&directory, cache_bytes, &source, acked)
-        .map(|(index, entered)| Opened::new(index, entered, findings))
-        .map_err(OpenError::from)
+    let (index, entered) = draw(&directory, cache_bytes, &source, acked)?;
+    Ok(Opened::new(index, entered, findings))
 }
 
 /// Draws the index from the whole log, or goes on with what an interrupted start has drawn of it.
@@ -246,17 +238,12 @@ fn has_all(
 fn gone(index: &Index, from: Position, log: &Log) -> Result<u64, ReplayError> {
     let (mut seen, mut gone) = (HashSet::new(), HashSet::new());
     recovery::survey(log, from, from, |record| {
-        let Record {
-            kind,
-            digest,
-            place,
-            heals,
-        } = record;
+        let Record { digest, place, .. } = record;
         // Only what is there is deleted, or healed: if nothing put it since `from`, it was there before.
         // If something did, a deletion may name an older record too.
         let is_first = seen.insert(digest);
-        let was_before = match kind {
-            Kind::Message => is_first && heals,
+        let was_before = match record.kind {
+            Kind::Message => is_first && record.heals,
             Kind::Deletion => {
                 let names_older = |positions: Vec<Position>| positions.iter().any(|at| *at < from);
                 is_first || log.erased_by(place).is_ok_and(names_older)
@@ -289,9 +276,12 @@ fn replay(
     };
     let mut entered = enter(&index, drawn, source, from, Some(from))?;
     entered.findings.extend(lost);
-    let lost = forget_lost(&index, &held.ahead, &entered, source)?;
-    entered.messages -= lost as u64;
-    entered.unsynced(lost);
+    let messages = forget_lost(&index, &held.ahead, &entered, source)?;
+    entered.messages -= messages as u64;
+    let bytes = entered.unsynced_bytes;
+    if messages > 0 || bytes > 0 {
+        entered.findings.push(Finding::Unsynced { messages, bytes });
+    }
     Ok((index, entered))
 }
 
@@ -328,16 +318,6 @@ struct Entered {
     unsynced_bytes: u64,
 }
 
-impl Entered {
-    /// Reports, once, what was lost at the end of the log; `messages` of it are known.
-    fn unsynced(&mut self, messages: usize) {
-        let bytes = self.unsynced_bytes;
-        if messages > 0 || bytes > 0 {
-            self.findings.push(Finding::Unsynced { messages, bytes });
-        }
-    }
-}
-
 /// Enters what the log has from `from` on into `index`, which has what `drawn` says. Deletions are entered
 /// again, for what they erase.
 fn enter(
@@ -347,22 +327,17 @@ fn enter(
     from: Position,
     acked: Option<Position>,
 ) -> Result<Entered, ReplayError> {
-    let Source {
-        log,
-        durability,
-        progress,
-        records_between_notes,
-    } = *source;
+    let log = source.log;
     let mut messages = drawn.messages;
     let mut read = 0_u64;
     let (recovered, entries) = thread::scope(|scope| {
         let mut lanes: Vec<_> = (0..index::PARTS)
             .map(|_| Lane::start(scope, index, log))
             .collect::<Result<_, _>>()?;
-        let recovered = recovery::recover(log, from, acked, durability, |record| {
+        let recovered = recovery::recover(log, from, acked, source.durability, |record| {
             read += 1;
             if read.is_multiple_of(PROGRESS_MESSAGES) {
-                progress(format!("entering messages into the index: {read}"));
+                (source.progress)(format!("entering messages into the index: {read}"));
             }
             let at = record.place.at;
             if record.kind == Kind::Message && at < drawn.before {
@@ -371,7 +346,7 @@ fn enter(
             // Of a replay there is little to save, and the index has a checkpoint already.
             if from == Position::START
                 && at > drawn.before
-                && read.is_multiple_of(records_between_notes)
+                && read.is_multiple_of(source.records_between_notes)
             {
                 note_progress(index, &mut lanes, at, drawn)?;
             }
@@ -605,18 +580,13 @@ pub(super) fn find_doubles(
     // Records of messages that the index does not have, unless a deletion comes they are not to be touched.
     let mut unknown = HashMap::<_, Vec<_>>::new();
     recovery::survey_before(log, end, |record| {
-        let Record {
-            kind,
-            digest,
-            place,
-            ..
-        } = record;
+        let Record { digest, place, .. } = record;
         let erasure = |place: Place| Erasure {
             digest,
             place,
             reason: place.at,
         };
-        match kind {
+        match record.kind {
             Kind::Deletion => {
                 let deleted = unknown.remove(&digest).into_iter().flatten();
                 doubles.extend(deleted.map(erasure));
@@ -639,16 +609,11 @@ pub(super) fn find_doubles(
 }
 
 /// What can end a replay, or keep an index from being completed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
 pub(super) enum ReplayError {
-    Log(io::Error),
-    Index(IndexError),
-}
-
-impl From<io::Error> for ReplayError {
-    fn from(error: io::Error) -> Self {
-        Self::Log(error)
-    }
+    Log(#[from] io::Error),
+    Index(#[from] IndexError),
 }
 
 impl From<ReplayError> for OpenError {
@@ -657,12 +622,6 @@ impl From<ReplayError> for OpenError {
             ReplayError::Log(source) => Self::io("read the log")(source),
             ReplayError::Index(error) => Self::Index(error.to_string()),
         }
-    }
-}
-
-impl From<IndexError> for ReplayError {
-    fn from(error: IndexError) -> Self {
-        Self::Index(error)
     }
 }
 
