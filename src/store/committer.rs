@@ -21,7 +21,7 @@ use super::erasures::Erasure;
 use super::index::{self, Checkpoint, IndexError, Key};
 use super::log::{Appender, Draft, Group, Place, Position};
 use super::queue::{Entry, Job};
-use super::state::{Known, Options, Shared};
+use super::state::{Known, Shared};
 use super::{Commit, Deleted, Durability, Receipt, StoreError};
 use crate::digest::Digest;
 use crate::message::Message;
@@ -81,28 +81,12 @@ struct State {
 }
 
 /// Why a group cannot be laid out.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
 enum LayOutError {
-    Store(StoreError),
-    Index(IndexError),
-    Log(io::Error),
-}
-
-impl From<StoreError> for LayOutError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl From<IndexError> for LayOutError {
-    fn from(error: IndexError) -> Self {
-        Self::Index(error)
-    }
-}
-
-impl From<io::Error> for LayOutError {
-    fn from(error: io::Error) -> Self {
-        Self::Log(error)
-    }
+    Store(#[from] StoreError),
+    Index(#[from] IndexError),
+    Log(#[from] io::Error),
 }
 
 impl Plan {
@@ -183,11 +167,7 @@ impl Plan {
                 }
             }
         }
-        let group = if draft.is_empty() {
-            None
-        } else {
-            Some(draft.finish()?)
-        };
+        let group = (!draft.is_empty()).then(|| draft.finish()).transpose()?;
         Ok((plan, group))
     }
 }
@@ -351,13 +331,9 @@ impl Committer {
         reason = "each message that is removed was counted; a wrong number in a checkpoint would have the next start draw the index again"
     )]
     fn carry_out(&mut self, steps: Vec<Step>) -> Result<(), IndexError> {
-        let Shared {
-            index,
-            hot,
-            watchdog,
-            ..
-        } = &*self.shared;
-        let group = self.shared.groups.load(Ordering::Relaxed);
+        let shared = &*self.shared;
+        let index = &shared.index;
+        let group = shared.groups.load(Ordering::Relaxed);
         let puts = steps.iter().filter_map(|step| match step {
             Step::Put { digest, .. } => Some(digest),
             Step::Delete { .. } => None,
@@ -366,7 +342,7 @@ impl Committer {
         let (mut added, mut removed) = (0, 0);
         let mut erasures = Vec::new();
         for step in steps {
-            let _call = watchdog.watch();
+            let _call = shared.watchdog.watch();
             match step {
                 Step::Put {
                     digest,
@@ -389,7 +365,7 @@ impl Committer {
                     }));
                 }
                 Step::Delete { digest, at, erased } => {
-                    hot.forget(&digest, || {
+                    shared.hot.forget(&digest, || {
                         let mut has_any = false;
                         for &place in &erased {
                             has_any |= index.remove(&digest, place)?;
@@ -426,16 +402,14 @@ impl Committer {
 
     /// Tells the observer of a group that took `sync` to write and to sync.
     fn report(&self, plan: &Plan, sync: Duration) {
-        let Options {
-            observer,
-            durability,
-            ..
-        } = &self.shared.options;
-        let Some(observer) = observer else { return };
+        let options = &self.shared.options;
+        let Some(observer) = &options.observer else {
+            return;
+        };
         observer.committed(Commit {
             entries: plan.steps.len(),
             bytes: plan.bytes,
-            sync: match durability {
+            sync: match options.durability {
                 Durability::Disk => sync,
                 Durability::Os => Duration::ZERO,
             },
