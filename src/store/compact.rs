@@ -69,6 +69,15 @@ impl From<io::Error> for CompactError {
     }
 }
 
+impl From<Interrupted> for CompactError {
+    fn from(interrupted: Interrupted) -> Self {
+        match interrupted {
+            Interrupted::Log(error) => error.into(),
+            Interrupted::Stopped => io::Error::from(io::ErrorKind::Interrupted).into(),
+        }
+    }
+}
+
 impl From<IndexError> for CompactError {
     fn from(error: IndexError) -> Self {
         Self::Store(OpenError::Index(error.to_string()))
@@ -104,14 +113,12 @@ pub fn compact(
     }
     directory.unmark()?;
     let durability = read_durability(path).unwrap_or(Durability::Disk);
+    // What is to be erased is left out, and it looks for damage itself.
     let Opened {
         index,
         messages,
         end,
-        // They are left out.
-        erasures: _,
-        // It looks for damage itself.
-        findings: _,
+        ..
     } = opening::open_index(path, cache_bytes, &log, durability, &|_| ())?;
     let damaged = Damaged::find(&log, &index, end, progress, tell);
     let written = damaged.and_then(|damaged| {
@@ -194,16 +201,13 @@ impl Damaged {
             acked: end,
             is_growing: false,
         };
-        let examined = verify::examine(log, Some(index), extent, &mut pace, &mut tell);
-        let examined = examined.map_err(|interrupted| match interrupted {
-            Interrupted::Log(error) => error,
-            Interrupted::Stopped => io::ErrorKind::Interrupted.into(),
-        })?;
+        let examined = verify::examine(log, Some(index), extent, &mut pace, &mut tell)?;
         if inconsistent > 0 {
             return Err(CompactError::Inconsistent(inconsistent));
         }
         let is_sound = messages.is_empty();
-        let mended = good_records(log, &messages, end)?;
+        let mut silent = |_, _| ControlFlow::Continue(());
+        let mended = verify::good_records(log, &messages, extent, &mut silent)?;
         messages.retain(|digest| !mended.contains_key(digest));
         let doubles = Some(examined.records) != examined.indexed;
         let is_needed =
@@ -214,28 +218,6 @@ impl Damaged {
             is_needed,
         })
     }
-}
-
-/// The last good record of each of these messages that has one. Reads the log once more if there are any.
-fn good_records(
-    log: &Log,
-    damaged: &BTreeSet<Digest>,
-    end: Position,
-) -> io::Result<BTreeMap<Digest, Place>> {
-    let mut good = BTreeMap::new();
-    if damaged.is_empty() {
-        return Ok(good);
-    }
-    recovery::survey(log, Position::START, end, |record| {
-        let Record { digest, place, .. } = record;
-        match record.kind {
-            Kind::Message if damaged.contains(&digest) => drop(good.insert(digest, place)),
-            Kind::Message => {}
-            Kind::Deletion => drop(good.remove(&digest)),
-        }
-        Ok::<_, io::Error>(())
-    })?;
-    Ok(good)
 }
 
 /// Writes every message once, from where the index has it; returns where the new log ends, and how many

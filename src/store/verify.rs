@@ -9,7 +9,7 @@
 //! index yet, deletions there that it has not carried out. Neither is a damaged record whose message was posted again since; it is
 //! counted. Nor is whatever became of a message that was deleted.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
@@ -19,7 +19,7 @@ use super::directory::{
     DataDirectory, OpenError, has_checkpoint, is_in_reach, is_unfinished, read_checkpoint,
 };
 use super::index::{self, Checkpoint, Found, Index, IndexError};
-use super::log::{Log, Position};
+use super::log::{Log, Place, Position};
 use super::opening::{self, ReplayError};
 use super::recovery::{self, Damage, Kind, Record, Survey};
 use super::{disk, reserve};
@@ -378,26 +378,28 @@ fn forget_deleted(
     missing: &mut BTreeMap<Digest, Finding>,
     damage: &mut Vec<Damage>,
 ) -> Result<(), Interrupted> {
-    let named = damage.iter().filter_map(|damage| damage.message);
-    let mut damaged: HashMap<_, _> = named.map(|(digest, _)| (digest, false)).collect();
+    let mut damaged = named(damage);
     if missing.is_empty() && damaged.is_empty() {
         return Ok(());
     }
     recovery::survey(log, end, end, |record| {
         if record.kind == Kind::Deletion {
             missing.remove(&record.digest);
-            if let Some(is_deleted) = damaged.get_mut(&record.digest) {
-                *is_deleted = true;
-            }
+            damaged.remove(&record.digest);
         }
         Ok::<_, io::Error>(())
     })?;
-    let is_deleted = |damage: &Damage| {
+    damage.retain(|damage| {
         let message = damage.message;
-        message.is_some_and(|(digest, _)| damaged.get(&digest) == Some(&true))
-    };
-    damage.retain(|damage| !is_deleted(damage));
+        message.is_none_or(|(digest, _)| damaged.contains(&digest))
+    });
     Ok(())
+}
+
+/// The messages that damaged records still name.
+fn named(damage: &[Damage]) -> BTreeSet<Digest> {
+    let messages = damage.iter().filter_map(|damage| damage.message);
+    messages.map(|(digest, _)| digest).collect()
 }
 
 /// The number of the last segment of a log that ends at `end`.
@@ -493,17 +495,13 @@ fn tell_damage(
     pace: Pace<'_>,
     tell: &mut dyn FnMut(&Finding),
 ) -> Result<u64, Interrupted> {
-    if survey.damage.is_empty() {
-        return Ok(0);
-    }
-    let good = good_records(log, &survey.damage, extent, pace)?;
+    let good = good_records(log, &named(&survey.damage), extent, pace)?;
     let mut healed = 0;
     for Damage { from, to, message } in &survey.damage {
         let is_healed = message.is_some_and(|(digest, place)| {
             let indexed = index.and_then(|index| index.get(&digest).ok().flatten());
             // Without an index the next start takes the good record. It may have come just now.
-            let has_good =
-                good.get(&digest) == Some(&true) || extent.is_growing && indexed.is_some();
+            let has_good = good.contains_key(&digest) || extent.is_growing && indexed.is_some();
             has_good && indexed != Some(place)
         });
         if is_healed {
@@ -519,19 +517,24 @@ fn tell_damage(
     Ok(healed)
 }
 
-/// Which of the damaged messages have a good record too. Reads the log once more.
-fn good_records(
+/// The last good record of each of `messages` that has one. Reads the log once more if there are any.
+pub(super) fn good_records(
     log: &Log,
-    damage: &[Damage],
+    messages: &BTreeSet<Digest>,
     extent: Extent,
     pace: Pace<'_>,
-) -> Result<HashMap<Digest, bool>, Interrupted> {
-    let damaged = damage.iter().filter_map(|damage| damage.message);
-    let mut good: HashMap<_, _> = damaged.map(|(digest, _)| (digest, false)).collect();
+) -> Result<BTreeMap<Digest, Place>, Interrupted> {
+    let mut good = BTreeMap::new();
+    if messages.is_empty() {
+        return Ok(good);
+    }
     read_log(log, extent, pace, |record| {
-        if let Some(good) = good.get_mut(&record.digest) {
+        let Record { digest, place, .. } = record;
+        match record.kind {
+            Kind::Message if messages.contains(&digest) => drop(good.insert(digest, place)),
+            Kind::Message => {}
             // What is damaged stands behind the deletion, or it would be no damage.
-            *good = record.kind == Kind::Message;
+            Kind::Deletion => drop(good.remove(&digest)),
         }
     })?;
     Ok(good)
