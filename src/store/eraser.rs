@@ -70,12 +70,9 @@ impl Eraser {
             let erased = log.erase(segment, &bodies);
             erasures.end(erased.is_ok());
             match erased {
-                Ok(Erased {
-                    left_alone,
-                    failure,
-                }) => {
-                    all.left_alone += left_alone;
-                    all.failure = failure.or(all.failure);
+                Ok(erased) => {
+                    all.left_alone += erased.left_alone;
+                    all.failure = erased.failure.or(all.failure);
                     if std::mem::take(&mut self.is_stuck) {
                         info!("deleted messages are erased again");
                     }
@@ -89,11 +86,8 @@ impl Eraser {
                 }
             }
         }
-        let Erased {
-            left_alone,
-            failure,
-        } = all;
-        if let Some(error) = failure {
+        let left_alone = all.left_alone;
+        if let Some(error) = all.failure {
             warn!(
                 left_alone,
                 %error,

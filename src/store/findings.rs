@@ -38,14 +38,7 @@ pub(super) enum Finding {
 impl Finding {
     /// Whether a message may be lost; otherwise it only took time.
     fn is_loss(&self) -> bool {
-        match self {
-            Self::Damage(_)
-            | Self::CheckpointAhead { .. }
-            | Self::IndexAhead { .. }
-            | Self::PrefixTaken { .. }
-            | Self::Unsynced { .. } => true,
-            Self::IndexRedrawn(_) | Self::NoCheckpoint => false,
-        }
+        !matches!(self, Self::IndexRedrawn(_) | Self::NoCheckpoint)
     }
 }
 
