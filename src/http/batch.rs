@@ -334,5 +334,5 @@ fn read_message(line: &Bytes) -> Result<Message, LineError> {
 }
 
 fn text(line: &Bytes) -> Result<ByteString, LineError> {
-    ByteString::try_from(line.clone()).map_err(|_| LineError::not_utf8(line))
+    ByteString::try_from(line.clone()).map_err(LineError::NotUtf8)
 }

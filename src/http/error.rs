@@ -4,6 +4,7 @@
 //! is not logged; what is ours is, once, here. Failures of the store are logged where they happen.
 
 use std::borrow::Cow;
+use std::str::Utf8Error;
 
 use http::StatusCode;
 use http::header::{ALLOW, CONTENT_RANGE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
@@ -52,8 +53,8 @@ pub(super) enum HttpError {
     NoSuchRange { bytes: usize },
     #[error("The Content-Type must be application/x-ndjson, with one digest a line.")]
     LinesOnly,
-    #[error("The body is not UTF-8: invalid byte at offset {offset}.")]
-    NotUtf8 { offset: usize },
+    #[error("The body is not UTF-8: invalid byte at offset {}.", .0.valid_up_to())]
+    NotUtf8(Utf8Error),
     #[error("{}: {error}.{}", if error.is_syntax() { "The body is not valid JSON" } else { "The body is not a message" }, form_hint(*is_form, error))]
     Json { error: JsonError, is_form: bool },
     #[error("The path names the digest {wanted}, but the message has the digest {actual}; nothing was stored.{}", .hint.unwrap_or_default())]
@@ -89,8 +90,8 @@ pub(super) enum HttpError {
 pub(super) enum LineError {
     #[error("The line is larger than {bytes_max} bytes.")]
     TooLarge { bytes_max: u64 },
-    #[error("The line is not UTF-8: invalid byte at offset {offset}.")]
-    NotUtf8 { offset: usize },
+    #[error("The line is not UTF-8: invalid byte at offset {}.", .0.valid_up_to())]
+    NotUtf8(Utf8Error),
     #[error("The line is not what it should be: {}.", .0.in_line())]
     Json(#[from] JsonError),
     #[error(transparent)]
@@ -144,28 +145,7 @@ fn deletion_text(error: StoreError) -> &'static str {
     }
 }
 
-impl LineError {
-    /// The line is not text.
-    pub(super) fn not_utf8(line: &[u8]) -> Self {
-        Self::NotUtf8 {
-            offset: valid_bytes(line),
-        }
-    }
-}
-
-/// Number of bytes before the first that is not UTF-8.
-fn valid_bytes(body: &[u8]) -> usize {
-    std::str::from_utf8(body).map_or_else(|error| error.valid_up_to(), str::len)
-}
-
 impl HttpError {
-    /// The body is not text.
-    pub(super) fn not_utf8(body: &[u8]) -> Self {
-        Self::NotUtf8 {
-            offset: valid_bytes(body),
-        }
-    }
-
     /// The table of failures: status, kind and title of each, and when to try again.
     #[rustfmt::skip]
     pub(super) fn meaning(&self) -> Meaning {
@@ -202,7 +182,7 @@ impl HttpError {
                 DigestFieldError::Unreadable(_) => row(S::BAD_REQUEST, "digest-field", "Unreadable digest field"),
                 DigestFieldError::Mismatch(_) => row(S::BAD_REQUEST, "digest-mismatch", "Body with another digest"),
             },
-            Self::NotUtf8 { .. } => row(S::BAD_REQUEST, "not-utf-8", "Not UTF-8"),
+            Self::NotUtf8(_) => row(S::BAD_REQUEST, "not-utf-8", "Not UTF-8"),
             Self::Json { error, .. } if error.is_syntax() => row(S::BAD_REQUEST, "not-json", "Not JSON"),
             Self::Json { .. } => row(S::BAD_REQUEST, "not-a-message", "Not a message"),
             Self::DigestOfBatch => row(S::BAD_REQUEST, "digest-of-batch", "Digest of a batch"),

@@ -141,17 +141,13 @@ async fn store(
 }
 
 fn read_message(format: BodyFormat, body: &Bytes) -> Result<Message, HttpError> {
-    let text = ByteString::try_from(body.clone()).map_err(|_| HttpError::not_utf8(body))?;
+    let text = ByteString::try_from(body.clone()).map_err(HttpError::NotUtf8)?;
     let text = match format {
         BodyFormat::Text | BodyFormat::Lines => text,
-        BodyFormat::Json => json::message_text(&text).map_err(|error| HttpError::Json {
-            error,
-            is_form: false,
-        })?,
-        BodyFormat::Form => json::message_text(&text).map_err(|error| HttpError::Json {
-            error,
-            is_form: true,
-        })?,
+        BodyFormat::Json | BodyFormat::Form => {
+            let is_form = format == BodyFormat::Form;
+            json::message_text(&text).map_err(|error| HttpError::Json { error, is_form })?
+        }
     };
     Ok(Message::new(text))
 }
