@@ -137,24 +137,19 @@ struct Batch {
     _shares: Shares,
 }
 
-/// A line that was begun.
+/// A line, with what there is of its put.
 #[derive(Debug)]
-enum Waiting {
-    Put { put: Put, bytes: usize },
+enum Line<P> {
+    Put { put: P, bytes: usize },
     LookUp(Digest),
     Failed(LineError),
 }
 
+/// A line that was begun.
+type Waiting = Line<Put>;
+
 /// What became of it.
-#[derive(Debug)]
-enum Outcome {
-    Put {
-        result: Result<Receipt, StoreError>,
-        bytes: usize,
-    },
-    LookUp(Digest),
-    Failed(LineError),
-}
+type Outcome = Line<Result<Receipt, StoreError>>;
 
 impl Batch {
     async fn run(mut self, first: Option<Frame<Bytes>>) {
@@ -222,14 +217,11 @@ impl Batch {
     /// Begins the lines that are there, as many as there is room for.
     async fn begin_lines(&mut self) {
         while self.has_room(self.lines.begun_bytes()) {
-            let line = match self.lines.next() {
-                Some(line) => line,
-                None if self.has_ended => match self.lines.end() {
-                    Some(line) => line,
-                    None => return,
-                },
-                None => return,
-            };
+            let mut line = self.lines.next();
+            if line.is_none() && self.has_ended {
+                line = self.lines.end();
+            }
+            let Some(line) = line else { return };
             let waiting = self.begin(line).await.unwrap_or_else(Waiting::Failed);
             if let Waiting::Put { bytes, .. } = waiting {
                 self.waiting_bytes += bytes;
@@ -274,9 +266,9 @@ impl Batch {
 
     fn write_answer(&mut self, outcome: Outcome) -> Result<(), LineError> {
         match outcome {
-            Outcome::Put { result, bytes } => {
+            Outcome::Put { put, bytes } => {
                 self.waiting_bytes -= bytes;
-                let receipt = result.map_err(HttpError::from)?;
+                let receipt = put.map_err(HttpError::from)?;
                 json::write_digest_line(&mut self.gathered, &receipt.digest());
             }
             Outcome::LookUp(digest) if self.task == BatchOperation::FindMissing => {
@@ -317,10 +309,9 @@ impl Batch {
 /// line, so it may be asked and left as often as one likes.
 fn poll_first(waiting: &mut VecDeque<Waiting>, context: &mut Context<'_>) -> Poll<Outcome> {
     if let Some(Waiting::Put { put, bytes }) = waiting.front_mut() {
-        let result = ready!(Pin::new(put).poll(context));
-        let bytes = *bytes;
+        let (put, bytes) = (ready!(Pin::new(put).poll(context)), *bytes);
         waiting.pop_front();
-        return Poll::Ready(Outcome::Put { result, bytes });
+        return Poll::Ready(Outcome::Put { put, bytes });
     }
     match waiting.pop_front() {
         Some(Waiting::LookUp(digest)) => Poll::Ready(Outcome::LookUp(digest)),
