@@ -38,9 +38,7 @@ pub(super) fn export(app: &App, query: &str) -> Result<Response, HttpError> {
     let slot = Arc::clone(slots).try_acquire_owned();
     let slot = slot.map_err(|_| HttpError::NoRoomForAnswer)?;
     // While the client can still be told with a status.
-    if let Err(reason) = app.service.health().reads {
-        return Err(HttpError::NotReady(reason));
-    }
+    app.service.health().reads.map_err(HttpError::NotReady)?;
     let (sender, answer) = ResponseBody::stream(AHEAD_BYTES_MAX, None);
     let service = Arc::clone(&app.service);
     tokio::spawn(send(service, range, sender, slot));

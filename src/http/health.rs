@@ -38,18 +38,16 @@ pub(super) fn ready(
     };
     if is_verbose(query) {
         let report = report(&health, &service.findings(), result.is_ok());
-        return Ok(if result.is_ok() {
-            response::plain(StatusCode::OK, report)
-        } else {
+        let mut response = response::plain(StatusCode::OK, report);
+        if result.is_err() {
             // Without the form of an error: it is more than one sentence.
-            let mut response = response::plain(StatusCode::SERVICE_UNAVAILABLE, report);
-            response
-                .headers_mut()
-                .insert(RETRY_AFTER, RETRY_SOON.into());
-            response
-        });
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            let fields = response.headers_mut();
+            fields.insert(RETRY_AFTER, RETRY_SOON.into());
+        }
+        return Ok(response);
     }
-    result.map_or_else(|reason| Err(HttpError::NotReady(reason)), |()| Ok(live()))
+    result.map(|()| live()).map_err(HttpError::NotReady)
 }
 
 /// `GET /metrics`
