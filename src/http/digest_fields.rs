@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use sfv::{BareItem, Dictionary, ListEntry, Parser};
+use sfv::{Dictionary, ListEntry, Parser};
 
 use super::body::Response;
 use crate::digest::{Digest, sha512};
@@ -160,18 +160,14 @@ pub(super) struct Disagreement {
 
 impl fmt::Display for Disagreement {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            claim,
-            actual,
-            hint,
-        } = self;
+        let claim = &self.claim;
         write!(
             formatter,
             "The {} field says {}, but the body has {}; nothing was stored.{}",
             claim.field.name(),
             claim.algorithm.member(&claim.digest),
-            claim.algorithm.member(actual),
-            hint.unwrap_or_default()
+            claim.algorithm.member(&self.actual),
+            self.hint.unwrap_or_default()
         )
     }
 }
@@ -202,19 +198,14 @@ pub(super) fn explain(text: &[u8], is_stated: impl Fn(&[u8]) -> bool) -> Option<
 
 /// `text` with every line end, be it LF or CRLF, replaced by `end`.
 fn with_line_ends(text: &[u8], end: &[u8]) -> Vec<u8> {
-    let lines = text.split(|&byte| byte == b'\n');
-    let count = lines.clone().count();
-    let mut result = Vec::with_capacity(text.len() + count);
-    for (number, line) in lines.enumerate() {
-        // What is behind the last line end is not a line.
-        if number + 1 == count {
-            result.extend_from_slice(line);
-        } else {
-            result.extend_from_slice(line.strip_suffix(b"\r").unwrap_or(line));
-            result.extend_from_slice(end);
+    let mut lines: Vec<_> = text.split(|&byte| byte == b'\n').collect();
+    // What is behind the last line end is not a line.
+    if let Some((_, ended)) = lines.split_last_mut() {
+        for line in ended {
+            *line = line.strip_suffix(b"\r").unwrap_or(line);
         }
     }
-    result
+    lines.join(end)
 }
 
 /// States the digest of a text that is named by it.
@@ -302,10 +293,7 @@ fn dictionary(fields: &HeaderMap, name: &HeaderName) -> Option<Dictionary> {
 
 fn byte_sequence(member: &ListEntry) -> Option<&[u8]> {
     match member {
-        ListEntry::Item(item) => match &item.bare_item {
-            BareItem::ByteSequence(bytes) => Some(bytes),
-            _ => None,
-        },
+        ListEntry::Item(item) => item.bare_item.as_byte_sequence(),
         ListEntry::InnerList(_) => None,
     }
 }
