@@ -123,18 +123,22 @@ impl Home {
     }
 }
 
-/// How much a client likes each of `kinds`, in thousandths.
+/// How much a client likes each of `kinds`, in thousandths, by the most specific range that covers it.
 fn qualities<const N: usize>(fields: &HeaderMap, kinds: [(&str, &str); N]) -> [u16; N] {
-    let mut qualities = [const { Quality::NONE }; N];
+    let mut qualities = [(0, 0); N];
     let accepted = fields.get_all(ACCEPT).iter();
     for field in accepted.filter_map(|field| field.to_str().ok()) {
         for range in MediaTypeList::new(field).filter_map(Result::ok) {
-            for (quality, (kind, subtype)) in qualities.iter_mut().zip(kinds) {
-                quality.take(&range, kind, subtype);
+            for (best, (kind, subtype)) in qualities.iter_mut().zip(kinds) {
+                if let Some(specificity) = specificity(&range, kind, subtype)
+                    && specificity >= best.0
+                {
+                    *best = (specificity, thousandths(&range));
+                }
             }
         }
     }
-    qualities.map(|quality| quality.thousandths)
+    qualities.map(|(_, thousandths)| thousandths)
 }
 
 /// Whether errors are to be problem documents (RFC 9457): only if the client says so in full, since
@@ -152,29 +156,13 @@ pub(super) fn wants_problem(fields: &HeaderMap) -> bool {
         })
 }
 
-/// How much a client likes a type, by the most specific range that covers it.
-struct Quality {
-    specificity: u8,
-    thousandths: u16,
-}
-
-impl Quality {
-    const NONE: Self = Self {
-        specificity: 0,
-        thousandths: 0,
-    };
-
-    fn take(&mut self, range: &MediaType<'_>, kind: &str, subtype: &str) {
-        let specificity = match (range.ty == kind, range.subty == subtype, range.suffix) {
-            (true, true, None) => 3,
-            (true, _, None) if range.subty == "*" => 2,
-            (_, _, None) if range.ty == "*" && range.subty == "*" => 1,
-            _ => return,
-        };
-        if specificity >= self.specificity {
-            self.specificity = specificity;
-            self.thousandths = thousandths(range);
-        }
+/// How closely a range of types fits this one; `None` if it does not cover it.
+fn specificity(range: &MediaType<'_>, kind: &str, subtype: &str) -> Option<u8> {
+    match (range.ty == kind, range.subty == subtype, range.suffix) {
+        (true, true, None) => Some(3),
+        (true, _, None) if range.subty == "*" => Some(2),
+        (_, _, None) if range.ty == "*" && range.subty == "*" => Some(1),
+        _ => None,
     }
 }
 
