@@ -87,19 +87,15 @@ pub(super) fn figures(health: &Health, stats: Option<Stats>) -> Vec<u8> {
 
 /// A problem document (RFC 9457), laid out like [`object`].
 pub(super) fn problem(kind: &str, title: &str, status: u16, detail: &str) -> Vec<u8> {
-    let mut body = Vec::new();
-    for (start, name, text) in [
-        ("{\n", "type", kind),
-        (",\n", "title", title),
-        (",\n", "detail", detail),
-    ] {
-        body.extend_from_slice(start.as_bytes());
+    let mut body = b"{\n".to_vec();
+    for (name, text) in [("type", kind), ("title", title), ("detail", detail)] {
         body.extend_from_slice(b"  \"");
         body.extend_from_slice(name.as_bytes());
         body.extend_from_slice(b"\": ");
         write_string(&mut body, text);
+        body.extend_from_slice(b",\n");
     }
-    body.extend_from_slice(b",\n  \"status\": ");
+    body.extend_from_slice(b"  \"status\": ");
     // Cannot fail, here and below: a number is always JSON, a vector always takes more.
     let _ = serde_json::to_writer(&mut body, &status);
     body.extend_from_slice(b"\n}\n");
