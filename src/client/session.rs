@@ -53,7 +53,9 @@ impl Session {
                     StatusCode::SERVICE_UNAVAILABLE if attempt < ATTEMPTS_MAX => {
                         sleep(BUSY_PAUSE).await;
                     }
-                    StatusCode::PAYLOAD_TOO_LARGE => return Err(Refused(reply.words()).into()),
+                    StatusCode::PAYLOAD_TOO_LARGE | StatusCode::CONFLICT => {
+                        return Err(Refused(reply.words()).into());
+                    }
                     _ => return reply.check_stored(&message.digest()),
                 },
                 // A connection that was kept too long, most of the time.
@@ -133,6 +135,19 @@ mod tests {
         session.put(&Message::new("foo")).await.unwrap();
         // The connection is gone by now.
         session.put(&Message::new("foo")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_message_that_the_server_cannot_take_is_told_from_a_server_that_fails() {
+        for (status, is_of_message) in [
+            ("413 Payload Too Large", true),
+            ("409 Conflict", true),
+            ("507 Insufficient Storage", false),
+        ] {
+            let mut session = serve(vec![answer(status, "{\"error\": \"No.\"}")]).await;
+            let error = session.put(&Message::new("foo")).await.unwrap_err();
+            assert_eq!(error.is::<Refused>(), is_of_message, "{status}: {error:#}");
+        }
     }
 
     #[tokio::test]
