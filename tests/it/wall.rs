@@ -3,8 +3,10 @@
 //!
 //! The two tables are those of ARCHITECTURE.md, in the blocks after "Which room may name which" and "Where
 //! outside crates are named", so that the page cannot say anything else. A room is a module of the library, or
-//! a program. Everything outside `mod tests` is looked at: each path that begins with `crate`, `self`,
-//! `super`, the name of the library or that of a dependency, wherever it stands.
+//! a program. Everything before `mod tests`, which is the last item of a file, is looked at: each path that
+//! begins with `crate`, `self`, `super`, a child module, the name of the library or that of a dependency,
+//! wherever it stands. What a folder exports with `pub use self::…` is no import: the file that has the item
+//! is the one that is named.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -35,7 +37,9 @@ impl Source {
                 Self::read_all(&entry.path(), &format!("{prefix}{name}/"), sources);
             } else if let Some(stem) = name.strip_suffix(".rs") {
                 let text = fs::read_to_string(entry.path()).unwrap();
-                let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+                let code = text
+                    .split_once("mod tests {")
+                    .map_or(&*text, |(code, _)| code);
                 let code = code.lines().map(|line| {
                     let is_comment = line.trim_start().starts_with("//");
                     if is_comment { "" } else { line }
@@ -48,18 +52,25 @@ impl Source {
         }
     }
 
-    fn is_program(&self) -> bool {
-        self.name == "main" || self.name.starts_with("bin/")
+    /// Where `crate` leads: the library, or the folder of a program.
+    fn root(&self) -> Vec<String> {
+        match self.name.split('/').collect::<Vec<_>>()[..] {
+            ["main"] => vec!["main".into()],
+            ["bin", program, ..] => vec!["bin".into(), program.into()],
+            _ => Vec::new(),
+        }
     }
 
     /// The module it is, as a path from the root of the library.
     fn module(&self) -> Vec<String> {
-        let name = self.name.strip_suffix("mod").unwrap_or(&self.name);
-        let parts = name.split('/').filter(|part| !part.is_empty());
+        let mut parts: Vec<_> = self.name.split('/').map(Into::into).collect();
+        let is_of_folder = parts
+            .last()
+            .is_some_and(|last| last == "mod" || last == "lib");
+        if is_of_folder || (parts.len() == 3 && parts[0] == "bin" && parts[2] == "main") {
+            parts.pop();
+        }
         parts
-            .filter(|part| *part != "lib")
-            .map(Into::into)
-            .collect()
     }
 
     fn room(&self) -> String {
@@ -75,7 +86,10 @@ impl Source {
         let starts = self.code.match_indices(is_word).map(|(start, _)| start);
         let starts = starts.filter(move |&start| {
             let before = &self.code[..start];
-            let is_part = before.ends_with(is_word) || before.ends_with("::");
+            let is_inner =
+                |before: &str| before.ends_with(|symbol| is_word(symbol) || symbol == '>');
+            let is_part =
+                before.ends_with(is_word) || before.strip_suffix("::").is_some_and(is_inner);
             // A visibility names nothing.
             !is_part && !before.ends_with("pub(in ")
         });
@@ -86,7 +100,23 @@ impl Source {
         })
     }
 
-    /// The paths that begin with `root` at `start`: one, or those of a group in braces.
+    /// Whether `word` at `start` begins a path, or is all that a `use` names.
+    fn is_named(&self, start: usize, word: &str) -> bool {
+        let (before, rest) = self.code.split_at(start);
+        before.trim_end_matches("::").ends_with("use ") || rest[word.len()..].starts_with("::")
+    }
+
+    /// The modules that it declares.
+    fn children(&self) -> BTreeSet<&str> {
+        let lines = self
+            .code
+            .lines()
+            .map(|line| line.trim_start_matches("pub "));
+        let children = lines.filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'));
+        children.collect()
+    }
+
+    /// The paths that begin at `start`: one, or those of a group in braces.
     fn paths_at(&self, start: usize) -> Vec<Vec<String>> {
         let end = self.code[start..].find(';').map(|end| start + end);
         let mut symbols = self.code[start..end.unwrap_or(self.code.len())]
@@ -149,31 +179,28 @@ impl House {
     fn inner_paths(&self) -> Vec<Named<'_>> {
         let mut all = Vec::new();
         for source in &self.sources {
+            let children = source.children();
             for (start, word) in source.words() {
-                let is_root = matches!(word, "crate" | "self" | "super" | "digestd");
-                if !is_root || !source.code[start + word.len()..].starts_with("::") {
+                let is_child = children.contains(word);
+                let is_root = matches!(word, "crate" | "self" | "super" | "digestd") || is_child;
+                if !is_root || !source.is_named(start, word) {
                     continue;
                 }
-                for path in source.paths_at(start) {
-                    let mut base = match word {
-                        "crate" | "digestd" if source.is_program() && word == "crate" => continue,
-                        "crate" | "digestd" => Vec::new(),
-                        _ if source.is_program() => continue,
+                for parts in source.paths_at(start) {
+                    let mut path = match word {
+                        "digestd" => Vec::new(),
+                        "crate" => source.root(),
                         _ => source.module(),
                     };
-                    for part in path {
+                    for part in parts {
                         match part.as_str() {
                             "crate" | "self" | "digestd" => {}
-                            "super" => drop(base.pop()),
-                            _ => base.push(part),
+                            "super" => drop(path.pop()),
+                            _ => path.push(part),
                         }
                     }
-                    let line = source.code[..start].lines().count();
-                    all.push(Named {
-                        source,
-                        line,
-                        path: base,
-                    });
+                    let line = source.code[..start].matches('\n').count() + 1;
+                    all.push(Named { source, line, path });
                 }
             }
         }
@@ -183,9 +210,8 @@ impl House {
     /// The file that a path leads to; what a folder hands on is that of the file that has it.
     fn target(&self, path: &[String]) -> Option<&Source> {
         let find = |path: &[String]| {
-            self.sources.iter().find(|source| {
-                !source.is_program() && source.name != "lib" && source.module() == path
-            })
+            let mut sources = self.sources.iter();
+            sources.find(|source| source.name != "lib" && source.module() == path)
         };
         let length = (1..=path.len())
             .rev()
@@ -252,8 +278,11 @@ fn a_room_names_only_rooms_that_its_row_allows() {
     let mut wrong = Vec::new();
     let mut used = BTreeSet::new();
     for named in house.inner_paths() {
-        let (from, to) = (named.source.room(), &named.path[0]);
-        if from == *to || from == "lib" {
+        let from = named.source.room();
+        // All of the library, by `use crate::*` or under another name.
+        let everything = "everything".to_owned();
+        let to = named.path.first().unwrap_or(&everything);
+        if from == *to || from == "lib" || to == "bin" {
             continue;
         }
         used.insert((from.clone(), to.clone()));
@@ -331,6 +360,7 @@ fn no_files_of_a_folder_import_each_other_in_a_circle() {
 fn an_outside_crate_is_named_only_where_it_is_at_home() {
     let house = House::read();
     let manifest = fs::read_to_string(Path::new(ROOT).join("Cargo.toml")).unwrap();
+    assert!(!manifest.contains("dependencies.") && !manifest.contains("[target"));
     let (_, dependencies) = manifest.split_once("\n[dependencies]\n").unwrap();
     let dependencies = dependencies.split("\n[").next().unwrap().lines();
     let dependencies: BTreeSet<_> = dependencies
@@ -352,7 +382,7 @@ fn an_outside_crate_is_named_only_where_it_is_at_home() {
             let Some(homes) = homes.get(word) else {
                 continue;
             };
-            if !source.code[start + word.len()..].starts_with("::") {
+            if !source.is_named(start, word) {
                 continue;
             }
             let name = source.name.trim_start_matches("bin/");
@@ -365,7 +395,7 @@ fn an_outside_crate_is_named_only_where_it_is_at_home() {
             if let Some(home) = homes.iter().find(is_home) {
                 used.insert((word.to_owned(), home.clone()));
             } else {
-                let line = source.code[..start].lines().count();
+                let line = source.code[..start].matches('\n').count() + 1;
                 wrong.push(format!("src/{}.rs:{line}: {word}", source.name));
             }
         }

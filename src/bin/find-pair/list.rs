@@ -1,13 +1,10 @@
-//! A price list in a file or in memory, and what is said of one that has a bad line.
-//!
-//! **Invariant:** the error names the first bad line of the list, whichever bad line a search met.
+//! A price list in a file or in memory.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::reader::{Line, Reader};
 use crate::row::Fault;
 
 /// Length of the block that a reader holds of a list.
@@ -92,36 +89,6 @@ impl List {
                 rest.read_exact(buffer)
             }
         }
-    }
-
-    /// The error to print for what stopped a search.
-    pub(crate) fn explain(&self, stop: Stop) -> ListError {
-        match stop {
-            Stop::Read(error) => ListError::Read(error),
-            Stop::BadLine(_) => self.first_bad_line(),
-        }
-    }
-
-    /// Counts lines from the beginning, up to the first bad one.
-    fn first_bad_line(&self) -> ListError {
-        let mut reader = Reader::new(self);
-        let (mut line, mut start, mut price_min) = (1, 0, 0);
-        while start < self.bytes {
-            let Line { end, row, .. } = match reader.line_from(start) {
-                Ok(line) => line,
-                Err(Stop::BadLine(fault)) => return ListError::BadLine { line, fault },
-                Err(Stop::Read(error)) => return ListError::Read(error),
-            };
-            if let Some((_, price)) = row {
-                if price < price_min {
-                    let fault = Fault::Order;
-                    return ListError::BadLine { line, fault };
-                }
-                price_min = price;
-            }
-            (line, start) = (line + 1, end);
-        }
-        ListError::Read(changed())
     }
 }
 

@@ -1,14 +1,14 @@
 //! Rows of a list, one after the other towards either end, from wherever a line begins or ends.
 //!
 //! **Invariant:** a reader passes no line without having checked it, and holds no more than a block,
-//! however long the list is.
+//! however long the list is. The error names the first bad line of the list, whichever one a search met.
 
 use std::io;
 use std::ops::{Range, RangeInclusive};
 
 use memchr::{memchr, memrchr};
 
-use crate::list::{List, Stop, changed};
+use crate::list::{List, ListError, Stop, changed};
 use crate::row::{self, Fault};
 
 /// Reads a list in blocks.
@@ -149,6 +149,36 @@ impl<'a> Line<'a> {
             None => Ok(None),
         }
     }
+}
+
+/// The error to print for what stopped a search.
+pub(crate) fn explain(list: &List, stop: Stop) -> ListError {
+    match stop {
+        Stop::Read(error) => ListError::Read(error),
+        Stop::BadLine(_) => first_bad_line(list),
+    }
+}
+
+/// Counts lines from the beginning, up to the first bad one.
+fn first_bad_line(list: &List) -> ListError {
+    let mut reader = Reader::new(list);
+    let (mut line, mut start, mut price_min) = (1, 0, 0);
+    while start < list.bytes {
+        let Line { end, row, .. } = match reader.line_from(start) {
+            Ok(line) => line,
+            Err(Stop::BadLine(fault)) => return ListError::BadLine { line, fault },
+            Err(Stop::Read(error)) => return ListError::Read(error),
+        };
+        if let Some((_, price)) = row {
+            if price < price_min {
+                let fault = Fault::Order;
+                return ListError::BadLine { line, fault };
+            }
+            price_min = price;
+        }
+        (line, start) = (line + 1, end);
+    }
+    ListError::Read(changed())
 }
 
 #[cfg(test)]

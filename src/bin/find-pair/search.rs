@@ -15,7 +15,7 @@
 //! with the one that its pointer stood on before.
 
 use crate::list::{List, ListError, Stop};
-use crate::reader::{Gift, Reader, Row};
+use crate::reader::{Gift, Reader, Row, explain};
 
 /// How much is read before `progress` is told.
 const PROGRESS_STEP_BYTES: usize = 1 << 20;
@@ -50,7 +50,7 @@ fn gifts<const COUNT: usize>(
     let mut read = |rows: [Row; COUNT]| rows.into_iter().map(|row| reader.gift(row)).collect();
     found
         .and_then(|rows| rows.map(&mut read).transpose())
-        .map_err(|stop| list.explain(stop))
+        .map_err(|stop| explain(list, stop))
 }
 
 /// A pair after each first row. That after the very first one is always looked for, whatever the
