@@ -19,7 +19,7 @@
 //!
 //! Descriptors are as many as the log has segments: one log is open at a time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Range;
@@ -184,15 +184,20 @@ impl End {
     }
 }
 
-/// The records in `taken` that deletions after it erase, each with its digest. Reads what comes after it.
-fn deleted(log: &Log, taken: Range<Position>) -> io::Result<BTreeSet<(Position, Digest)>> {
-    let mut deleted = BTreeSet::new();
+/// Records that deletions erase, each with its digest, by their segments.
+type Deleted = BTreeMap<u32, BTreeSet<(Position, Digest)>>;
+
+/// The records in `taken` that deletions after it erase. Reads what comes after it.
+fn deleted(log: &Log, taken: Range<Position>) -> io::Result<Deleted> {
+    let mut deleted = Deleted::new();
     recovery::survey(log, taken.end, taken.end, |record| {
         if record.kind == Kind::Deletion {
             // If they are damaged, what they erase is damaged in the copy.
             let positions = log.erased_by(record.place).unwrap_or_default();
-            let in_copy = positions.into_iter().filter(|at| taken.contains(at));
-            deleted.extend(in_copy.map(|at| (at, record.digest)));
+            for at in positions.into_iter().filter(|at| taken.contains(at)) {
+                let records = deleted.entry(at.segment).or_default();
+                records.insert((at, record.digest));
+            }
         }
         Ok::<_, io::Error>(())
     })?;
@@ -425,24 +430,17 @@ impl Copy {
     fn fill(
         &self,
         from: &Log,
-        deleted: &BTreeSet<(Position, Digest)>,
+        deleted: &Deleted,
         unreadable: &mut Vec<(Position, u64)>,
     ) -> io::Result<()> {
-        let mut open: Option<(u32, File)> = None;
-        for &(at, digest) in deleted {
-            let file = match open.take() {
-                Some((segment, file)) if segment == at.segment => file,
-                other => {
-                    if let Some((_, file)) = other {
-                        file.sync_all()?;
-                    }
-                    self.open_segment(from, at.segment, unreadable)?
-                }
-            };
-            self.fill_record(&file, at, digest)?;
-            open = Some((at.segment, file));
+        for (&segment, records) in deleted {
+            let file = self.open_segment(from, segment, unreadable)?;
+            for &(at, digest) in records {
+                self.fill_record(&file, at, digest)?;
+            }
+            file.sync_all()?;
         }
-        open.map_or(Ok(()), |(_, file)| file.sync_all())
+        Ok(())
     }
 
     /// A segment of the copy, for writing.
