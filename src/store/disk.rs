@@ -147,15 +147,9 @@ pub(super) fn give_all_to_owner_above(directory: &Path) -> io::Result<()> {
     }
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let path = entry.path();
         // Belongs to the file system.
-        if entry.file_name() == "lost+found" {
-            continue;
-        }
-        if entry.file_type()?.is_dir() {
-            give_all_to_owner_above(&path)?;
-        } else {
-            give_to_owner_above(&path)?;
+        if entry.file_name() != "lost+found" {
+            give_all_to_owner_above(&entry.path())?;
         }
     }
     Ok(())
