@@ -32,7 +32,7 @@ use super::keeper::{Keeper, keep_synced};
 use super::log::{Log, Position};
 use super::opening::{self, Opened};
 use super::queue::Queue;
-use super::reserve::{self};
+use super::reserve;
 use super::state::{CheckpointError, Options, Shared};
 use super::watchdog::Patrol;
 use super::{Delete, Durability, Health, Page, Put, Stats, Store, StoreError};
@@ -272,41 +272,40 @@ struct Worker {
 
 /// Starts the store's threads, in the order in which they end: what one leaves the next can take up.
 fn start_threads(shared: &Arc<Shared>, end: Position, eraser: Eraser) -> io::Result<Vec<Worker>> {
-    let worker = |name, stop, run: Box<dyn FnOnce() + Send>| {
-        let thread = spawn(name, Arc::clone(shared), run)?;
-        Ok::<_, io::Error>(Worker { stop, thread })
-    };
     let (poke, poked) = mpsc::sync_channel(1);
     let committer = Committer::new(Arc::clone(shared), end, poke.clone());
-    let mut workers = vec![worker("committer", None, Box::new(|| committer.run()))?];
+    let mut workers = vec![spawn("committer", shared, None, || committer.run())?];
     if shared.options.durability == Durability::Os {
         let (stop, stopped) = mpsc::sync_channel(1);
-        let shared = Arc::clone(shared);
-        let run = move || keep_synced(&shared, &stopped);
-        workers.push(worker("syncer", Some(stop), Box::new(run))?);
+        let synced = Arc::clone(shared);
+        let run = move || keep_synced(&synced, &stopped);
+        workers.push(spawn("syncer", shared, Some(stop), run)?);
     }
     let (stop, stopped) = mpsc::sync_channel(1);
     let run = move || eraser.run(&stopped);
-    workers.push(worker("eraser", Some(stop), Box::new(run))?);
+    workers.push(spawn("eraser", shared, Some(stop), run)?);
     let keeper = Keeper::new(Arc::clone(shared));
     let run = move || keeper.run(&poked);
-    workers.push(worker("keeper", Some(poke), Box::new(run))?);
+    workers.push(spawn("keeper", shared, Some(poke), run)?);
     Ok(workers)
 }
 
 fn spawn(
     name: &'static str,
-    shared: Arc<Shared>,
+    shared: &Arc<Shared>,
+    stop: Option<mpsc::SyncSender<()>>,
     run: impl FnOnce() + Send + 'static,
-) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name(name.into()).spawn(move || {
+) -> io::Result<Worker> {
+    let shared = Arc::clone(shared);
+    let thread = thread::Builder::new().name(name.into()).spawn(move || {
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             shared.fail(&format!("the {name} panicked"));
             // Those who wait are told by their replies being dropped.
             shared.queue.close();
             while shared.queue.take_group().is_some() {}
         }
-    })
+    })?;
+    Ok(Worker { stop, thread })
 }
 
 #[cfg(test)]
