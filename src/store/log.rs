@@ -445,10 +445,9 @@ impl Log {
     /// The place of the message with this digest whose record is at `at`; `None` if there is another one,
     /// or none. One system call.
     pub(super) fn message_at(&self, at: Position, digest: &Digest) -> Option<Place> {
-        let Header {
-            content, length, ..
-        } = self.header(at)?;
-        (content == Content::Message(*digest)).then_some(Place { at, length })
+        let header = self.header(at)?;
+        let length = header.length;
+        (header.content == Content::Message(*digest)).then_some(Place { at, length })
     }
 
     /// The positions that the deletion at `place` says it erases.
@@ -525,11 +524,8 @@ impl Log {
 
     /// The header at `at`, if it is good.
     pub(super) fn header(&self, at: Position) -> Option<Header> {
-        Header::decode(
-            &self
-                .read_part(Place { at, length: 0 }, 0, HEADER_BYTES)
-                .ok()?,
-        )
+        let header = self.read_part(Place { at, length: 0 }, 0, HEADER_BYTES);
+        Header::decode(&header.ok()?)
     }
 
     /// A call that may wait for the disk, watched.
