@@ -127,20 +127,12 @@ impl Store for MemoryStore {
 
     fn health(&self) -> Health {
         let reason = |error: StoreError| Err(error.to_string());
-        match self.lock().fault {
-            Some(Fault::Puts(error)) => Health {
-                reads: Ok(()),
-                writes: reason(error),
-            },
-            Some(Fault::Gets(error)) => Health {
-                reads: reason(error),
-                writes: reason(error),
-            },
-            Some(Fault::Stall) | None => Health {
-                reads: Ok(()),
-                writes: Ok(()),
-            },
-        }
+        let (reads, writes) = match self.lock().fault {
+            Some(Fault::Puts(error)) => (Ok(()), reason(error)),
+            Some(Fault::Gets(error)) => (reason(error), reason(error)),
+            Some(Fault::Stall) | None => (Ok(()), Ok(())),
+        };
+        Health { reads, writes }
     }
 
     fn findings(&self) -> Vec<String> {
