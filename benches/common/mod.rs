@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use digestd::message::Message;
-use digestd::store::{DataDirectory, Durability, EmbeddedStore, Options, Put, Store};
+use digestd::store::{DataDirectory, EmbeddedStore, Options, Put, Store};
 use tempfile::TempDir;
 
 /// Length of the usual message: a line of text.
@@ -60,12 +60,9 @@ pub(crate) fn scratch() -> TempDir {
 /// An empty or old store in `directory`.
 pub(crate) fn open(directory: &TempDir) -> EmbeddedStore {
     let options = Options {
-        durability: Durability::Disk,
-        index_cache_bytes: 256 << 20,
         message_cache_bytes: 64 << 20,
-        message_bytes_max: 1 << 20,
         free_bytes_min: Some(0),
-        observer: None,
+        ..Options::new(256 << 20, 1 << 20)
     };
     let directory = DataDirectory::claim(directory.path(), 64 << 20).unwrap();
     EmbeddedStore::open(directory, options, &|_| {}).unwrap()

@@ -12,7 +12,7 @@ use tokio::runtime::Builder;
 
 use crate::config::{self, LogConfig};
 use crate::logging;
-use crate::store::{DataDirectory, Durability, EmbeddedStore, OpenError, Options};
+use crate::store::{DataDirectory, EmbeddedStore, OpenError, Options};
 
 /// Runs a command that opens a store, which logs what it finds.
 pub(super) fn with_log(command: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
@@ -40,14 +40,7 @@ pub(super) fn open_input(path: &Path) -> io::Result<(Box<dyn Read + Send>, Optio
 
 /// Opens a store for work on all of it.
 pub(super) fn open(directory: DataDirectory) -> Result<EmbeddedStore, OpenError> {
-    let options = Options {
-        durability: Durability::Disk,
-        index_cache_bytes: config::default_cache_bytes(),
-        // Nothing is read twice.
-        message_cache_bytes: 0,
-        message_bytes_max: directory.message_bytes_max(),
-        free_bytes_min: None,
-        observer: None,
-    };
+    // Nothing is read twice.
+    let options = Options::new(config::default_cache_bytes(), directory.message_bytes_max());
     EmbeddedStore::open(directory, options, &|_| ())
 }

@@ -17,7 +17,7 @@ pub use self::limits::{
 };
 pub use self::memory::default_cache_bytes;
 use crate::access;
-use crate::store::Durability;
+use crate::store;
 
 /// Where a server listens, and is looked for, by default: only its own machine reaches it.
 pub const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -42,14 +42,12 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Directory of the store.
     pub data_dir: PathBuf,
-    /// What an acknowledged message survives.
-    pub durability: Durability,
     /// Memory for caches, in bytes.
     pub cache_bytes: u64,
+    /// How the store is opened; without an observer.
+    pub store: store::Options,
     /// Size of the segments of a new store, in bytes.
     pub segment_bytes: u32,
-    /// Room on the disk below which writes are refused; `None` for the store's default.
-    pub free_bytes_min: Option<u64>,
     /// Threads that serve requests.
     pub workers: usize,
     /// What clients may take.

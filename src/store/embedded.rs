@@ -335,12 +335,9 @@ mod tests {
 
     fn options() -> Options {
         Options {
-            durability: Durability::Disk,
-            index_cache_bytes: 1 << 20,
             message_cache_bytes: 1 << 20,
-            message_bytes_max: 1024,
             free_bytes_min: Some(0),
-            observer: None,
+            ..Options::new(1 << 20, 1024)
         }
     }
 

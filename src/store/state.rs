@@ -54,6 +54,21 @@ pub struct Options {
     pub observer: Option<Arc<dyn Observer>>,
 }
 
+impl Options {
+    /// Every put survives a power cut, and no message is kept in memory; all else is the default.
+    #[must_use]
+    pub fn new(index_cache_bytes: u64, message_bytes_max: u64) -> Self {
+        Self {
+            durability: Durability::Disk,
+            index_cache_bytes,
+            message_cache_bytes: 0,
+            message_bytes_max,
+            free_bytes_min: None,
+            observer: None,
+        }
+    }
+}
+
 /// What the committer, the keeper and the callers see.
 #[derive(Debug)]
 pub(super) struct Shared {

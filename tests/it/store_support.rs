@@ -14,8 +14,7 @@ use std::time::{Duration, Instant};
 use digestd::digest::Digest;
 use digestd::message::Message;
 use digestd::store::{
-    DataDirectory, Durability, EmbeddedStore, Finding, OpenError, Options, Receipt, Store,
-    StoreError, verify,
+    DataDirectory, EmbeddedStore, Finding, OpenError, Options, Receipt, Store, StoreError, verify,
 };
 use flate2::read::GzDecoder;
 use tempfile::TempDir;
@@ -36,13 +35,8 @@ const PUTS_AT_ONCE: usize = 500;
 /// Options for tests: every read comes from the disk, and the disk is never full.
 pub(crate) fn options() -> Options {
     Options {
-        durability: Durability::Disk,
-        index_cache_bytes: 1 << 20,
-        message_cache_bytes: 0,
-        // As an operator would set it: seven bytes may be lost to the alignment.
-        message_bytes_max: MESSAGE_BYTES_MAX as u64,
         free_bytes_min: Some(0),
-        observer: None,
+        ..Options::new(1 << 20, MESSAGE_BYTES_MAX as u64)
     }
 }
 

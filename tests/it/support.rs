@@ -23,7 +23,7 @@ use digestd::config::Limits;
 use digestd::http::App;
 use digestd::server;
 use digestd::service::Service;
-use digestd::store::{DataDirectory, Durability, EmbeddedStore, MemoryStore, Options, Store};
+use digestd::store::{DataDirectory, EmbeddedStore, MemoryStore, Options, Store};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming};
@@ -179,12 +179,8 @@ impl TestServer<EmbeddedStore> {
         let directory = tempfile::tempdir().unwrap();
         let claimed = DataDirectory::claim(&directory.path().join("store"), 2 << 20).unwrap();
         let options = Options {
-            durability: Durability::Disk,
-            index_cache_bytes: 1 << 20,
-            message_cache_bytes: 0,
-            message_bytes_max: limits.body.bytes_max,
             free_bytes_min: Some(0),
-            observer: None,
+            ..Options::new(1 << 20, limits.body.bytes_max)
         };
         let store = EmbeddedStore::open(claimed, options, &|_| {}).unwrap();
         let server = Self::run(store, Some(directory), |_| {}, |app| app);

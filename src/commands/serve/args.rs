@@ -7,7 +7,6 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use crate::access::rates::Rate;
 use crate::commands::options::{Size, UsageError, one_of};
 use crate::config::{self, Config, Limits, LogConfig, LogFileConfig, LogFormat};
 use crate::store::log::is_segment_size;
-use crate::store::{Durability, Observer, Options};
+use crate::store::{Durability, Options};
 
 const WRONG_SEGMENT_SIZE: &str =
     "--segment-size must be between 64KiB and 1GiB and a multiple of 4KiB";
@@ -248,27 +247,35 @@ impl ServeArgs {
                 return Err(UsageError(error));
             }
         }
+        let (read_rate, write_rate) = (self.limits.read_rate, self.limits.write_rate);
+        let limits = self.limits.into_limits(self.operation.drain_delay.into());
+        let storage = &self.storage;
+        let cache_bytes = storage.cache.map(|size| size.0);
+        let cache_bytes = cache_bytes.unwrap_or_else(config::default_cache_bytes);
+        // Most look-ups of a message that is not read often end in the index; most of the memory is
+        // best spent there.
+        let message_cache_bytes = cache_bytes / 4;
+        let store = Options {
+            durability: storage.durability,
+            message_cache_bytes,
+            free_bytes_min: storage.free_min.map(|size| size.0),
+            ..Options::new(cache_bytes - message_cache_bytes, limits.body.bytes_max)
+        };
         Ok(Config {
             tls: self.tls.into_config()?,
             listen: self.listening.listen,
             admin_listen: self.listening.admin_listen,
             data_dir: self.storage.data_dir,
-            durability: self.storage.durability,
-            cache_bytes: self
-                .storage
-                .cache
-                .map_or_else(config::default_cache_bytes, |size| size.0),
+            cache_bytes,
+            store,
             segment_bytes,
-            free_bytes_min: self.storage.free_min.map(|size| size.0),
             scrub_interval,
             allow_export: self.access.allow_export,
-            access: self
-                .access
-                .into_settings(self.limits.read_rate, self.limits.write_rate),
+            access: self.access.into_settings(read_rate, write_rate),
             log: self.log.into_config(),
             workers: self.operation.workers.map_or_else(cores, usize::from),
             exit_on_failure: self.operation.exit_on_failure,
-            limits: self.limits.into_limits(self.operation.drain_delay.into()),
+            limits,
         })
     }
 }
@@ -322,21 +329,6 @@ fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// What the store is opened with.
-pub(super) fn store_options(config: &Config, observer: Arc<dyn Observer>) -> Options {
-    // Most look-ups of a message that is not read often end in the index; most of the memory is
-    // best spent there.
-    let message_cache_bytes = config.cache_bytes / 4;
-    Options {
-        durability: config.durability,
-        index_cache_bytes: config.cache_bytes - message_cache_bytes,
-        message_cache_bytes,
-        message_bytes_max: config.limits.body.bytes_max,
-        free_bytes_min: config.free_bytes_min,
-        observer: Some(observer),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -362,7 +354,7 @@ mod tests {
         let config = serve(&[]).unwrap();
         assert_eq!(config.listen, []);
         assert_eq!(config.data_dir, Path::new("data/store"));
-        assert_eq!(config.durability, Durability::Disk);
+        assert_eq!(config.store.durability, Durability::Disk);
         assert_eq!(config.limits.body.bytes_max, config::BODY_BYTES_MAX);
         assert_eq!(config.segment_bytes, config::SEGMENT_BYTES);
         assert_eq!(config.limits.batch.bytes_max, config::BATCH_BYTES_MAX);

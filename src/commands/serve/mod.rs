@@ -20,7 +20,6 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 pub(super) use self::args::ServeArgs;
-use self::args::store_options;
 use self::listeners::listen;
 use super::addresses::or_default;
 use super::process_limits::set_process_limits;
@@ -104,7 +103,10 @@ async fn serve(
     // The port answers while the store opens, which may take a while.
     let (_scrubbing, scrub_stop) = mpsc::channel();
     let scrub = config.scrub_interval.map(|interval| (interval, scrub_stop));
-    let options = store_options(config, metrics);
+    let options = Options {
+        observer: Some(metrics),
+        ..config.store.clone()
+    };
     let mut opening = spawn_open(directory, options, service, scrub)?;
 
     let mut store = None;
@@ -240,7 +242,7 @@ fn announce(config: &Config, access: &Access, files: Option<u64>, listeners: &[L
         version = env!("CARGO_PKG_VERSION"),
         pid = std::process::id(),
         data_dir = %config.data_dir.display(),
-        durability = config.durability.name(),
+        durability = config.store.durability.name(),
         cache = %ByteSize(config.cache_bytes),
         connections_and_bodies_at_most = %ByteSize(config.memory_bytes_max() as u64),
         open_files_at_most = files,
