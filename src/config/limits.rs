@@ -165,7 +165,8 @@ impl Default for BatchLimits {
             batches_max: 3,
             // While one group is synced, the next is read; four times as many as 64 clients have.
             lines_max: 256,
-            // The digests of 100,000 lines: so many may be sent before the first answer is read.
+            // The digests of 100,000 lines that are sent at once, 58,000 that are sent one by one: so many
+            // before the first answer is read.
             answer_bytes_max: 8 << 20,
         }
     }

@@ -53,7 +53,7 @@ pub(super) enum BatchOperation {
 /// Begins a batch; it goes on while the answer is sent.
 pub(super) async fn answer(
     app: &Arc<App>,
-    task: BatchOperation,
+    operation: BatchOperation,
     head: &Parts,
     mut body: RequestBody,
 ) -> Result<Response, HttpError> {
@@ -64,23 +64,23 @@ pub(super) async fn answer(
     }
     check_size(app.limits.batch.bytes_max, &body)?;
     app.service.health().reads.map_err(HttpError::NotReady)?;
-    let durability = match task {
+    let durability = match operation {
         BatchOperation::Publish => Some(app.service.durability()?),
         BatchOperation::LookUp | BatchOperation::FindMissing => None,
     };
-    let shares = Shares::take(app, task)?;
+    let shares = Shares::take(app, operation)?;
     let bytes_max = app.limits.batch.answer_bytes_max;
     let room = app.answers.reserve(bytes_max.min(app.answers.bytes_max()));
     let room = room.ok_or(HttpError::NoRoomForAnswer)?;
     // Before the head of the answer, which a client that waits to be asked would take for the last word.
-    let pace = BodyDeadline::new(&app.limits.body);
-    let first = pace.next_frame(&mut body).await?;
+    let deadline = BodyDeadline::new(&app.limits.body);
+    let first = deadline.next_frame(&mut body).await?;
     let (answers, streamed) = ResponseBody::stream(bytes_max, Some(room));
     let batch = Batch {
         app: Arc::clone(app),
-        task,
+        operation,
         body,
-        pace,
+        deadline,
         received: 0,
         has_ended: false,
         lines: LineSplitter::new(usize::try_from(app.limits.body.bytes_max).unwrap_or(usize::MAX)),
@@ -104,9 +104,9 @@ struct Shares {
 }
 
 impl Shares {
-    fn take(app: &App, task: BatchOperation) -> Result<Self, HttpError> {
+    fn take(app: &App, operation: BatchOperation) -> Result<Self, HttpError> {
         let batch = Arc::clone(&app.batches).try_acquire_owned();
-        let writes = (task == BatchOperation::Publish)
+        let writes = (operation == BatchOperation::Publish)
             .then(|| Arc::clone(&app.writes).try_acquire_many_owned(app.limits.batch.lines_max));
         Ok(Self {
             _batch: batch.map_err(|_| HttpError::NoRoomForBatch)?,
@@ -119,9 +119,9 @@ impl Shares {
 #[derive(Debug)]
 struct Batch {
     app: Arc<App>,
-    task: BatchOperation,
+    operation: BatchOperation,
     body: RequestBody,
-    pace: BodyDeadline,
+    deadline: BodyDeadline,
     /// Bytes of the body so far.
     received: u64,
     has_ended: bool,
@@ -175,7 +175,7 @@ impl Batch {
                 outcome = poll_fn(|context| poll_first(&mut self.waiting, context)), if !self.waiting.is_empty() => {
                     self.gather(outcome);
                 }
-                frame = self.pace.next_frame(&mut self.body), if may_read && has_room => {
+                frame = self.deadline.next_frame(&mut self.body), if may_read && has_room => {
                     failure = self.take(frame).err();
                 }
                 else => {}
@@ -200,7 +200,7 @@ impl Batch {
             if self.received > bytes_max {
                 return Err(BodyError::TooLarge { bytes_max });
             }
-            self.pace.check(self.received)?;
+            self.deadline.check(self.received)?;
             self.lines.feed(piece);
         }
         Ok(())
@@ -236,7 +236,7 @@ impl Batch {
             return Err(LineError::TooLarge { bytes_max });
         };
         let bytes = line.len();
-        if self.task == BatchOperation::Publish {
+        if self.operation == BatchOperation::Publish {
             let message = offload(bytes, move || read_message(&line)).await?;
             let put = self.app.service.begin(message).map_err(HttpError::from)?;
             Ok(Waiting::Put { put, bytes })
@@ -271,7 +271,7 @@ impl Batch {
                 let receipt = put.map_err(HttpError::from)?;
                 json::write_digest_line(&mut self.gathered, &receipt.digest());
             }
-            Outcome::LookUp(digest) if self.task == BatchOperation::FindMissing => {
+            Outcome::LookUp(digest) if self.operation == BatchOperation::FindMissing => {
                 if !self.app.service.holds(&digest).map_err(HttpError::from)? {
                     json::write_digest_line(&mut self.gathered, &digest);
                 }
@@ -297,7 +297,8 @@ impl Batch {
             piece
         } else {
             // One large message made it large: it is handed over instead of copied.
-            Bytes::from(mem::take(&mut self.gathered))
+            // Without the room that it grew into.
+            Bytes::from(mem::take(&mut self.gathered).into_boxed_slice())
         };
         let sending = self.answers.send(piece);
         let sent = timeout(self.app.limits.connection.write_stall_timeout, sending).await;

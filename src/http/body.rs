@@ -57,6 +57,8 @@ struct Delivery {
 #[derive(Debug)]
 struct Stream {
     pieces: mpsc::UnboundedReceiver<Piece>,
+    /// Of the piece that is being taken.
+    taken: Option<OwnedSemaphorePermit>,
     room: Arc<Semaphore>,
     _reserved: Option<Reservation>,
     /// Dropped when the answer is over.
@@ -66,10 +68,7 @@ struct Stream {
 /// What a [`BodySender`] hands over.
 #[derive(Debug)]
 enum Piece {
-    Bytes(
-        Bytes,
-        #[expect(dead_code, reason = "held until the bytes are taken")] OwnedSemaphorePermit,
-    ),
+    Bytes(Bytes, OwnedSemaphorePermit),
     /// Nothing comes any more.
     End,
 }
@@ -153,6 +152,7 @@ impl ResponseBody {
         let room = Arc::new(Semaphore::new(bytes_max));
         let stream = Stream {
             pieces,
+            taken: None,
             room: Arc::clone(&room),
             _reserved: reserved,
             guard: None,
@@ -234,8 +234,12 @@ impl Body for ResponseBody {
             let Some(stream) = &mut self.stream else {
                 return Poll::Ready(None);
             };
+            stream.taken = None;
             match ready!(stream.pieces.poll_recv(context)) {
-                Some(Piece::Bytes(bytes, _)) => self.rest = bytes,
+                Some(Piece::Bytes(bytes, permit)) => {
+                    stream.taken = Some(permit);
+                    self.rest = bytes;
+                }
                 Some(Piece::End) => self.stream = None,
                 // It was broken off.
                 None => return Poll::Ready(Some(Err(io::ErrorKind::BrokenPipe.into()))),

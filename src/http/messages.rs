@@ -87,12 +87,12 @@ pub(super) async fn look_up(
         return Err(HttpError::LinesOnly);
     }
     let mut options = head.uri.query().unwrap_or_default().split('&');
-    let task = if options.any(|option| option == "missing") {
+    let operation = if options.any(|option| option == "missing") {
         BatchOperation::FindMissing
     } else {
         BatchOperation::LookUp
     };
-    batch::answer(app, task, head, body).await
+    batch::answer(app, operation, head, body).await
 }
 
 /// Whether the client sends its body only when asked to (RFC 9110, 10.1.1).

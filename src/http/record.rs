@@ -130,7 +130,7 @@ impl Drop for RequestRecord {
             trace_id: self.trace_id.as_deref(),
             method: self.method,
             route: self.route,
-            is_probe: self.is_quiet,
+            is_quiet: self.is_quiet,
             status: self.status,
             bytes_in,
             bytes_out: self.bytes_out,

@@ -154,9 +154,9 @@ pub(super) async fn read_body(
     // Exact where the head gave a length; grown as it comes where it did not.
     let declared = usize::try_from(body.size_hint().lower()).map_err(|_| too_large())?;
     let mut reservation = budget.reserve(declared)?;
-    let pace = BodyDeadline::new(limits);
+    let deadline = BodyDeadline::new(limits);
     let mut text = BytesMut::new();
-    while let Some(frame) = pace.next_frame(&mut body).await? {
+    while let Some(frame) = deadline.next_frame(&mut body).await? {
         let data = match frame.into_data() {
             Ok(data) => data,
             Err(frame) => {
@@ -182,7 +182,7 @@ pub(super) async fn read_body(
         }
         text.reserve(reservation.bytes() - text.len());
         text.extend_from_slice(&data);
-        pace.check(text.len() as u64)?;
+        deadline.check(text.len() as u64)?;
     }
     Ok((text.freeze(), reservation))
 }
@@ -195,8 +195,8 @@ pub(super) async fn discard(limits: &BodyLimits, fields: &HeaderMap, mut body: R
     if !is_small || fields.contains_key(EXPECT) {
         return;
     }
-    let pace = BodyDeadline::new(limits);
-    while let Ok(Some(_)) = pace.next_frame(&mut body).await {}
+    let deadline = BodyDeadline::new(limits);
+    while let Ok(Some(_)) = deadline.next_frame(&mut body).await {}
 }
 
 /// How long a body may take.
@@ -274,11 +274,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_trickling_body_is_ended_once_it_is_behind_its_rate() {
         let limits = BodyLimits::default();
-        let pace = BodyDeadline::new(&limits);
+        let deadline = BodyDeadline::new(&limits);
         tokio::time::advance(limits.stall_timeout).await;
-        pace.check(0).unwrap();
+        deadline.check(0).unwrap();
         tokio::time::advance(Duration::from_secs(10)).await;
-        pace.check(40 * 1024).unwrap();
-        assert!(matches!(pace.check(40 * 1024 - 1), Err(BodyError::TooSlow)));
+        deadline.check(40 * 1024).unwrap();
+        assert!(matches!(
+            deadline.check(40 * 1024 - 1),
+            Err(BodyError::TooSlow)
+        ));
     }
 }

@@ -27,7 +27,7 @@ pub struct AccessLine<'a> {
     /// Name of its route.
     pub route: &'static str,
     /// Whether it only asks for the state of the service.
-    pub is_probe: bool,
+    pub is_quiet: bool,
     /// Status code of the answer.
     pub status: u16,
     /// Bytes of its body that were read.
@@ -43,7 +43,7 @@ pub struct AccessLine<'a> {
 impl AccessLine<'_> {
     /// Probes arrive every few seconds as long as the service runs.
     pub(super) fn level(&self) -> Level {
-        if self.is_probe {
+        if self.is_quiet {
             Level::DEBUG
         } else {
             Level::INFO
@@ -187,7 +187,7 @@ mod tests {
         trace_id: None,
         method: "GET",
         route: "/messages/{digest}",
-        is_probe: false,
+        is_quiet: false,
         status: 200,
         bytes_in: 0,
         bytes_out: 21,
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn a_json_line_is_an_object_with_every_field() {
         let probe = AccessLine {
-            is_probe: true,
+            is_quiet: true,
             ..REQUEST
         };
         for (request, level) in [(REQUEST, "INFO"), (probe, "DEBUG")] {

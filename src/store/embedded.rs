@@ -7,33 +7,28 @@
 //! puts of known messages run on the caller's thread.
 //!
 //! **Invariants:** the index never holds a place whose record is not as durable as the store
-//! promises. `failed` is set once and never taken back. A [`Receipt`] is made in two places only:
+//! promises. `failed` is set once and never taken back. A [`Receipt`](super::Receipt) is made in two places only:
 //! after a commit, and for a known message that was compared with what the log holds. A look-up that
 //! finds no good record where the index has it asks the index again: a body is erased only after the
 //! index has forgotten it. A checkpoint never passes a deletion whose bodies are due to be erased.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
-use tokio::sync::SetOnce;
 use tracing::{info, warn};
 
 use super::committer::Committer;
 use super::directory::{self, DataDirectory, OpenError};
 use super::disk::Lock;
 use super::eraser::Eraser;
-use super::erasures::Erasures;
-use super::hot::Hot;
-use super::index::Checkpoint;
 use super::keeper::{Keeper, keep_synced};
 use super::log::{Log, Position};
-use super::opening::{self, Opened};
-use super::queue::Queue;
+use super::opening;
+use super::options::Options;
 use super::reserve;
-use super::state::{CheckpointError, Options, Shared};
+use super::state::{CheckpointError, Shared};
 use super::watchdog::Patrol;
 use super::{Delete, Durability, Health, Page, Put, Stats, Store, StoreError};
 use crate::digest::Digest;
@@ -100,37 +95,8 @@ impl EmbeddedStore {
             directory::write_durability(&path, options.durability)
                 .map_err(OpenError::io("write the file DURABILITY"))?;
         }
-        let Opened {
-            index,
-            messages,
-            end,
-            erasures,
-            findings,
-        } = opened;
-
-        let shared = Arc::new(Shared {
-            hot: Hot::new(options.message_cache_bytes),
-            queue: Queue::new(),
-            indexed: Mutex::new(Checkpoint {
-                position: end,
-                messages,
-            }),
-            // Recovery has synced it.
-            synced: AtomicU64::new(end.to_u64()),
-            erasures: Erasures::new(erasures),
-            groups: AtomicU64::new(0),
-            full: AtomicBool::new(full),
-            failed: SetOnce::new(),
-            watchdog: Arc::clone(log.watchdog()),
-            free_bytes: AtomicU64::new(0),
-            other_bytes: AtomicU64::new(0),
-            integrity_failures: AtomicU64::new(0),
-            findings,
-            path,
-            options,
-            log,
-            index,
-        });
+        let end = opened.end;
+        let shared = Arc::new(Shared::new(path, options, log, opened, full));
         let mut eraser = Eraser::new(Arc::clone(&shared));
         if shared.log.has_identity() {
             eraser.begin();
@@ -164,7 +130,7 @@ impl EmbeddedStore {
 
     /// Waits until the store has failed and takes no more writes, and returns why.
     pub async fn failed(&self) -> &str {
-        self.shared.failed.wait().await
+        self.shared.failed().await
     }
 
     /// What the store is made of.
@@ -225,10 +191,10 @@ impl Store for EmbeddedStore {
             // A thread that panicked has marked the store as failed.
             let _ = thread.join();
         }
-        self.shared
-            .failed
-            .get()
-            .map_or(Ok(()), |_| Err(StoreError::Failed))
+        if self.shared.has_failed() {
+            return Err(StoreError::Failed);
+        }
+        Ok(())
     }
 }
 

@@ -246,7 +246,8 @@ impl Index {
             let held: Vec<_> = each(&self.parts, |part| part.check(from))
                 .into_iter()
                 .collect::<Result<_, _>>()?;
-            Ok(held.into_iter().reduce(Held::and).unwrap_or(Held::NOTHING))
+            let held = held.into_iter().reduce(Held::and);
+            held.ok_or_else(|| IndexError::new("it is closed"))
         })
     }
 

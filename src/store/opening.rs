@@ -523,6 +523,7 @@ impl Entries {
             return Ok(());
         }
         if index.put(&digest, None, place)? {
+            self.taken.remove(&digest);
             self.came += 1;
             return Ok(());
         }

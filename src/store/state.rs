@@ -1,5 +1,7 @@
-//! What the threads of the embedded store and its callers share: look-ups, and puts and deletions up to the
-//! queue.
+//! What the threads of the embedded store and its callers share: look-ups, puts and deletions up to the queue,
+//! and what the keeper does with it: checkpoints, syncs, free space, the reserve, the next segment.
+//!
+//! **Invariant:** `failed` is set once and never taken back.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,12 +20,13 @@ use super::findings::Findings;
 use super::hot::Hot;
 use super::index::{Checkpoint, Found, Index, IndexError};
 use super::log::{Log, Place, Position};
+use super::opening::Opened;
+use super::options::Options;
 use super::queue::{Entry, Job, Queue, Refused};
 use super::reserve::{self, RESERVE_BYTES};
 use super::watchdog::Watchdog;
 use super::{
-    Delete, Durability, Health, Observer, PAGE_BYTES_MAX, Page, Pending, Put, Receipt, Stats,
-    StoreError,
+    Delete, Durability, Health, PAGE_BYTES_MAX, Page, Pending, Put, Receipt, Stats, StoreError,
 };
 use crate::digest::Digest;
 use crate::message::Message;
@@ -36,43 +39,10 @@ const DELETION_FREE_BYTES_MIN: u64 = 4 << 20;
 /// What a deletion counts in the queue, in bytes: its record.
 const DELETION_BYTES: usize = 64;
 
-/// How a store is opened.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// What an acknowledged put survives.
-    pub durability: Durability,
-    /// Memory for the pages of the index, in bytes.
-    pub index_cache_bytes: u64,
-    /// Memory for the texts of messages that are read often, in bytes.
-    pub message_cache_bytes: u64,
-    /// Largest message that will be put, in bytes of text.
-    pub message_bytes_max: u64,
-    /// Writes are refused while less than this is free on the disk, in bytes. `None`: 256 MiB or
-    /// 2 % of the disk, whichever is more.
-    pub free_bytes_min: Option<u64>,
-    /// Told of every group that was committed.
-    pub observer: Option<Arc<dyn Observer>>,
-}
-
-impl Options {
-    /// Every put survives a power cut, and no message is kept in memory; all else is the default.
-    #[must_use]
-    pub fn new(index_cache_bytes: u64, message_bytes_max: u64) -> Self {
-        Self {
-            durability: Durability::Disk,
-            index_cache_bytes,
-            message_cache_bytes: 0,
-            message_bytes_max,
-            free_bytes_min: None,
-            observer: None,
-        }
-    }
-}
-
 /// What the committer, the keeper and the callers see.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) path: PathBuf,
+    path: PathBuf,
     pub(super) options: Options,
     pub(super) log: Arc<Log>,
     pub(super) index: Index,
@@ -82,25 +52,58 @@ pub(super) struct Shared {
     pub(super) indexed: Mutex<Checkpoint>,
     /// Up to where the log is durable, as [`Position::to_u64`]; with [`Durability::Disk`] all that is in
     /// `indexed` is.
-    pub(super) synced: AtomicU64,
+    synced: AtomicU64,
     /// Bodies of deleted messages that are still in the log. Those of a deletion are here before
     /// `indexed` is behind it.
     pub(super) erasures: Erasures,
     /// Groups that the committer has entered into the index.
     pub(super) groups: AtomicU64,
-    pub(super) full: AtomicBool,
-    pub(super) failed: SetOnce<String>,
+    full: AtomicBool,
+    failed: SetOnce<String>,
     pub(super) watchdog: Arc<Watchdog>,
     /// What the keeper saw last, in bytes.
-    pub(super) free_bytes: AtomicU64,
+    free_bytes: AtomicU64,
     /// All but the log, in bytes.
-    pub(super) other_bytes: AtomicU64,
+    other_bytes: AtomicU64,
     /// Since the start.
-    pub(super) integrity_failures: AtomicU64,
-    pub(super) findings: Findings,
+    integrity_failures: AtomicU64,
+    findings: Findings,
 }
 
 impl Shared {
+    /// What was opened, before anything is written to it; `full` if the reserve was given up for that.
+    pub(super) fn new(
+        path: PathBuf,
+        options: Options,
+        log: Arc<Log>,
+        opened: Opened,
+        full: bool,
+    ) -> Self {
+        Self {
+            hot: Hot::new(options.message_cache_bytes),
+            queue: Queue::new(),
+            indexed: Mutex::new(Checkpoint {
+                position: opened.end,
+                messages: opened.messages,
+            }),
+            // Recovery has synced it.
+            synced: AtomicU64::new(opened.end.to_u64()),
+            erasures: Erasures::new(opened.erasures),
+            groups: AtomicU64::new(0),
+            full: AtomicBool::new(full),
+            failed: SetOnce::new(),
+            watchdog: Arc::clone(log.watchdog()),
+            free_bytes: AtomicU64::new(0),
+            other_bytes: AtomicU64::new(0),
+            integrity_failures: AtomicU64::new(0),
+            findings: opened.findings,
+            path,
+            options,
+            log,
+            index: opened.index,
+        }
+    }
+
     pub(super) fn put(&self, message: Message) -> Put {
         if message.as_bytes().len() as u64 > self.options.message_bytes_max {
             return Put::done(Err(StoreError::TooLarge));
@@ -341,6 +344,11 @@ impl Shared {
 
     pub(super) fn has_failed(&self) -> bool {
         self.failed.get().is_some()
+    }
+
+    /// Waits until it has, and returns why.
+    pub(super) async fn failed(&self) -> &str {
+        self.failed.wait().await
     }
 
     /// Stops writes for good.

@@ -163,11 +163,13 @@ async fn keep_files_fresh(
             _ = hangups.recv() => true,
             _ = ticks.tick(), if tls.is_some() => false,
         };
-        let (logs, tls, access) = (logs.clone(), tls.clone(), Arc::clone(&access));
+        if is_hangup {
+            logs.reopen();
+            info!("SIGHUP: opened the log file anew");
+        }
+        let (tls, access) = (tls.clone(), Arc::clone(&access));
         let read = move || {
             if is_hangup {
-                logs.reopen();
-                info!("SIGHUP: opened the log file anew");
                 reload(&access);
             }
             match tls {
