@@ -231,7 +231,7 @@ impl Client {
     {
         let stream = self.connect().await?;
         stream.set_nodelay(true)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let (sender, connection) = in_time(http1::handshake(TokioIo::new(stream))).await?;
         tokio::spawn(connection);
         Ok(sender)
     }

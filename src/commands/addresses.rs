@@ -1,7 +1,7 @@
 //! Where a server listens by default, and where it is reached.
 //!
-//! It refuses to know what is served there. **Invariant:** without `$PORT` only this machine is
-//! reached.
+//! It refuses to know what is served there. **Invariant:** where neither an address nor `$PORT` is given, only
+//! this machine reaches it.
 
 use std::env;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -9,7 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use super::options::UsageError;
 use crate::config;
 
-/// The addresses that are given, or the default: all addresses at `$PORT`, which platforms set that expect just that; [`config::ADDRESS`] without it,
+/// The addresses that are given, or the default: all addresses at `$PORT`, which platforms set that expect
+/// just that; [`config::ADDRESS`] without it,
 /// unless there is TLS. Binds a socket to find out which families the machine has.
 pub(super) fn or_default(
     given: Vec<SocketAddr>,

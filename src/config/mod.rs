@@ -1,6 +1,6 @@
 //! Settings after every check: what the rest of the program can rely on.
 //!
-//! Each default is a named constant or stands in a `Default`, with its reason.
+//! Options are in `commands/serve`, their defaults and all limits here; each has its reason.
 
 mod limits;
 mod memory;
@@ -38,7 +38,7 @@ pub const SEGMENT_BYTES: u32 = 64 << 20;
 /// Settings of `digestd serve`.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Addresses to listen on for plain HTTP.
+    /// Addresses to listen on for plain HTTP, as they were given; the run of `serve` adds the default.
     pub listen: Vec<SocketAddr>,
     /// Directory of the store.
     pub data_dir: PathBuf,

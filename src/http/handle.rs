@@ -94,7 +94,8 @@ impl App {
         route::route(self, resource, head, body).await
     }
 
-    /// Adds the fields that follow from no single kind of answer.
+    /// Adds the fields that follow from no single kind of answer. What pages of other sites may see of them is
+    /// listed in `cors`.
     fn add_constant_fields(&self, response: &mut Response, head: &Parts, id: &RequestId) {
         let fields = response.headers_mut();
         fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -114,7 +114,8 @@ impl<'a> Resource<'a> {
         matches!(self, Self::Live | Self::Ready | Self::ReadyToWrite)
     }
 
-    /// Whether it is asked for by machines, every few seconds: its requests are logged at debug only.
+    /// Whether it is asked for by machines, every few seconds: its requests are logged at debug only, and
+    /// an admin listener serves it.
     pub(super) fn is_quiet(self) -> bool {
         self.is_unlimited() || self == Self::Metrics
     }

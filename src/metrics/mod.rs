@@ -2,8 +2,8 @@
 //!
 //! This room knows numbers and their names. It does not know who counts: requests report to it when
 //! they end, the store's committer after each group; everything else is a figure that is asked for at
-//! the scrape. A figure is added as a field of [`Figures`] and a line in the section of
-//! [`Metrics::render`] it belongs to.
+//! the scrape. What is counted as it happens is a field and a method of [`Metrics`], what is asked for a
+//! field of [`Figures`]; each is a line in the section of [`Metrics::render`] it belongs to.
 //!
 //! **Invariant:** labels are words of the program, never of a client, so the number of series is
 //! bounded.

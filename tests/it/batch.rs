@@ -235,6 +235,7 @@ async fn a_client_that_takes_no_answers_loses_its_batch() {
             answered += 1;
         }
         assert!(answered < 150_000, "{protocol:?}");
+        assert!(batch.is_broken_off, "{protocol:?}");
     }
 }
 

@@ -522,6 +522,7 @@ impl Client {
             responding: Some(responding),
             body: None,
             begun: Vec::new(),
+            is_broken_off: false,
         }
     }
 
@@ -565,6 +566,8 @@ pub(crate) struct Conversation {
     responding: Option<Responding>,
     body: Option<Incoming>,
     begun: Vec<u8>,
+    /// The answer ended before it was whole.
+    pub(crate) is_broken_off: bool,
 }
 
 impl Conversation {
@@ -594,7 +597,10 @@ impl Conversation {
                 let line = self.begun.drain(..=end).collect();
                 return Some(String::from_utf8(line).unwrap().trim_end().to_owned());
             }
-            let frame = self.body.as_mut()?.frame().await?.ok()?;
+            let Ok(frame) = self.body.as_mut()?.frame().await? else {
+                self.is_broken_off = true;
+                return None;
+            };
             self.begun.extend_from_slice(&frame.into_data().unwrap());
         }
     }

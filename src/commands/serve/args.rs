@@ -1,8 +1,8 @@
 //! Options of `digestd serve`, and their one conversion into checked settings.
 //!
 //! Every option is flag, then environment (`DIGESTD_…`), then default. A group of the help is a struct. This
-//! file refuses to know the world: it opens no file and no socket. **Invariants:** a default is a constant
-//! of `config`; an option of the store is in this file, in `config` and in the store, and nowhere else.
+//! file refuses to know the world: it opens no file and no socket. **Invariant:** an option of the
+//! store is in this file, in [`Options`], which has its default, and where it is used.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
