@@ -1,8 +1,8 @@
 //! `GET /messages?after=<digest>&limit=<n>`: all messages, one a line, in the order of their digests.
 //!
-//! Nothing is held for a client but the page it is taking and [`AHEAD_BYTES_MAX`] of those after it. A message that is stored
-//! before the request is in the answer; one that comes while it runs may be. A client that was interrupted
-//! continues after the last digest it has.
+//! Nothing is held for a client but the page it is taking and [`AHEAD_BYTES_MAX`] of those after it. A message
+//! that is stored before the request is in the answer; one that comes while it runs may be. A client that was
+//! interrupted continues after the last digest it has.
 
 use std::sync::Arc;
 

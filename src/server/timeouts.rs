@@ -1,9 +1,9 @@
 //! How long a connection may take for what it does.
 //!
-//! hyper has no time limit on a client that sends nothing, reads nothing or keeps a connection for days,
-//! and its one for request heads costs a timer a request. So a connection counts what it does
-//! ([`ConnectionProgress`], a few relaxed atomics), and [`IdlePolicy`] looks at the counts now and then: limits on time
-//! hold within a quarter of the shortest of them, and cost a request nothing.
+//! hyper has no time limit on a client that sends nothing, reads nothing or keeps a connection for days, and
+//! its one for request heads costs a timer a request. So a connection counts what it does
+//! ([`ConnectionProgress`], a few relaxed atomics), and [`IdlePolicy`] looks at the counts now and then: limits
+//! on time hold within a quarter of the shortest of them, and cost a request nothing.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ pub(super) struct ConnectionProgress {
     pub(super) running: AtomicUsize,
     pub(super) requests: AtomicU64,
     pub(super) is_h2: AtomicBool,
-    /// Large answers that the watch does not know yet.
+    /// Large answers that the policy does not know yet.
     pub(super) large_answers: Mutex<Vec<DeliveryProgress>>,
     /// An answer was given before its request had ended.
     pub(super) body_unread: AtomicBool,

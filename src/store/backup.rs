@@ -1,15 +1,15 @@
 //! Backup: a copy of the log that is a store of its own, taken at any moment, also while another process
 //! appends to it.
 //!
-//! It rests on four facts. A record that has a whole group after it never changes again, but that its
-//! body becomes zeros once a deletion stands after it, or the message again if it was damaged; so a segment that was copied once is left alone by
-//! the next backup, but for those that the last group of the copy reaches into. What was deleted since may
-//! still be in it, and whoever serves the copy reads the deletion and erases it. A group is written in the
-//! order of the log; so whoever has seen a record in one segment sees all that was written before it in
-//! those before. A body is erased long after its deletion was written; so a copy that has an erased body and
-//! not its deletion is one whose source has that deletion after the end of the copy: such a record becomes a
-//! filler in the copy. And a log that has the same identity at the end as at the beginning, and was opened
-//! in between, is the same log: a compaction gives it another.
+//! It rests on four facts. A record that has a whole group after it never changes again, but that its body
+//! becomes zeros once a deletion stands after it, or the message again if it was damaged; so a segment that was
+//! copied once is left alone by the next backup, but for those that the last group of the copy reaches into.
+//! What was deleted since may still be in it, and whoever serves the copy reads the deletion and erases it. A
+//! group is written in the order of the log; so whoever has seen a record in one segment sees all that was
+//! written before it in those before. A body is erased long after its deletion was written; so a copy that has
+//! an erased body and not its deletion is one whose source has that deletion after the end of the copy: such a
+//! record becomes a filler in the copy. And a log that has the same identity at the end as at the beginning,
+//! and was opened in between, is the same log: a compaction gives it another.
 //!
 //! The source is only read, and needs no lock. The copy has no index: whoever serves it draws one. It has
 //! the identity of the log, so that it is brought up to date from this log and no other; a mark, which the

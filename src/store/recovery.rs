@@ -116,10 +116,10 @@ pub(super) struct Survey {
     pub(super) last_group: Position,
 }
 
-/// Reads the log from `from`, the start of a group, to its end, and makes it one that can be appended
-/// to. Each good record goes to `record`, in log order. Returns what it held. What was in the log before `acked` is known
-/// to have been durable once; with [`Durability::Os`], only that. Without it, the groups alone say
-/// what was.
+/// Reads the log from `from`, the start of a group, to its end, and makes it one that can be appended to. Each
+/// good record goes to `record`, in log order. Returns what it held. What was in the log before `acked` is
+/// known to have been durable once; with [`Durability::Os`], only that. Without it, the groups alone say what
+/// was.
 ///
 /// # Errors
 /// Those of `record` and of reading and writing the segments, after which the log must not be used.

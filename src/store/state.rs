@@ -374,7 +374,8 @@ impl Shared {
         }
     }
 
-    /// Makes everything durable that is in the index. With [`Durability::Disk`] it is; otherwise all but the last segment is, since the committer syncs a segment that it leaves.
+    /// Makes everything durable that is in the index. With [`Durability::Disk`] it is; otherwise all but the
+    /// last segment is, since the committer syncs a segment that it leaves.
     pub(super) fn sync(&self) -> io::Result<()> {
         let end = self.indexed().position;
         if self.durable() < end {

@@ -4,10 +4,10 @@
 //! The log is only read. An index that is opened for it writes to files of its own; nothing that a
 //! start could not redraw is ever changed. This room finds and names, and mends nothing.
 //!
-//! What the next start puts right without a loss is no finding: a group that was never acknowledged, an
-//! index that is not there or was not drawn to its end, messages after the checkpoint that are not in the
-//! index yet, deletions there that it has not carried out. Neither is a damaged record whose message was posted again since; it is
-//! counted. Nor is whatever became of a message that was deleted.
+//! What the next start puts right without a loss is no finding: a group that was never acknowledged, an index
+//! that is not there or was not drawn to its end, messages after the checkpoint that are not in the index yet,
+//! deletions there that it has not carried out. Neither is a damaged record whose message was posted again
+//! since; it is counted. Nor is whatever became of a message that was deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
