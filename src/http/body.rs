@@ -234,7 +234,6 @@ impl Body for ResponseBody {
             let Some(stream) = &mut self.stream else {
                 return Poll::Ready(None);
             };
-            stream.taken = None;
             match ready!(stream.pieces.poll_recv(context)) {
                 Some(Piece::Bytes(bytes, permit)) => {
                     stream.taken = Some(permit);
@@ -250,6 +249,10 @@ impl Body for ResponseBody {
         }
         let length = self.rest.len().min(PIECE_BYTES_MAX);
         let piece = self.rest.split_to(length);
+        let is_taken = self.rest.is_empty();
+        if let Some(stream) = self.stream.as_mut().filter(|_| is_taken) {
+            stream.taken = None;
+        }
         Poll::Ready(Some(Ok(self.hand_over(piece))))
     }
 
@@ -351,6 +354,15 @@ mod tests {
         assert!(broken.frame().await.unwrap().is_err());
     }
 
+    /// Whether a sender waits for room.
+    async fn is_waiting(sending: &mut (impl Future + Unpin)) -> bool {
+        tokio::select! {
+            biased;
+            _ = sending => false,
+            () = std::future::ready(()) => true,
+        }
+    }
+
     #[tokio::test]
     async fn a_sender_waits_while_what_was_not_taken_fills_the_room() {
         const BYTES_MAX: usize = 2 * (10 + PIECE_OVERHEAD_BYTES);
@@ -360,14 +372,21 @@ mod tests {
             sender.send(piece.clone()).await.unwrap();
         }
         let mut third = pin!(sender.send(piece.clone()));
-        let is_waiting = tokio::select! {
-            biased;
-            _ = &mut third => false,
-            () = std::future::ready(()) => true,
-        };
-        assert!(is_waiting);
+        assert!(is_waiting(&mut third).await);
         answer.frame().await.unwrap().unwrap();
         third.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_large_piece_fills_the_room_until_all_of_it_was_taken() {
+        let (sender, mut answer) = ResponseBody::stream(1, None);
+        let large = Bytes::from(vec![b'x'; PIECE_BYTES_MAX + 1]);
+        sender.send(large).await.unwrap();
+        let mut next = pin!(sender.send(Bytes::from_static(b"x")));
+        for waits in [true, false] {
+            answer.frame().await.unwrap().unwrap();
+            assert_eq!(is_waiting(&mut next).await, waits);
+        }
     }
 
     #[tokio::test]
