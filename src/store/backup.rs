@@ -4,8 +4,8 @@
 //! It rests on four facts. A record that has a whole group after it never changes again, but that its body
 //! becomes zeros once a deletion stands after it, or the message again if it was damaged; so a segment that was
 //! copied once is left alone by the next backup, but for those that the last group of the copy reaches into.
-//! What was deleted since may still be in it, and whoever serves the copy reads the deletion and erases it. A
-//! group is written in the order of the log; so whoever has seen a record in one segment sees all that was
+//! What was deleted since may still be in it, and a start on the copy reads the deletion and erases it. A
+//! group is written in the order of the log; so a reader that has seen a record in one segment sees all that was
 //! written before it in those before. A body is erased long after its deletion was written; so a copy that has
 //! an erased body and not its deletion is one whose source has that deletion after the end of the copy: such a
 //! record becomes a filler in the copy. And a log that has the same identity at the end as at the beginning,

@@ -54,7 +54,7 @@ pub(super) struct Shared {
     /// `indexed` is.
     synced: AtomicU64,
     /// Bodies of deleted messages that are still in the log. Those of a deletion are here before
-    /// `indexed` is behind it.
+    /// `indexed` passes it.
     pub(super) erasures: Erasures,
     /// Groups that the committer has entered into the index.
     pub(super) groups: AtomicU64,
@@ -462,7 +462,7 @@ impl Shared {
                 Some(Lack::Descriptors) => {
                     warn!(%source, segment = next, "cannot make the next log segment ahead of time");
                 }
-                // Whatever was not synced now may never be, whoever tries again.
+                // What was not synced now may never be, whichever call tries again.
                 None => {
                     self.fail(&format!("cannot make a log segment: {source}"));
                 }

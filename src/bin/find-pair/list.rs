@@ -224,7 +224,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Fifty rows that cost from 1010 to 1500, each with a blank line behind it, and `row` in place
+    /// Fifty rows that cost from 1010 to 1500, each with a blank line after it, and `row` in place
     /// of number `number`.
     fn rows_with(number: u64, row: &str) -> String {
         (1..=50).fold(String::new(), |mut text, each| {
