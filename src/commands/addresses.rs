@@ -10,8 +10,7 @@ use super::options::UsageError;
 use crate::config;
 
 /// The addresses that are given, or the default: all addresses at `$PORT`, which platforms set that expect
-/// just that; [`config::ADDRESS`] without it,
-/// unless there is TLS. Binds a socket to find out which families the machine has.
+/// just that; [`config::ADDRESS`] without it, unless there is TLS. Binds a socket to find out which families the machine has.
 pub(super) fn or_default(
     given: Vec<SocketAddr>,
     has_tls: bool,
