@@ -15,6 +15,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
+use super::output::say;
 use crate::client::Client;
 use crate::config;
 
@@ -154,11 +155,10 @@ impl CredentialArgs {
         let client = token.and_then(|token| client.with_token(token));
         let client = client.with_context(|| format!("{} does not hold a token", path.display()))?;
         if is_open_to_others(path) {
-            let _ = writeln!(
-                std::io::stderr(),
-                "digestd: everybody on this machine can read {}; chmod o-r makes it a secret",
+            say(&format!(
+                "everybody on this machine can read {}; chmod o-r makes it a secret",
                 path.display()
-            );
+            ));
         }
         Ok(client)
     }

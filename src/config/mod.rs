@@ -42,8 +42,6 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Directory of the store.
     pub data_dir: PathBuf,
-    /// Memory for caches, in bytes.
-    pub cache_bytes: u64,
     /// How the store is opened; without an observer.
     pub store: store::Options,
     /// Size of the segments of a new store, in bytes.
@@ -73,6 +71,12 @@ pub struct Config {
 const TLS_CONNECTION_BYTES: usize = (2 * (16 << 10)) + (64 << 10);
 
 impl Config {
+    /// Memory for caches, in bytes.
+    #[must_use]
+    pub fn cache_bytes(&self) -> u64 {
+        self.store.index_cache_bytes + self.store.message_cache_bytes
+    }
+
     /// What connections, bodies and large answers can take at the very most, in bytes. Caches come on
     /// top.
     #[must_use]

@@ -249,8 +249,9 @@ impl Body for ResponseBody {
         }
         let length = self.rest.len().min(PIECE_BYTES_MAX);
         let piece = self.rest.split_to(length);
-        let is_taken = self.rest.is_empty();
-        if let Some(stream) = self.stream.as_mut().filter(|_| is_taken) {
+        if self.rest.is_empty()
+            && let Some(stream) = &mut self.stream
+        {
             stream.taken = None;
         }
         Poll::Ready(Some(Ok(self.hand_over(piece))))

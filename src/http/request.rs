@@ -1,5 +1,4 @@
-//! Reading a request body: within its size, within the memory set aside for bodies, and not for
-//! ever.
+//! Reading a request body: within its size, the memory set aside for bodies, and its time.
 //!
 //! **Invariant:** every byte of a body in memory is covered by a [`Reservation`], which lives as long
 //! as the body does. A body whose length is known is covered in full before its first byte is read:

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytesize::ByteSize;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use digestd::client::{InvalidUrl, Unreachable};
 use digestd::commands::ServerArgs;
 use hyper::header::HeaderValue;
@@ -42,7 +42,7 @@ Exit codes: 0 done, 1 failure, 2 usage, 7 server unreachable.";
 pub(crate) struct LoadArgs {
     /// What to ask for. Messages that are stored for it, or by it, stay on the server
     #[arg(value_enum, default_value = "hit")]
-    workload: WorkloadArg,
+    workload: Workload,
 
     /// The server to load.
     #[command(flatten)]
@@ -86,22 +86,6 @@ pub(crate) struct LoadArgs {
     /// Print the figures as JSON
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum WorkloadArg {
-    /// GET of messages that are stored
-    Hit,
-    /// GET of messages that are not stored
-    Miss,
-    /// GET with If-None-Match: answered with 304
-    NotModified,
-    /// POST of new messages
-    Post,
-    /// POST of messages that are stored already
-    Known,
-    /// Nineteen hits to one new message
-    Mixed,
 }
 
 /// The server is another machine, and nobody said `--yes`.
@@ -208,14 +192,7 @@ impl LoadArgs {
             rate: self.rate.map(f64::from),
         };
         let requests = Requests {
-            workload: match self.workload {
-                WorkloadArg::Hit => Workload::Hit,
-                WorkloadArg::Miss => Workload::Miss,
-                WorkloadArg::NotModified => Workload::NotModified,
-                WorkloadArg::Post => Workload::Post,
-                WorkloadArg::Known => Workload::Known,
-                WorkloadArg::Mixed => Workload::Mixed,
-            },
+            workload: self.workload,
             set: "loadgen".into(),
             messages: self.messages,
             // So that what one run stores is new in the next.

@@ -6,24 +6,25 @@
 //! every process.
 
 use bytes::Bytes;
+use clap::ValueEnum;
 use digestd::digest::Digest;
 
 use super::Request;
 
 /// What the requests of a run ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Workload {
-    /// Messages that are stored.
+    /// GET of messages that are stored
     Hit,
-    /// Messages that are not.
+    /// GET of messages that are not stored
     Miss,
-    /// Messages that the client has already.
+    /// GET with If-None-Match: answered with 304
     NotModified,
-    /// To store new messages.
+    /// POST of new messages
     Post,
-    /// To store messages that are stored already.
+    /// POST of messages that are stored already
     Known,
-    /// Nineteen hits to one new message.
+    /// Nineteen hits to one new message
     Mixed,
 }
 

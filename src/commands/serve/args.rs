@@ -266,7 +266,6 @@ impl ServeArgs {
             listen: self.listening.listen,
             admin_listen: self.listening.admin_listen,
             data_dir: self.storage.data_dir,
-            cache_bytes,
             store,
             segment_bytes,
             scrub_interval,
@@ -372,7 +371,7 @@ mod tests {
     fn sizes_carry_units() {
         let config = serve(&["--body-max", "2MiB", "--cache", "64MB"]).unwrap();
         assert_eq!(config.limits.body.bytes_max, 2 << 20);
-        assert_eq!(config.cache_bytes, 64_000_000);
+        assert_eq!(config.cache_bytes(), 64_000_000);
     }
 
     #[test]

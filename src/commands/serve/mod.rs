@@ -245,7 +245,7 @@ fn announce(config: &Config, access: &Access, files: Option<u64>, listeners: &[L
         pid = std::process::id(),
         data_dir = %config.data_dir.display(),
         durability = config.store.durability.name(),
-        cache = %ByteSize(config.cache_bytes),
+        cache = %ByteSize(config.cache_bytes()),
         connections_and_bodies_at_most = %ByteSize(config.memory_bytes_max() as u64),
         open_files_at_most = files,
         tls = config.tls.is_some(),
