@@ -35,6 +35,14 @@ impl Message {
         Some(Self { text, digest })
     }
 
+    /// The same message with a text of its own. A [`Message`] may share its text with a buffer that somebody
+    /// waits for; what keeps it for long keeps a copy.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        let text = ByteString::from(self.text());
+        Self { text, ..*self }
+    }
+
     /// The text.
     #[must_use]
     pub fn text(&self) -> &str {

@@ -29,7 +29,7 @@ use super::digest_fields::RequestDigests;
 use super::error::{HttpError, LineError};
 use super::json;
 use super::lines::{BodyLine, LineSplitter};
-use super::request::{BodyDeadline, BodyError, RequestBody, check_size};
+use super::request::{BodyDeadline, BodyError, CoveredBytes, RequestBody, check_size};
 use super::response;
 use crate::digest::Digest;
 use crate::message::Message;
@@ -89,7 +89,7 @@ pub(super) async fn answer(
         answered: 0,
         gathered: Vec::new(),
         answers,
-        _shares: shares,
+        shares,
     };
     tokio::spawn(batch.run(first));
     Ok(response::lines(streamed, durability))
@@ -100,7 +100,8 @@ pub(super) async fn answer(
 struct Shares {
     _batch: OwnedSemaphorePermit,
     _writes: Option<OwnedSemaphorePermit>,
-    _memory: Reservation,
+    /// Shared with the lines on their way to the disk, which go on when the client has gone away.
+    memory: Arc<Reservation>,
 }
 
 impl Shares {
@@ -111,7 +112,7 @@ impl Shares {
         Ok(Self {
             _batch: batch.map_err(|_| HttpError::NoRoomForBatch)?,
             _writes: writes.transpose().map_err(|_| HttpError::NoRoomForBatch)?,
-            _memory: app.bodies.reserve_batch(&app.limits.body)?,
+            memory: app.bodies.reserve_batch(&app.limits.body)?.into(),
         })
     }
 }
@@ -134,7 +135,7 @@ struct Batch {
     /// Answers to be handed over.
     gathered: Vec<u8>,
     answers: BodySender,
-    _shares: Shares,
+    shares: Shares,
 }
 
 /// A line, with what there is of its put.
@@ -231,17 +232,22 @@ impl Batch {
     }
 
     async fn begin(&self, line: BodyLine) -> Result<Waiting, LineError> {
-        let BodyLine::Text(line) = line else {
-            let bytes_max = self.app.limits.body.bytes_max;
-            return Err(LineError::TooLarge { bytes_max });
+        let memory = Arc::clone(&self.shares.memory);
+        let line = match line {
+            BodyLine::Part(line) => CoveredBytes::piece(line, memory),
+            BodyLine::Gathered(line) => CoveredBytes::gathered(line, memory),
+            BodyLine::TooLong => {
+                let bytes_max = self.app.limits.body.bytes_max;
+                return Err(LineError::TooLarge { bytes_max });
+            }
         };
-        let bytes = line.len();
+        let bytes = line.bytes().len();
         if self.operation == BatchOperation::Publish {
-            let message = offload(bytes, move || read_message(&line)).await?;
+            let message = offload(bytes, move || read_message(line)).await?;
             let put = self.app.service.begin(message).map_err(HttpError::from)?;
             Ok(Waiting::Put { put, bytes })
         } else {
-            let digest = json::digest_text(&text(&line)?)?;
+            let digest = json::digest_text(&text(line.bytes())?)?;
             let digest = digest.parse().map_err(|_| HttpError::NoSuchMessage)?;
             Ok(Waiting::LookUp(digest))
         }
@@ -321,8 +327,9 @@ fn poll_first(waiting: &mut VecDeque<Waiting>, context: &mut Context<'_>) -> Pol
     }
 }
 
-fn read_message(line: &Bytes) -> Result<Message, LineError> {
-    Ok(Message::new(json::message_text(&text(line)?)?))
+fn read_message(line: CoveredBytes) -> Result<Message, LineError> {
+    let text = json::message_text(&text(line.bytes())?)?;
+    Ok(Message::new(line.into_text(text)))
 }
 
 fn text(line: &Bytes) -> Result<ByteString, LineError> {

@@ -1,9 +1,9 @@
 //! The body of an answer, and what a client that does not take it may hold.
 //!
-//! A small answer is handed over in one piece. A large one is handed over in pieces, as the client
-//! takes them: what it has not taken yet is counted against a budget that all connections share, and
-//! its [`DeliveryProgress`] shows whether the client takes anything at all. HTTP/2 makes both necessary: there,
-//! one connection can leave many answers unread and be busy with others.
+//! What a client has not taken yet is counted against a budget that all connections share, until the last
+//! byte has left this process, and its [`DeliveryProgress`] shows whether the client takes anything at all. On
+//! HTTP/2 this holds for every answer: there, one connection can leave many answers unread and be busy with
+//! others. On HTTP/1.1 it holds for all but the smallest: a connection has one at a time.
 //!
 //! An answer without a known end is made as the client takes it, by the holder of its [`BodySender`]: a
 //! few pieces ahead, as many bytes as were agreed on. If the sender is dropped before it says that the
@@ -18,14 +18,17 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 
-use super::budget::{ByteBudget, Reservation};
+use super::budget::{ByteBudget, NoRoom, Reservation, covered};
 use super::record::RequestRecord;
 
-/// Largest piece of an answer, in bytes: what is buffered for a stream anyway. An answer up to this
-/// is small.
+/// Largest piece of an answer, in bytes: what is buffered for a stream anyway.
 const PIECE_BYTES_MAX: usize = 64 << 10;
+
+/// An answer up to this is not counted for itself, in bytes: it is a small part of what its connection, or its
+/// stream, is counted with.
+const SMALL_BYTES_MAX: usize = 4 << 10;
 
 /// What a piece costs beside its bytes, in bytes: its place in the channel and the head of its memory.
 const PIECE_OVERHEAD_BYTES: usize = 64;
@@ -37,8 +40,8 @@ pub(super) type Response = http::Response<ResponseBody>;
 #[derive(Debug, Default)]
 pub struct ResponseBody {
     rest: Bytes,
-    /// For a large answer.
-    delivery: Option<Delivery>,
+    /// If it is counted and followed.
+    delivery: Option<DeliveryProgress>,
     /// What comes after `rest`, for an answer that is made while it is sent; boxed, since all others are
     /// moved with it.
     stream: Option<Box<Stream>>,
@@ -46,21 +49,13 @@ pub struct ResponseBody {
     record: Option<RequestRecord>,
 }
 
-#[derive(Debug)]
-struct Delivery {
-    progress: DeliveryProgress,
-    /// What is sent as a stream counts by itself.
-    _reservation: Option<Reservation>,
-}
-
 /// The taking end of an answer that is made while it is taken.
 #[derive(Debug)]
 struct Stream {
     pieces: mpsc::UnboundedReceiver<Piece>,
-    /// Of the piece that is being taken.
-    taken: Option<OwnedSemaphorePermit>,
     room: Arc<Semaphore>,
-    _reserved: Option<Reservation>,
+    /// Given back when the answer is over.
+    reserved: [Option<Reservation>; 2],
     /// Dropped when the answer is over.
     guard: Option<Box<dyn Any + Send + Sync>>,
 }
@@ -68,7 +63,8 @@ struct Stream {
 /// What a [`BodySender`] hands over.
 #[derive(Debug)]
 enum Piece {
-    Bytes(Bytes, OwnedSemaphorePermit),
+    /// Covered by their part of the room.
+    Bytes(Bytes),
     /// Nothing comes any more.
     End,
 }
@@ -93,8 +89,8 @@ impl BodySender {
         let permits = (bytes.len() + PIECE_OVERHEAD_BYTES).min(self.bytes_max);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).acquire_many_owned(permits).await;
-        let piece = Piece::Bytes(bytes, room.map_err(|_| Gone)?);
-        self.pieces.send(piece).map_err(|_| Gone)
+        let piece = covered(bytes, room.map_err(|_| Gone)?);
+        self.pieces.send(Piece::Bytes(piece)).map_err(|_| Gone)
     }
 
     /// Says that the answer is whole.
@@ -111,7 +107,7 @@ impl Drop for Stream {
     }
 }
 
-/// Follows a large answer on its way out.
+/// Follows an answer on its way out.
 #[derive(Clone, Debug, Default)]
 pub struct DeliveryProgress(Arc<AtomicUsize>);
 
@@ -124,18 +120,18 @@ impl DeliveryProgress {
 }
 
 impl ByteBudget {
-    /// Counts the body of `response`, if it is large; `None` if there is no room for it. One that is larger
-    /// than all the room passes alone.
-    pub(super) fn admit(&self, mut response: Response) -> Option<Response> {
-        let body = response.body_mut();
-        let length = body.rest.len();
-        if length > PIECE_BYTES_MAX {
-            body.delivery = Some(Delivery {
-                progress: DeliveryProgress::default(),
-                _reservation: Some(self.reserve(length.min(self.bytes_max()))?),
-            });
+    /// Sets aside what `body` keeps in memory, unless it is small. An answer that is larger than all the room
+    /// passes alone.
+    pub(super) fn reserve_answer(
+        &self,
+        body: &ResponseBody,
+    ) -> Result<Option<Reservation>, NoRoom> {
+        let bytes = body.rest.len();
+        if bytes <= SMALL_BYTES_MAX {
+            return Ok(None);
         }
-        Some(response)
+        let reserved = self.reserve(bytes.min(self.bytes_max()));
+        reserved.map(Some).ok_or(NoRoom)
     }
 }
 
@@ -152,9 +148,8 @@ impl ResponseBody {
         let room = Arc::new(Semaphore::new(bytes_max));
         let stream = Stream {
             pieces,
-            taken: None,
             room: Arc::clone(&room),
-            _reserved: reserved,
+            reserved: [reserved, None],
             guard: None,
         };
         let sender = BodySender {
@@ -169,13 +164,23 @@ impl ResponseBody {
         (sender, answer)
     }
 
-    /// Lets this answer be followed, like a large one.
+    /// Lets this answer be followed.
     pub(super) fn followed(self) -> Self {
-        let delivery = Some(Delivery {
-            progress: DeliveryProgress::default(),
-            _reservation: None,
-        });
+        let delivery = Some(DeliveryProgress::default());
         Self { delivery, ..self }
+    }
+
+    /// Keeps what was set aside for an answer, `stream` for its HTTP/2 stream, until the last of its bytes has
+    /// left this process, and lets it be followed.
+    pub(super) fn cover(&mut self, stream: Option<Reservation>, answer: Option<Reservation>) {
+        if let Some(body) = &mut self.stream {
+            body.reserved[1] = stream;
+        } else if (stream.is_some() || answer.is_some()) && !self.rest.is_empty() {
+            let progress = DeliveryProgress::default();
+            let rest = std::mem::take(&mut self.rest);
+            self.rest = covered(rest, (stream, answer, progress.clone()));
+            self.delivery = Some(progress);
+        }
     }
 
     /// Whether it is made while it is sent.
@@ -191,12 +196,10 @@ impl ResponseBody {
         }
     }
 
-    /// Follows this answer, if it is large.
+    /// Follows this answer, if it is counted.
     #[must_use]
     pub fn delivery(&self) -> Option<DeliveryProgress> {
-        self.delivery
-            .as_ref()
-            .map(|delivery| delivery.progress.clone())
+        self.delivery.clone()
     }
 
     /// Ends `record` with itself.
@@ -235,25 +238,17 @@ impl Body for ResponseBody {
                 return Poll::Ready(None);
             };
             match ready!(stream.pieces.poll_recv(context)) {
-                Some(Piece::Bytes(bytes, permit)) => {
-                    stream.taken = Some(permit);
-                    self.rest = bytes;
-                }
+                Some(Piece::Bytes(bytes)) => self.rest = bytes,
                 Some(Piece::End) => self.stream = None,
                 // It was broken off.
                 None => return Poll::Ready(Some(Err(io::ErrorKind::BrokenPipe.into()))),
             }
         }
         if let Some(delivery) = &self.delivery {
-            delivery.progress.0.fetch_add(1, Relaxed);
+            delivery.0.fetch_add(1, Relaxed);
         }
         let length = self.rest.len().min(PIECE_BYTES_MAX);
         let piece = self.rest.split_to(length);
-        if self.rest.is_empty()
-            && let Some(stream) = &mut self.stream
-        {
-            stream.taken = None;
-        }
         Poll::Ready(Some(Ok(self.hand_over(piece))))
     }
 
@@ -277,55 +272,76 @@ mod tests {
 
     use super::*;
 
-    fn answer(bytes: usize) -> Response {
-        Response::new(Bytes::from(vec![b'x'; bytes]).into())
+    /// An answer of so many bytes, if there is room for it.
+    fn answer(room: &ByteBudget, bytes: usize) -> Option<ResponseBody> {
+        let mut body = ResponseBody::from(Bytes::from(vec![b'x'; bytes]));
+        let reserved = room.reserve_answer(&body).ok()?;
+        body.cover(None, reserved);
+        Some(body)
+    }
+
+    async fn take(body: &mut ResponseBody) -> Bytes {
+        body.frame().await.unwrap().unwrap().into_data().unwrap()
     }
 
     #[test]
-    fn large_answers_are_admitted_while_there_is_room() {
-        let room = ByteBudget::new(200_000);
-        let first = room.admit(answer(100_000)).unwrap();
-        let _second = room.admit(answer(100_000)).unwrap();
-        assert!(room.admit(answer(PIECE_BYTES_MAX + 1)).is_none());
-        assert!(room.admit(answer(PIECE_BYTES_MAX)).is_some());
+    fn answers_are_admitted_while_there_is_room() {
+        let room = ByteBudget::new(20_000);
+        let first = answer(&room, 10_000).unwrap();
+        let _second = answer(&room, 10_000).unwrap();
+        assert!(answer(&room, SMALL_BYTES_MAX + 1).is_none());
+        assert!(answer(&room, SMALL_BYTES_MAX).is_some());
         drop(first);
-        assert!(room.admit(answer(100_000)).is_some());
+        assert!(answer(&room, 10_000).is_some());
     }
 
     #[test]
     fn an_answer_larger_than_all_the_room_passes_alone() {
         let room = ByteBudget::new(100_000);
-        let large = room.admit(answer(1_000_000)).unwrap();
-        assert!(room.admit(answer(1_000_000)).is_none());
+        let large = answer(&room, 1_000_000).unwrap();
+        assert!(answer(&room, 1_000_000).is_none());
         drop(large);
-        assert!(room.admit(answer(1_000_000)).is_some());
+        assert!(answer(&room, 1_000_000).is_some());
     }
 
     #[tokio::test]
-    async fn a_large_answer_comes_in_pieces_and_can_be_followed() {
-        let room = ByteBudget::new(1_000_000);
-        let mut large = room.admit(answer(PIECE_BYTES_MAX + 1)).unwrap().into_body();
+    async fn an_answer_is_counted_and_followed_until_its_last_byte_is_gone() {
+        const BYTES: usize = PIECE_BYTES_MAX + 1;
+        let room = ByteBudget::new(BYTES);
+        let mut large = answer(&room, BYTES).unwrap();
         let progress = large.delivery().unwrap();
         assert_eq!(progress.pieces(), Some(0));
-        let piece = large.frame().await.unwrap().unwrap().into_data().unwrap();
-        assert_eq!(piece.len(), PIECE_BYTES_MAX);
+        assert_eq!(take(&mut large).await.len(), PIECE_BYTES_MAX);
         assert_eq!(progress.pieces(), Some(1));
         assert_eq!(large.size_hint().exact(), Some(1));
-        assert_eq!(
-            large
-                .frame()
-                .await
-                .unwrap()
-                .unwrap()
-                .into_data()
-                .unwrap()
-                .len(),
-            1
-        );
+        let last = take(&mut large).await;
         assert!(large.frame().await.is_none());
         drop(large);
+        assert_eq!((last.len(), progress.pieces()), (1, Some(2)));
+        assert!(room.reserve(1).is_none());
+        drop(last);
         assert_eq!(progress.pieces(), None);
-        assert!(room.admit(answer(10)).unwrap().body().delivery().is_none());
+        assert!(room.reserve(BYTES).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_stream_holds_its_room_until_its_answer_is_gone_however_small_that_is() {
+        let room = ByteBudget::new(100);
+        let mut small = ResponseBody::from(Bytes::from_static(b"x"));
+        small.cover(room.reserve(100), None);
+        let progress = small.delivery().unwrap();
+        let last = take(&mut small).await;
+        drop(small);
+        assert!(room.reserve(1).is_none() && progress.pieces().is_some());
+        drop(last);
+        assert!(room.reserve(100).is_some() && progress.pieces().is_none());
+
+        let (sender, mut lines) = ResponseBody::stream(1, None);
+        lines.cover(room.reserve(100), None);
+        assert!(lines.delivery().is_none());
+        sender.end();
+        assert!(lines.frame().await.is_none());
+        assert!(room.reserve(100).is_some());
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! Cuts a body that comes in pieces into lines.
 //!
-//! **Invariant:** what is held of a line that has not ended is never more than the line may have; the
-//! rest of a longer one is skipped as it comes.
+//! **Invariant:** what is held of a line that has not ended is never more than the line may have, and half of
+//! that while its buffer grows; the rest of a longer one is skipped as it comes.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -20,7 +20,10 @@ pub(super) struct LineSplitter {
 /// A line without its end.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum BodyLine {
-    Text(Bytes),
+    /// Part of what was fed.
+    Part(Bytes),
+    /// In a buffer of its own.
+    Gathered(Bytes),
     TooLong,
 }
 
@@ -64,7 +67,7 @@ impl LineSplitter {
         let line = self.rest.split_to(end);
         self.rest.advance(1);
         if self.begun.is_empty() && !self.is_skipping && line.len() <= self.bytes_max {
-            return Some(BodyLine::Text(line));
+            return Some(BodyLine::Part(line));
         }
         self.gather(&line);
         Some(self.take_begun())
@@ -76,19 +79,26 @@ impl LineSplitter {
     }
 
     fn gather(&mut self, part: &[u8]) {
-        if self.is_skipping || self.begun.len() + part.len() > self.bytes_max {
+        let bytes = self.begun.len() + part.len();
+        if self.is_skipping || bytes > self.bytes_max {
             self.is_skipping = true;
             self.begun = BytesMut::new();
-        } else {
-            self.begun.extend_from_slice(part);
+            return;
         }
+        if bytes > self.begun.capacity() {
+            // No larger than the line may become.
+            let mut larger = BytesMut::with_capacity((2 * bytes).min(self.bytes_max));
+            larger.extend_from_slice(&self.begun);
+            self.begun = larger;
+        }
+        self.begun.extend_from_slice(part);
     }
 
     fn take_begun(&mut self) -> BodyLine {
         if std::mem::take(&mut self.is_skipping) {
             BodyLine::TooLong
         } else {
-            BodyLine::Text(std::mem::take(&mut self.begun).freeze())
+            BodyLine::Gathered(std::mem::take(&mut self.begun).freeze())
         }
     }
 }
@@ -99,7 +109,11 @@ mod tests {
 
     use super::*;
 
-    fn cut(bytes_max: usize, pieces: &[&[u8]]) -> Vec<BodyLine> {
+    /// Stands for a line that is too long.
+    const TOO_LONG: &str = "(too long)";
+
+    /// The lines of a body that comes in these pieces.
+    fn cut(bytes_max: usize, pieces: &[&[u8]]) -> Vec<Bytes> {
         let mut lines = LineSplitter::new(bytes_max);
         let mut all = Vec::new();
         for piece in pieces {
@@ -108,39 +122,37 @@ mod tests {
                 all.push(line);
             }
             assert!(lines.is_empty());
-            assert!(lines.begun_bytes() <= bytes_max);
+            assert!(lines.begun_bytes() <= lines.begun.capacity());
+            assert!(lines.begun.capacity() <= bytes_max);
         }
         all.extend(lines.end());
-        all
-    }
-
-    fn text(text: &'static str) -> BodyLine {
-        BodyLine::Text(Bytes::from_static(text.as_bytes()))
+        let text = |line| match line {
+            BodyLine::Part(line) | BodyLine::Gathered(line) => line,
+            BodyLine::TooLong => TOO_LONG.into(),
+        };
+        all.into_iter().map(text).collect()
     }
 
     #[test]
     fn a_line_ends_at_its_newline_or_at_the_end_of_all() {
-        assert_eq!(cut(9, &[b"a\nbc\n"]), [text("a"), text("bc")]);
-        assert_eq!(cut(9, &[b"a\n\nbc"]), [text("a"), text(""), text("bc")]);
-        assert_eq!(cut(9, &[b""]), []);
-        assert_eq!(cut(9, &[b"\n"]), [text("")]);
+        assert_eq!(cut(9, &[b"a\nbc\n"]), ["a", "bc"]);
+        assert_eq!(cut(9, &[b"a\n\nbc"]), ["a", "", "bc"]);
+        assert_eq!(cut(9, &[b""]), [""; 0]);
+        assert_eq!(cut(9, &[b"\n"]), [""]);
     }
 
     #[test]
     fn a_line_may_come_in_pieces() {
-        assert_eq!(cut(9, &[b"a", b"b\nc", b"\n"]), [text("ab"), text("c")]);
-        assert_eq!(cut(9, &[b"a", b"\n", b"b"]), [text("a"), text("b")]);
+        assert_eq!(cut(9, &[b"a", b"b\nc", b"\n"]), ["ab", "c"]);
+        assert_eq!(cut(9, &[b"a", b"\n", b"b"]), ["a", "b"]);
     }
 
     #[test]
     fn a_line_that_is_too_long_is_skipped_and_it_alone() {
-        assert_eq!(
-            cut(2, &[b"ab\nabc\nab\n"]),
-            [text("ab"), BodyLine::TooLong, text("ab")]
-        );
+        assert_eq!(cut(2, &[b"ab\nabc\nab\n"]), ["ab", TOO_LONG, "ab"]);
         assert_eq!(
             cut(2, &[b"ab", b"c", b"defg", b"h\na", b"b\n", b"abc"]),
-            [BodyLine::TooLong, text("ab"), BodyLine::TooLong]
+            [TOO_LONG, "ab", TOO_LONG]
         );
     }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use bytestring::ByteString;
 use http::Method;
 use http::header::{EXPECT, HeaderMap, IF_NONE_MATCH, RANGE};
@@ -17,7 +16,7 @@ use super::error::HttpError;
 use super::json;
 use super::negotiation::{BodyFormat, Form, FormatError, names_etag};
 use super::range::{self, Selection};
-use super::request::{RequestBody, check_size, read_body};
+use super::request::{CoveredBytes, RequestBody, check_size, read_body};
 use super::response;
 use crate::digest::Digest;
 use crate::message::Message;
@@ -126,13 +125,12 @@ async fn store(
 ) -> Result<Receipt, HttpError> {
     let mut stated = RequestDigests::default();
     stated.read(&head.headers)?;
-    // The reservation lasts until the answer: so long the text is in memory.
-    let (body, _reservation) = read_body(&app.limits.body, &app.bodies, body, &mut stated).await?;
+    let body = read_body(&app.limits.body, &app.bodies, body, &mut stated).await?;
     let _write = app.writes.try_acquire().map_err(|_| HttpError::Busy)?;
-    let bytes = body.len();
+    let bytes = body.bytes().len();
     let read = move || {
-        stated.check(&body)?;
-        let message = read_message(format, &body)?;
+        stated.check(body.bytes())?;
+        let message = read_message(format, body)?;
         check(&message)?;
         Ok::<_, HttpError>(message)
     };
@@ -140,8 +138,8 @@ async fn store(
     Ok(app.service.publish(message).await?)
 }
 
-fn read_message(format: BodyFormat, body: &Bytes) -> Result<Message, HttpError> {
-    let text = ByteString::try_from(body.clone()).map_err(HttpError::NotUtf8)?;
+fn read_message(format: BodyFormat, body: CoveredBytes) -> Result<Message, HttpError> {
+    let text = ByteString::try_from(body.bytes().clone()).map_err(HttpError::NotUtf8)?;
     let text = match format {
         BodyFormat::Text | BodyFormat::Lines => text,
         BodyFormat::Json | BodyFormat::Form => {
@@ -149,7 +147,7 @@ fn read_message(format: BodyFormat, body: &Bytes) -> Result<Message, HttpError> 
             json::message_text(&text).map_err(|error| HttpError::Json { error, is_form })?
         }
     };
-    Ok(Message::new(text))
+    Ok(Message::new(body.into_text(text)))
 }
 
 /// `GET /messages/<digest>`, and the other names of a digest in its place.
@@ -198,20 +196,16 @@ fn message(app: &App, digest: Digest, head: &Parts) -> Result<Response, HttpErro
     }
     let message = app.service.fetch(&digest)?;
     let message = message.ok_or(HttpError::NoSuchMessage)?;
-    let admit = |response| {
-        let admitted = app.answers.admit(response);
-        admitted.ok_or(HttpError::NoRoomForAnswer)
-    };
     // No other method has ranges (RFC 9110, 14.2).
     if form == Form::Text && head.method == Method::GET && fields.contains_key(RANGE) {
         let bytes = message.as_bytes().len();
         match range::wanted(fields, &response::etag(&digest, form), bytes) {
             Selection::All => {}
             Selection::Bytes(part) => {
-                return admit(response::part(&message, part));
+                return Ok(response::part(&message, part));
             }
             Selection::None => return Err(HttpError::NoSuchRange { bytes }),
         }
     }
-    admit(response::found(&message, form))
+    Ok(response::found(&message, form))
 }

@@ -71,4 +71,5 @@ mod trace;
 
 pub use self::app::{App, ConnectionInfo};
 pub use self::body::{DeliveryProgress, ResponseBody};
+pub use self::budget::NoRoom;
 pub use self::resource::ListenerRole;

@@ -14,7 +14,6 @@ use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, HeaderMap, HeaderValue, VARY};
 
 use super::body::Response;
-use super::budget::ByteBudget;
 use super::error::HttpError;
 use super::json;
 use super::negotiation::{Form, Home, names_etag};
@@ -95,12 +94,7 @@ impl Pages {
     }
 
     /// `GET` of a path that is that of a file.
-    pub(super) fn file(
-        &self,
-        path: &str,
-        answers: &ByteBudget,
-        fields: &HeaderMap,
-    ) -> Result<Response, HttpError> {
+    pub(super) fn file(&self, path: &str, fields: &HeaderMap) -> Result<Response, HttpError> {
         let page = self.0.iter().find(|page| page.path == path);
         let page = page.ok_or(HttpError::NoSuchPath)?;
         let mut response = if names_etag(fields, &page.etag) {
@@ -113,7 +107,7 @@ impl Pages {
         fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         fields.insert(ETAG, page.etag.clone());
         fields.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-        answers.admit(response).ok_or(HttpError::NoRoomForAnswer)
+        Ok(response)
     }
 }
 
@@ -121,11 +115,10 @@ impl Pages {
 pub(super) fn home(
     pages: &Pages,
     service: &Service,
-    answers: &ByteBudget,
     fields: &HeaderMap,
 ) -> Result<Response, HttpError> {
     let mut response = match Home::wanted(fields) {
-        Home::Page => pages.file(HOME, answers, fields)?,
+        Home::Page => pages.file(HOME, fields)?,
         Home::Figures => {
             let figures = json::figures(&service.health(), service.stats());
             response::new(StatusCode::OK, Form::Json.kind(), figures.into())

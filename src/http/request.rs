@@ -1,8 +1,9 @@
 //! Reading a request body: within its size, the memory set aside for bodies, and its time.
 //!
-//! **Invariant:** every byte of a body in memory is covered by a [`Reservation`], which lives as long
-//! as the body does. A body whose length is known is covered in full before its first byte is read:
-//! what is begun can be finished, and what cannot be is refused while it costs nothing.
+//! **Invariant:** every byte of a body in memory is covered by a [`Reservation`], which lives as long as what
+//! is kept of the body does: in the queue of the store too, when the client has gone away. A body whose
+//! length is known is covered in full before its first byte is read: what is begun can be finished, and what
+//! cannot be is refused while it costs nothing.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,12 +11,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
 use http::header::{EXPECT, HeaderMap};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, timeout};
 
-use super::budget::{ByteBudget, Reservation};
+use super::budget::{ByteBudget, Reservation, covered};
 use super::digest_fields::{DigestFieldError, RequestDigests};
 use super::record::BodyProgress;
 use crate::config::BodyLimits;
@@ -122,11 +124,13 @@ impl BodyBudget {
         part.reserve(bytes).ok_or(BodyError::NoRoom)
     }
 
-    /// Sets aside room for a batch: a line that is gathered, and as much on its way to the disk.
+    /// Sets aside room for a batch: a line that is gathered, half of it again while its buffer grows, and as
+    /// much as a line on its way to the disk.
     pub(super) fn reserve_batch(&self, limits: &BodyLimits) -> Result<Reservation, BodyError> {
         let line = usize::try_from(limits.bytes_max).unwrap_or(usize::MAX);
         // Where one line may take all the room there is, it does.
-        self.reserve(line.saturating_mul(2).min(self.large.bytes_max()))
+        let bytes = line.saturating_mul(5) / 2;
+        self.reserve(bytes.min(self.large.bytes_max()))
     }
 }
 
@@ -138,6 +142,72 @@ pub(super) fn check_size(bytes_max: u64, body: &RequestBody) -> Result<(), BodyE
     Ok(())
 }
 
+/// Bytes of a body, with what covers them.
+#[derive(Debug)]
+pub(super) struct CoveredBytes {
+    bytes: Bytes,
+    /// They have a buffer of their own, of their size. Otherwise they are part of what was read from the
+    /// connection.
+    is_gathered: bool,
+    reservation: Arc<Reservation>,
+}
+
+impl CoveredBytes {
+    /// Bytes that are part of what was read from the connection.
+    pub(super) fn piece(bytes: Bytes, reservation: Arc<Reservation>) -> Self {
+        Self {
+            bytes,
+            is_gathered: false,
+            reservation,
+        }
+    }
+
+    /// Bytes in a buffer of their own.
+    pub(super) fn gathered(bytes: Bytes, reservation: Arc<Reservation>) -> Self {
+        Self {
+            bytes: covered(bytes, Arc::clone(&reservation)),
+            is_gathered: true,
+            reservation,
+        }
+    }
+
+    /// The bytes, covered only as long as this is there.
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Lets go of everything but `text`, a part of these bytes or made from them. It is copied unless it is at
+    /// least half of a buffer of its own, and covered for as long as it is anywhere.
+    pub(super) fn into_text(self, text: ByteString) -> ByteString {
+        let Self {
+            bytes,
+            is_gathered,
+            reservation,
+        } = self;
+        let is_part = bytes.as_ptr_range().contains(&text.as_ptr());
+        if is_part && is_gathered && text.len() >= bytes.len() / 2 {
+            return text;
+        }
+        let text = if is_part {
+            ByteString::from(&*text)
+        } else {
+            text
+        };
+        drop(bytes);
+        let length = text.len();
+        let text = text.into_bytes();
+        let text = match Arc::try_unwrap(reservation) {
+            Ok(mut reservation) => {
+                reservation.shrink_to(length);
+                covered(text, reservation)
+            }
+            // One for all lines of a batch.
+            Err(shared) => covered(text, shared),
+        };
+        ByteString::try_from(text).unwrap_or_else(|_| unreachable!("it was a text before"))
+    }
+}
+
 /// Reads a whole body, and into `stated` what its trailers say of its digest.
 ///
 /// Dropping the future, which is what happens when the client goes away, frees everything.
@@ -146,7 +216,7 @@ pub(super) async fn read_body(
     budget: &BodyBudget,
     mut body: RequestBody,
     stated: &mut RequestDigests,
-) -> Result<(Bytes, Reservation), BodyError> {
+) -> Result<CoveredBytes, BodyError> {
     let bytes_max = limits.bytes_max;
     let too_large = || BodyError::TooLarge { bytes_max };
     check_size(bytes_max, &body)?;
@@ -172,18 +242,28 @@ pub(super) async fn read_body(
         if bytes > reservation.bytes() {
             // Doubling, so that a long body asks a few times and not for every frame.
             let most = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-            let wanted = (2 * bytes).min(most);
-            reservation = budget.reserve(wanted)?;
+            let larger = budget.reserve((2 * bytes).min(most))?;
+            text = copy_into(larger.bytes(), &text);
+            reservation = larger;
         }
         if text.is_empty() && body.is_end_stream() {
-            // The usual case: all of it came with the head, and nothing is copied.
-            return Ok((data, reservation));
+            // The usual case: all of it came with the head.
+            return Ok(CoveredBytes::piece(data, reservation.into()));
         }
-        text.reserve(reservation.bytes() - text.len());
+        if text.capacity() == 0 {
+            text = copy_into(reservation.bytes(), &[]);
+        }
         text.extend_from_slice(&data);
         deadline.check(text.len() as u64)?;
     }
-    Ok((text.freeze(), reservation))
+    Ok(CoveredBytes::gathered(text.freeze(), reservation.into()))
+}
+
+/// A buffer for `bytes` bytes that begins with `text`. What it replaces is covered until then.
+fn copy_into(bytes: usize, text: &[u8]) -> BytesMut {
+    let mut buffer = BytesMut::with_capacity(bytes);
+    buffer.extend_from_slice(text);
+    buffer
 }
 
 /// Reads a small body to its end and forgets it, so that the connection can go on without it. One that

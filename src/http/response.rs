@@ -73,7 +73,8 @@ pub(super) fn part(message: &Message, part: Range<usize>) -> Response {
     let (first, end, bytes) = (part.start, part.end, text.len());
     let mut response = found(message, Form::Text);
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    *response.body_mut() = ResponseBody::from(text.slice(part));
+    // Copied: a slice would keep all of the text in memory until the client has taken it.
+    *response.body_mut() = Bytes::copy_from_slice(&text.slice(part)).into();
     let range = format!("bytes {first}-{}/{bytes}", end.saturating_sub(1));
     insert(response.headers_mut(), CONTENT_RANGE, range.into());
     response

@@ -55,10 +55,10 @@ pub(super) async fn route(
         }
         (&Method::GET | &Method::HEAD, Resource::Metrics) => Ok(health::metrics(app)),
         (&Method::GET | &Method::HEAD, Resource::Home) => {
-            pages::home(&app.pages, &app.service, &app.answers, &head.headers)
+            pages::home(&app.pages, &app.service, &head.headers)
         }
         (&Method::GET | &Method::HEAD, Resource::Docs | Resource::Description | Resource::File) => {
-            app.pages.file(head.uri.path(), &app.answers, &head.headers)
+            app.pages.file(head.uri.path(), &head.headers)
         }
         (_, Resource::None) => Err(HttpError::NoSuchPath),
         _ => {

@@ -1,7 +1,6 @@
 //! One connection: hyper's HTTP/1.1 or HTTP/2 on a [`CountingStream`], ended by its [`IdlePolicy`] or by the
 //! order to stop.
 
-use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,7 +20,7 @@ use tracing::debug;
 use super::stream::{CountingStream, UNASKED_BYTES_MAX};
 use super::timeouts::{Action, ConnectionProgress, IdlePolicy, Running};
 use crate::config::ConnectionLimits;
-use crate::http::{App, ConnectionInfo, ResponseBody};
+use crate::http::{App, ConnectionInfo, NoRoom, ResponseBody};
 
 /// HTTP/2 streams of one connection at once.
 const H2_STREAMS_MAX: u32 = 64;
@@ -110,18 +109,20 @@ async fn answer(
     progress: Arc<ConnectionProgress>,
     requests_max: u64,
     request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
+) -> Result<Response<ResponseBody>, h2::Error> {
     let is_h2 = request.version() == Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
     let (running, number) = Running::start(progress, is_h2);
-    let mut response = app.answer(request, info).await?;
+    // The client may send it again: nothing was done (RFC 9113, 8.7).
+    let refused = |NoRoom| h2::Reason::REFUSED_STREAM;
+    let mut response = app.answer(request, info).await.map_err(refused)?;
     let progress = &running.0;
     // A streamed answer may end before the body of its request does.
     if response.headers().contains_key(CONNECTION) || (has_body && response.body().is_streamed()) {
         progress.body_unread.store(true, Relaxed);
     }
     if let Some(delivery) = response.body().delivery() {
-        progress.large_answers().push(delivery);
+        progress.follow(delivery);
     }
     if number >= requests_max {
         progress.retire.store(true, Relaxed);

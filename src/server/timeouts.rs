@@ -14,6 +14,10 @@ use tokio::time::Instant;
 use crate::config::ConnectionLimits;
 use crate::http::DeliveryProgress;
 
+/// Answers that are remembered between two looks, before those that were taken are forgotten: twice as many as
+/// there are streams.
+const ANSWERS_MAX: usize = 128;
+
 /// What a connection did so far.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionProgress {
@@ -25,8 +29,8 @@ pub(super) struct ConnectionProgress {
     pub(super) running: AtomicUsize,
     pub(super) requests: AtomicU64,
     pub(super) is_h2: AtomicBool,
-    /// Large answers that the policy does not know yet.
-    pub(super) large_answers: Mutex<Vec<DeliveryProgress>>,
+    /// Answers that the policy does not know yet.
+    answers: Mutex<Vec<DeliveryProgress>>,
     /// An answer was given before its request had ended.
     pub(super) body_unread: AtomicBool,
     /// Enough requests for one connection.
@@ -34,10 +38,18 @@ pub(super) struct ConnectionProgress {
 }
 
 impl ConnectionProgress {
-    pub(super) fn large_answers(&self) -> MutexGuard<'_, Vec<DeliveryProgress>> {
-        self.large_answers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Lets the policy look after an answer.
+    pub(super) fn follow(&self, answer: DeliveryProgress) {
+        let mut answers = self.answers();
+        // A fast client takes thousands between two looks.
+        if answers.len() >= ANSWERS_MAX {
+            answers.retain(|answer| answer.pieces().is_some());
+        }
+        answers.push(answer);
+    }
+
+    fn answers(&self) -> MutexGuard<'_, Vec<DeliveryProgress>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the client may be sending at the moment: a body, or a head that hyper refused.
@@ -93,11 +105,12 @@ pub(super) struct IdlePolicy {
     answers: Vec<Unread>,
 }
 
-/// A large answer that was not taken to its end when it was last looked at.
+/// An answer that was not taken to its end when it was last looked at.
 #[derive(Debug)]
 struct Unread {
     delivery: DeliveryProgress,
     pieces: usize,
+    /// When a piece of it was last taken, or could not be sent since others came first.
     since: Instant,
 }
 
@@ -174,21 +187,23 @@ impl IdlePolicy {
         }
     }
 
-    /// Whether a large answer lies there untaken, however busy the connection is otherwise.
+    /// Whether an answer lies there untaken although it could be sent, however busy the connection is with
+    /// others.
     fn has_stalled_answer(&mut self, progress: &ConnectionProgress) -> bool {
         let now = Instant::now();
+        // A slow line: the answers take turns, and `State::Blocked` says how long nothing may be taken at all.
+        let is_blocked = progress.write_blocked.load(Relaxed);
         let new = |delivery| Unread {
             delivery,
             pieces: 0,
             since: now,
         };
-        self.answers
-            .extend(progress.large_answers().drain(..).map(new));
+        self.answers.extend(progress.answers().drain(..).map(new));
         self.answers.retain_mut(|answer| {
             let Some(pieces) = answer.delivery.pieces() else {
                 return false;
             };
-            if pieces != answer.pieces {
+            if pieces != answer.pieces || is_blocked {
                 answer.pieces = pieces;
                 answer.since = now;
             }
@@ -322,6 +337,47 @@ mod tests {
         }
         pass(Duration::from_millis(1)).await;
         assert_eq!(policy.look(&progress), Action::End);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_could_be_sent_and_is_not_taken_ends_its_connection() {
+        let (mut policy, progress, limits) = policy();
+        let _running = Running::start(Arc::clone(&progress), true);
+        let answer = DeliveryProgress::default();
+        progress.follow(answer.clone());
+        // A slow line takes others, a little at a time.
+        progress.write_blocked.store(true, Relaxed);
+        for _ in 0..10 {
+            assert_eq!(policy.look(&progress), Action::Go);
+            pass(limits.write_stall_timeout).await;
+            progress.written_bytes.fetch_add(1, Relaxed);
+        }
+        policy.look(&progress);
+        progress.write_blocked.store(false, Relaxed);
+        pass(
+            limits
+                .write_stall_timeout
+                .checked_sub(Duration::from_millis(1))
+                .unwrap(),
+        )
+        .await;
+        progress.written_bytes.fetch_add(1 << 20, Relaxed);
+        assert_eq!(policy.look(&progress), Action::Go);
+        pass(Duration::from_millis(1)).await;
+        assert_eq!(policy.look(&progress), Action::End);
+    }
+
+    #[test]
+    fn answers_that_were_taken_are_forgotten() {
+        let progress = ConnectionProgress::default();
+        let waiting = DeliveryProgress::default();
+        progress.follow(waiting.clone());
+        for _ in 0..10 * ANSWERS_MAX {
+            progress.follow(DeliveryProgress::default());
+        }
+        let answers = progress.answers();
+        assert!(answers.len() <= ANSWERS_MAX);
+        assert!(answers.iter().any(|answer| answer.pieces().is_some()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -77,7 +77,7 @@ impl Store for MemoryStore {
             }
             Some(Fault::Gets(_)) | None => {}
         }
-        inner.messages.insert(digest, message);
+        inner.messages.insert(digest, message.copied());
         inner.writes += 1;
         Put::done(Ok(Receipt::new(digest, self.durability())))
     }
