@@ -220,6 +220,32 @@ impl Client {
             v4 @ IpAddr::V4(_) => Self(v4),
         }
     }
+
+    /// The network it is in.
+    #[must_use]
+    pub fn network(self) -> ClientNetwork {
+        ClientNetwork(match self.0 {
+            IpAddr::V6(address) => {
+                let network = address.to_bits() & (u128::MAX << 80);
+                Ipv6Addr::from_bits(network).into()
+            }
+            v4 @ IpAddr::V4(_) => v4,
+        })
+    }
+}
+
+/// The clients that one party can be, a site with all that its provider gave it (RFC 6177): an IPv6 /48
+/// network; one IPv4 address, of which nobody has many for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientNetwork(IpAddr);
+
+impl fmt::Display for ClientNetwork {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(address) => write!(formatter, "{address}"),
+            IpAddr::V6(address) => write!(formatter, "{address}/48"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -339,6 +365,16 @@ mod tests {
         assert_ne!(client("2001:db8::1"), client("2001:db8:0:1::1"));
         assert_eq!(client("::ffff:10.0.0.1"), client("10.0.0.1"));
         assert_ne!(client("10.0.0.2"), client("10.0.0.1"));
+    }
+
+    #[test]
+    fn the_clients_of_a_site_are_one_network() {
+        let network = |address| Client::of(ip(address)).network();
+        assert_eq!(network("2001:db8::1"), network("2001:db8:0:ffff::1"));
+        assert_ne!(network("2001:db8::1"), network("2001:db8:1::1"));
+        assert_ne!(network("10.0.0.2"), network("10.0.0.1"));
+        assert_eq!(network("2001:db8:0:1::1").to_string(), "2001:db8::/48");
+        assert_eq!(network("::ffff:10.0.0.1").to_string(), "10.0.0.1");
     }
 
     proptest! {

@@ -147,7 +147,7 @@ fn descriptors() -> Note {
         return Note::Good("no limit".into());
     };
     // `serve` leaves the store a quarter of them.
-    let wanted = ConnectionLimits::default().connections_max as u64 * 4 / 3;
+    let wanted = ConnectionLimits::default().all_connections_max() as u64 * 4 / 3;
     let doubt = format!("fewer connections than usual, which takes {wanted}");
     Note::good_if(maximum >= wanted, format!("up to {maximum}"), &doubt)
 }

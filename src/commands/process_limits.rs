@@ -20,6 +20,9 @@ pub(super) fn raise_file_limit() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, all)?)
 }
 
+/// Of few descriptors, operators get one in so many, and clients the others.
+const ADMIN_SHARE: usize = 16;
+
 /// No more connections than leave the store its share of the descriptors, and no core dumps: they would
 /// hold messages. Returns how many descriptors there are, `None` if there is no limit.
 pub(super) fn set_process_limits(limits: &mut ConnectionLimits) -> Option<u64> {
@@ -27,12 +30,14 @@ pub(super) fn set_process_limits(limits: &mut ConnectionLimits) -> Option<u64> {
         .current
         .map_or(u64::MAX, |files| files / 4 * 3);
     let connections = usize::try_from(connections).unwrap_or(usize::MAX);
-    if connections < limits.connections_max {
+    if connections < limits.all_connections_max() {
         warn!(
             connections,
             "fewer connections than usual: the limit on open files is low"
         );
-        limits.connections_max = connections;
+        let of_operators = limits.admin_connections_max.min(connections / ADMIN_SHARE);
+        limits.admin_connections_max = of_operators;
+        limits.connections_max = connections - of_operators;
     }
     let none = Rlimit {
         current: Some(0),

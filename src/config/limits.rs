@@ -17,6 +17,14 @@ pub const BATCH_BYTES_MAX: u64 = 256 << 20;
 /// opens.
 pub const CLIENT_CONNECTIONS_MAX: NonZeroU16 = NonZeroU16::MIN.saturating_add(255);
 
+/// Default of [`ConnectionLimits::admin_connections_max`]: 256, which leaves clients what they had; a few
+/// programs that scrape, with room for those that never close a connection.
+const ADMIN_CONNECTIONS_MAX: usize = 256;
+
+/// Default of [`ConnectionLimits::network_connections_max`]: 1,024, an eighth of all. An IPv6 /48 network is
+/// one site with 65,536 clients; four of them may have all that a client may have.
+const NETWORK_CONNECTIONS_MAX: usize = 1024;
+
 /// Default of [`ConnectionLimits::drain_delay`]: an operator with a load balancer that has to see it first
 /// knows how long that takes.
 pub const DRAIN_DELAY: Duration = Duration::ZERO;
@@ -43,10 +51,14 @@ pub struct Limits {
 /// What connections may take.
 #[derive(Clone, Debug)]
 pub struct ConnectionLimits {
-    /// Connections at once.
+    /// Connections at once, those of operators not among them.
     pub connections_max: usize,
     /// Connections at once of one client: an IPv4 address, an IPv6 /64 network.
     pub client_connections_max: usize,
+    /// Connections at once of one IPv6 /48 network; no less than a client may have.
+    pub network_connections_max: usize,
+    /// Connections at once to the addresses for operators.
+    pub admin_connections_max: usize,
     /// Requests on one connection.
     pub requests_max: u64,
     /// A connection may live this long.
@@ -123,6 +135,8 @@ impl Default for ConnectionLimits {
             // About 40 KiB each at the worst.
             connections_max: 8192,
             client_connections_max: CLIENT_CONNECTIONS_MAX.get().into(),
+            network_connections_max: NETWORK_CONNECTIONS_MAX,
+            admin_connections_max: ADMIN_CONNECTIONS_MAX,
             requests_max: 10_000,
             // So that load balancers spread again, and no client holds a slot without end.
             age_max: Duration::from_hours(1),
@@ -137,6 +151,15 @@ impl Default for ConnectionLimits {
             // What supervisors allow between SIGTERM and SIGKILL, with room for the last sync.
             drain_timeout: Duration::from_secs(10),
         }
+    }
+}
+
+impl ConnectionLimits {
+    /// Connections at once, whoever has them.
+    #[must_use]
+    pub fn all_connections_max(&self) -> usize {
+        self.connections_max
+            .saturating_add(self.admin_connections_max)
     }
 }
 
@@ -180,7 +203,7 @@ impl Limits {
         let connection = 2 * self.connection.head_bytes_max + (8 << 10);
         let bodies = self.body.all_large_bytes_max + self.body.all_small_bytes_max;
         self.connection
-            .connections_max
+            .all_connections_max()
             .saturating_mul(connection)
             .saturating_add(bodies + self.answers_bytes_max)
     }

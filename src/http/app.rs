@@ -92,6 +92,12 @@ impl App {
         &self.access
     }
 
+    /// Where connections are counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.reporters.metrics
+    }
+
     /// The service that requests are answered from.
     #[must_use]
     pub fn service(&self) -> &Service {

@@ -1,13 +1,14 @@
 //! Metrics: what is counted, and what a scrape returns.
 //!
 //! This room knows numbers and their names. It does not know who counts: requests report to it when
-//! they end, the store's committer after each group; everything else is a figure that is asked for at
+//! they end, the server when it refuses or ends a connection, the store's committer after each group; everything else is a figure that is asked for at
 //! the scrape. What is counted as it happens is a field and a method of [`Metrics`], what is asked for a
 //! field of [`Figures`]; each is a line in the section of [`Metrics::render`] it belongs to.
 //!
 //! **Invariant:** labels are words of the program, never of a client, so the number of series is
 //! bounded.
 
+mod connections;
 mod histogram;
 mod requests;
 mod text;
@@ -20,6 +21,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
+use self::connections::Connections;
+pub use self::connections::{Ended, Refused};
 use self::histogram::{Counts, Scale};
 use self::requests::Requests;
 pub use self::requests::{Labels, Request};
@@ -79,6 +82,7 @@ pub struct Figures {
 #[derive(Debug)]
 pub struct Metrics {
     requests: Requests,
+    connections: Connections,
     commits: Mutex<Commits>,
     /// Seconds since 1970, 0 while there is no certificate.
     certificate_expiry: AtomicU64,
@@ -97,6 +101,7 @@ impl Default for Metrics {
     fn default() -> Self {
         Self {
             requests: Requests::default(),
+            connections: Connections::default(),
             commits: Mutex::default(),
             certificate_expiry: AtomicU64::new(0),
             started: SystemTime::now(),
@@ -115,6 +120,21 @@ impl Metrics {
         self.requests.end(labels, request);
     }
 
+    /// Counts a connection that was not accepted.
+    pub fn refuse_connection(&self, cause: Refused) {
+        self.connections.refuse(cause);
+    }
+
+    /// Counts a connection that was ended before its time.
+    pub fn end_connection(&self, cause: Ended) {
+        self.connections.end(cause);
+    }
+
+    /// Counts a TLS handshake that failed.
+    pub fn fail_handshake(&self) {
+        self.connections.fail_handshake();
+    }
+
     /// Sets when the certificate in use expires.
     pub fn set_certificate_expiry(&self, expiry: SystemTime) {
         let since = expiry.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -127,6 +147,7 @@ impl Metrics {
     pub fn render(&self, figures: &Figures) -> String {
         let mut page = Exposition::default();
         self.requests.write(&mut page);
+        self.connections.write(&mut page);
         self.write_store(&mut page, figures);
         self.write_service(&mut page, figures);
         self.write_process(&mut page);

@@ -1,57 +1,153 @@
-//! How many connections there may be, in all and of each client.
+//! How many connections there may be, in all, of each client and of each network.
 //!
-//! **Invariant:** a connection is counted from its [`Admission`] until that is dropped, and a client is
-//! remembered only while it has connections.
+//! Close to the limit in all, what decides is who has most: a new connection takes the place of an idle
+//! one of the network with most connections, so that one who fills the server takes places from himself,
+//! and a probe from anywhere else gets in. The last tenth is kept free for that: the connection that ends
+//! is told so, and counts until it is gone.
+//!
+//! **Invariants:** a connection is counted from its [`Admission`] until that is dropped; there are never
+//! more than the limit; a client is remembered only while it has connections; no place is taken from a
+//! network that has fewer connections than the one that gets it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
+
+use super::places::{Owner, Places, Victim, client_of};
+use super::timeouts::ConnectionProgress;
+use crate::access::Peer;
 use crate::access::networks::Client;
 use crate::config::ConnectionLimits;
+use crate::metrics::Refused;
+
+/// One of so many connections is kept free: enough for those that were told to end and are not gone yet, in
+/// a burst of new ones.
+const RESERVE_SHARE: usize = 10;
 
 /// How many connections there are, in all and of each client.
 #[derive(Debug)]
 pub(super) struct Admissions {
     connections_max: usize,
     client_connections_max: usize,
-    counts: Mutex<Counts>,
+    network_connections_max: usize,
+    state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct State {
+    /// All of them, those that were told to end included.
     connections: usize,
+    /// Those that were told to end and are not gone yet.
+    ending: usize,
+    /// All that there were, which numbers them.
+    admitted: u64,
     /// Only clients with connections: no larger than the limit on those.
     clients: HashMap<Client, usize>,
+    /// Of those that were not told to end.
+    places: Places,
 }
 
 impl Admissions {
+    /// Of connections of clients.
     pub(super) fn new(limits: &ConnectionLimits) -> Self {
         Self {
             connections_max: limits.connections_max,
             client_connections_max: limits.client_connections_max,
-            counts: Mutex::default(),
+            network_connections_max: limits
+                .network_connections_max
+                .max(limits.client_connections_max),
+            state: Mutex::default(),
         }
     }
 
-    /// Counts a connection, of `client` if that is known, until the admission is dropped; `None`
-    /// beyond a limit.
-    pub(super) fn admit(self: &Arc<Self>, client: Option<Client>) -> Option<Admission> {
-        let mut counts = self.lock();
-        if counts.connections >= self.connections_max {
-            return None;
+    /// Of connections to the addresses of operators, which one client may have all of.
+    pub(super) fn of_operators(limits: &ConnectionLimits) -> Self {
+        Self {
+            connections_max: limits.admin_connections_max,
+            client_connections_max: limits.admin_connections_max,
+            network_connections_max: limits.admin_connections_max,
+            state: Mutex::default(),
         }
-        counts.connections += 1;
-        drop(counts);
-        let mut admission = Admission {
-            admissions: Arc::clone(self),
-            client: None,
+    }
+
+    /// Counts a connection of `peer`, which began at `started`, until the admission is dropped. Tells
+    /// whose connection ends for it, if one has to.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        peer: Peer,
+        started: Instant,
+    ) -> Result<(Admission, Option<Owner>), Refused> {
+        let owner = Owner::of(peer);
+        let client = client_of(peer);
+        let mut state = self.lock();
+        self.check(&state, client)?;
+        let victim = if state.connections - state.ending < self.crowded_from() {
+            None
+        } else {
+            let victim = state.places.victim(owner, started, state.admitted);
+            // The reserve is for those who have none.
+            if victim.is_none() && state.places.count(owner) > 0 {
+                return Err(Refused::All);
+            }
+            victim
         };
-        admission.assign(client).then_some(admission)
+        if state.connections >= self.connections_max {
+            return Err(Refused::All);
+        }
+        if let Some(victim) = victim {
+            state.end(victim);
+        }
+        let number = state.admitted;
+        state.admitted += 1;
+        state.connections += 1;
+        if let Some(client) = client {
+            *state.clients.entry(client).or_default() += 1;
+        }
+        let progress = Arc::new(ConnectionProgress::new(started));
+        state.places.insert(owner, number, Arc::clone(&progress));
+        drop(state);
+        let admission = Admission {
+            admissions: Arc::clone(self),
+            number,
+            owner,
+            client,
+            progress,
+        };
+        Ok((admission, victim.map(|victim| victim.owner)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether `client` may have one more.
+    fn check(&self, state: &State, client: Option<Client>) -> Result<(), Refused> {
+        let Some(client) = client else { return Ok(()) };
+        let count = state.clients.get(&client).copied();
+        if count.unwrap_or_default() >= self.client_connections_max {
+            return Err(Refused::Client);
+        }
+        if state.places.count(Owner::Network(client.network())) >= self.network_connections_max {
+            return Err(Refused::Network);
+        }
+        Ok(())
+    }
+
+    /// From so many connections on, each new one takes the place of another.
+    fn crowded_from(&self) -> usize {
+        let reserve = (self.connections_max / RESERVE_SHARE).max(1);
+        self.connections_max.saturating_sub(reserve)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn end(&mut self, victim: Victim) {
+        if let Some(progress) = self.places.remove(victim.owner, victim.number) {
+            self.ending += 1;
+            progress.end();
+        }
     }
 }
 
@@ -59,32 +155,45 @@ impl Admissions {
 #[derive(Debug)]
 pub(super) struct Admission {
     admissions: Arc<Admissions>,
+    number: u64,
+    owner: Owner,
     /// Whose it is, if that is known.
     client: Option<Client>,
+    progress: Arc<ConnectionProgress>,
 }
 
 impl Admission {
-    /// Counts this connection as one of `client`, once that is known; returns whether they may have
-    /// one more.
-    pub(super) fn assign(&mut self, client: Option<Client>) -> bool {
-        let Some(new) = client else { return true };
-        let mut counts = self.admissions.lock();
-        let count = counts.clients.entry(new).or_default();
-        if *count >= self.admissions.client_connections_max {
-            return false;
+    /// Counts this connection as one of `peer`, for whom a proxy has it, if they may have one more.
+    pub(super) fn assign(&mut self, peer: Peer) -> Result<(), Refused> {
+        let Some(client) = client_of(peer) else {
+            return Ok(());
+        };
+        let mut state = self.admissions.lock();
+        self.admissions.check(&state, Some(client))?;
+        *state.clients.entry(client).or_default() += 1;
+        self.client = Some(client);
+        // Unless it was told to end.
+        if let Some(progress) = state.places.remove(self.owner, self.number) {
+            self.owner = Owner::of(peer);
+            state.places.insert(self.owner, self.number, progress);
         }
-        *count += 1;
-        self.client = client;
-        true
+        Ok(())
+    }
+
+    pub(super) fn progress(&self) -> &Arc<ConnectionProgress> {
+        &self.progress
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        let mut counts = self.admissions.lock();
-        counts.connections -= 1;
+        let mut state = self.admissions.lock();
+        state.connections -= 1;
+        if state.places.remove(self.owner, self.number).is_none() {
+            state.ending -= 1;
+        }
         let Some(client) = self.client else { return };
-        if let Entry::Occupied(mut count) = counts.clients.entry(client) {
+        if let Entry::Occupied(mut count) = state.clients.entry(client) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
@@ -95,56 +204,299 @@ impl Drop for Admission {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+    use std::sync::atomic::Ordering::Relaxed;
+    use std::time::Duration;
+
+    use tokio::time::advance;
+
+    use super::super::places::FIRST_REQUEST_GRACE;
     use super::*;
 
-    fn admissions() -> Arc<Admissions> {
-        let limits = ConnectionLimits {
-            connections_max: 3,
-            client_connections_max: 2,
+    const NONE: [usize; 0] = [];
+
+    fn limits(connections_max: usize) -> ConnectionLimits {
+        ConnectionLimits {
+            connections_max,
+            client_connections_max: 100,
+            network_connections_max: 100,
             ..ConnectionLimits::default()
-        };
-        Arc::new(Admissions::new(&limits))
+        }
     }
 
-    fn client(address: &str) -> Client {
-        Client::of(address.parse().unwrap())
+    fn admissions(connections_max: usize) -> Arc<Admissions> {
+        Arc::new(Admissions::new(&limits(connections_max)))
     }
 
-    #[test]
-    fn a_client_gets_its_connections_and_not_one_more() {
-        let admissions = admissions();
-        let first = admissions.admit(Some(client("10.0.0.1"))).unwrap();
-        let _second = admissions.admit(Some(client("::ffff:10.0.0.1"))).unwrap();
-        assert!(admissions.admit(Some(client("10.0.0.1"))).is_none());
+    fn peer(address: &str) -> Peer {
+        Peer {
+            address: address.parse().unwrap(),
+            is_trusted: false,
+        }
+    }
+
+    fn proxy(address: &str) -> Peer {
+        Peer {
+            is_trusted: true,
+            ..peer(address)
+        }
+    }
+
+    impl Admissions {
+        /// A connection of `peer` that had a request.
+        fn run(self: &Arc<Self>, peer: Peer) -> Result<Admission, Refused> {
+            let (admission, _) = self.admit(peer, Instant::now())?;
+            let task = tokio::spawn(pending::<()>());
+            admission.progress.runs_in(task.abort_handle());
+            admission.set(1, 0);
+            Ok(admission)
+        }
+
+        fn run_many(self: &Arc<Self>, peer: Peer, number: usize) -> Vec<Admission> {
+            (0..number).map(|_| self.run(peer).unwrap()).collect()
+        }
+    }
+
+    impl Admission {
+        fn was_told_to_end(&self) -> bool {
+            let state = self.admissions.lock();
+            !state.places.has(self.owner, self.number)
+        }
+
+        /// Had so many requests, of which so many are running.
+        fn set(&self, requests: u64, running: usize) {
+            self.progress.requests.store(requests, Relaxed);
+            self.progress.running.store(running, Relaxed);
+        }
+    }
+
+    fn set_all(held: &[Admission], requests: u64, running: usize) {
+        for admission in held {
+            admission.set(requests, running);
+        }
+    }
+
+    /// Which of `held` were told to end.
+    fn ending(held: &[Admission]) -> Vec<usize> {
+        let ending = held.iter().enumerate();
+        let ending = ending.filter(|(_, admission)| admission.was_told_to_end());
+        ending.map(|(number, _)| number).collect()
+    }
+
+    #[tokio::test]
+    async fn a_client_gets_its_connections_and_not_one_more() {
+        let admissions = Arc::new(Admissions::new(&ConnectionLimits {
+            client_connections_max: 2,
+            ..limits(100)
+        }));
+        let first = admissions.run(peer("10.0.0.1")).unwrap();
+        let _second = admissions.run(peer("::ffff:10.0.0.1")).unwrap();
+        let refused = admissions.run(peer("10.0.0.1")).unwrap_err();
+        assert_eq!(refused, Refused::Client);
         drop(first);
-        assert!(admissions.admit(Some(client("10.0.0.1"))).is_some());
+        assert!(admissions.run(peer("10.0.0.1")).is_ok());
     }
 
-    #[test]
-    fn all_clients_together_have_a_limit_too() {
-        let admissions = admissions();
-        let held: Vec<_> = (1..=3)
-            .map(|last| admissions.admit(Some(client(&format!("10.0.0.{last}")))))
-            .collect();
-        assert!(held.iter().all(Option::is_some));
-        assert!(admissions.admit(Some(client("10.0.0.4"))).is_none());
+    #[tokio::test]
+    async fn the_clients_of_a_network_get_its_connections_and_not_one_more() {
+        let admissions = Arc::new(Admissions::new(&ConnectionLimits {
+            client_connections_max: 2,
+            network_connections_max: 3,
+            ..limits(100)
+        }));
+        let mut held = admissions.run_many(peer("2001:db8:0:1::1"), 2);
+        held.push(admissions.run(peer("2001:db8:0:2::1")).unwrap());
+        let refused = admissions.run(peer("2001:db8:0:3::1")).unwrap_err();
+        assert_eq!(refused, Refused::Network);
+        assert!(admissions.run(peer("2001:db8:1::1")).is_ok());
+        held.pop();
+        assert!(admissions.run(peer("2001:db8:0:3::1")).is_ok());
+    }
+
+    #[tokio::test]
+    async fn there_are_never_more_than_the_limit_however_many_are_told_to_end() {
+        let admissions = admissions(20);
+        let mut held = admissions.run_many(peer("10.0.0.1"), 18);
+        assert_eq!(ending(&held), NONE);
+        for last in 2..=3 {
+            held.push(admissions.run(peer(&format!("10.0.0.{last}"))).unwrap());
+        }
+        assert_eq!(ending(&held), [0, 1]);
+        // Those two are not gone yet.
+        let refused = admissions.run(peer("10.0.0.4")).unwrap_err();
+        assert_eq!(refused, Refused::All);
+        drop(held.remove(0));
+        assert!(admissions.run(peer("10.0.0.4")).is_ok());
         drop(held);
-        assert!(admissions.lock().clients.is_empty());
-        assert!(admissions.admit(Some(client("10.0.0.4"))).is_some());
+        let state = admissions.lock();
+        assert_eq!((state.connections, state.ending), (0, 0));
+        assert!(state.clients.is_empty() && state.places.are_none());
     }
 
-    #[test]
-    fn connections_of_a_proxy_are_nobody_s_until_it_says_whose() {
-        let admissions = admissions();
-        let mut held: Vec<_> = (0..3).map(|_| admissions.admit(None).unwrap()).collect();
-        assert!(admissions.admit(None).is_none());
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_idle_connection_of_who_has_most_makes_room() {
+        let admissions = admissions(10);
+        let others = admissions.run_many(peer("10.0.0.2"), 4);
+        advance(Duration::from_millis(500)).await;
+        let mut most = admissions.run_many(peer("10.0.0.1"), 5);
+        for (number, admission) in most.iter().enumerate() {
+            admission.set(1, (number == 0).into());
+            let since = Instant::now() + Duration::from_millis(10 * (5 - number as u64));
+            admission.progress.set_state_since(since);
+        }
+        // This one began a request since, and was answered.
+        most[4].progress.state_since.store(u64::MAX, Relaxed);
+        advance(Duration::from_millis(100)).await;
+        let mut probe = admissions.run(peer("10.0.0.3")).unwrap();
+        assert_eq!((ending(&most), ending(&others)), (vec![3], vec![]));
+        // It is ended, not only told.
+        tokio::task::yield_now().await;
+        assert!(most[3].progress.task.get().unwrap().is_finished());
+
+        drop(most.remove(3));
+        drop(probe);
+        most.push(admissions.run(peer("10.0.0.1")).unwrap());
+        probe = admissions.run(peer("10.0.0.3")).unwrap();
+        assert_eq!((ending(&most), ending(&others)), (vec![2], vec![]));
+        assert!(!probe.was_told_to_end());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_request_goes_before_one_that_had_some() {
+        let admissions = admissions(10);
+        let mut held = admissions.run_many(peer("10.0.0.1"), 1);
+        advance(Duration::from_secs(30)).await;
+        held.extend(admissions.run_many(peer("10.0.0.1"), 8));
+        set_all(&held[1..8], 0, 0);
+        advance(FIRST_REQUEST_GRACE.saturating_sub(Duration::from_millis(1))).await;
+        // They may bring one in a moment.
+        drop(admissions.run(peer("10.0.0.2")).unwrap());
+        assert_eq!(ending(&held), [0]);
+        held[0] = admissions.run(peer("10.0.0.1")).unwrap();
+        advance(Duration::from_millis(1)).await;
+        drop(admissions.run(peer("10.0.0.2")).unwrap());
+        assert_eq!(ending(&held), [1]);
+    }
+
+    #[tokio::test]
+    async fn nobody_takes_from_those_who_have_less() {
+        let admissions = admissions(10);
+        let less = admissions.run_many(peer("10.0.0.1"), 4);
+        let most = admissions.run_many(peer("10.0.0.2"), 5);
+        // The sixth takes the place of the first.
+        let sixth = admissions.run(peer("10.0.0.2")).unwrap();
+        assert_eq!((ending(&less), ending(&most)), (vec![], vec![0]));
+        assert!(!sixth.was_told_to_end());
+    }
+
+    #[tokio::test]
+    async fn among_those_who_have_one_each_a_new_one_does_not_go_first() {
+        let admissions = admissions(10);
+        let held: Vec<_> = (1..=9)
+            .map(|last| admissions.run(peer(&format!("10.0.0.{last}"))).unwrap())
+            .collect();
+        drop(admissions.run(peer("10.0.1.1")).unwrap());
+        assert_eq!(ending(&held), [0]);
+    }
+
+    #[tokio::test]
+    async fn clients_of_one_ipv6_network_count_together_when_it_is_about_places() {
+        let admissions = admissions(10);
+        let others = admissions.run_many(peer("10.0.0.1"), 3);
+        let site: Vec<_> = (1..=6)
+            .map(|client| {
+                let address = format!("2001:db8:0:{client}::1");
+                admissions.run(peer(&address)).unwrap()
+            })
+            .collect();
+        let _probe = admissions.run(peer("10.0.0.2")).unwrap();
+        assert_eq!((ending(&site), ending(&others)), (vec![0], vec![]));
+    }
+
+    #[tokio::test]
+    async fn idle_connections_of_others_go_before_running_requests() {
+        let admissions = admissions(10);
+        let busy = admissions.run_many(peer("10.0.0.1"), 7);
+        set_all(&busy, 1, 1);
+        let idle = admissions.run_many(peer("10.0.0.2"), 2);
+        let _probe = admissions.run(peer("10.0.0.3")).unwrap();
+        assert_eq!((ending(&busy), ending(&idle)), (vec![], vec![0]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_all_are_busy_one_of_those_who_have_most_makes_room_for_those_who_have_less() {
+        let admissions = admissions(10);
+        let mut busy = admissions.run_many(peer("10.0.0.1"), 9);
+        set_all(&busy, 1, 1);
+        advance(Duration::from_secs(1)).await;
+        busy[0].progress.set_state_since(Instant::now());
+        // No request of theirs ends so that they can begin another.
+        let refused = admissions.run(peer("10.0.0.1")).unwrap_err();
+        assert_eq!(refused, Refused::All);
+        assert_eq!(ending(&busy), NONE);
+        let probe = admissions.run(peer("10.0.0.2")).unwrap();
+        assert_eq!(ending(&busy), [1]);
+        drop(busy.remove(1));
+        // A probe that has not asked yet is not the next to go: others have more.
+        probe.set(0, 0);
+        let _other = admissions.run(peer("10.0.0.1")).unwrap_err();
+        let _more = admissions.run(peer("10.0.0.3")).unwrap();
+        assert!(!probe.was_told_to_end());
+    }
+
+    #[tokio::test]
+    async fn connections_of_a_proxy_go_last_and_a_running_one_never() {
+        let admissions = admissions(10);
+        let proxied = admissions.run_many(proxy("10.0.0.1"), 7);
+        let clients = admissions.run_many(peer("10.0.0.2"), 2);
+        drop(admissions.run(peer("10.0.0.3")).unwrap());
+        assert_eq!((ending(&proxied), ending(&clients)), (vec![], vec![0]));
+        drop(clients);
+        let clients = admissions.run_many(peer("10.0.0.2"), 1);
+        clients[0].set(1, 1);
+        let more = admissions.run(proxy("10.0.0.1")).unwrap();
+        // Nobody has two: it takes from itself.
+        let _new = admissions.run(proxy("10.0.0.1")).unwrap();
+        assert_eq!((ending(&proxied), ending(&clients)), (vec![0], vec![]));
+        drop((clients, more));
+
+        let admissions = self::admissions(10);
+        let busy = admissions.run_many(proxy("10.0.0.1"), 9);
+        set_all(&busy, 1, 1);
+        assert_eq!(admissions.run(proxy("10.0.0.1")).unwrap_err(), Refused::All);
+        // There is the reserve.
+        let _probe = admissions.run(peer("10.0.0.2")).unwrap();
+        assert_eq!(ending(&busy), NONE);
+    }
+
+    #[tokio::test]
+    async fn connections_of_a_proxy_are_nobody_s_until_it_says_whose() {
+        let admissions = Arc::new(Admissions::new(&ConnectionLimits {
+            client_connections_max: 2,
+            ..limits(100)
+        }));
+        let mut held = admissions.run_many(proxy("10.0.0.1"), 3);
         let may_have: Vec<_> = held
             .iter_mut()
-            .map(|admission| admission.assign(Some(client("10.0.0.1"))))
+            .map(|admission| admission.assign(peer("192.0.2.1")))
             .collect();
-        assert_eq!(may_have, [true, true, false]);
+        assert_eq!(may_have, [Ok(()), Ok(()), Err(Refused::Client)]);
+        let owner = Owner::of(peer("192.0.2.1"));
+        assert_eq!(admissions.lock().places.count(owner), 2);
         drop(held);
-        let counts = admissions.lock();
-        assert!(counts.clients.is_empty() && counts.connections == 0);
+        let state = admissions.lock();
+        assert!(state.clients.is_empty() && state.places.are_none() && state.connections == 0);
+    }
+
+    #[tokio::test]
+    async fn an_operator_may_have_all_connections_that_are_for_operators() {
+        let admissions = Arc::new(Admissions::of_operators(&ConnectionLimits {
+            admin_connections_max: 10,
+            client_connections_max: 1,
+            ..ConnectionLimits::default()
+        }));
+        let mut held = admissions.run_many(peer("10.0.0.1"), 9);
+        held.push(admissions.run(peer("10.0.0.1")).unwrap());
+        assert_eq!(ending(&held), [0]);
     }
 }

@@ -14,7 +14,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tracing::debug;
 
 use super::stream::{CountingStream, UNASKED_BYTES_MAX};
@@ -52,16 +51,15 @@ pub(super) enum Phase {
     Abort,
 }
 
-/// Serves one connection, which began at `started`, to its end.
+/// Serves one connection to its end.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     stream: S,
-    started: Instant,
+    progress: Arc<ConnectionProgress>,
     info: ConnectionInfo,
     app: Arc<App>,
     limits: Arc<ConnectionLimits>,
     mut phase: watch::Receiver<Phase>,
 ) {
-    let progress = Arc::new(ConnectionProgress::default());
     let stream = CountingStream::new(stream, Arc::clone(&progress));
     let requests_max = limits.requests_max;
     let service = {
@@ -78,7 +76,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     };
     let builder = builder(&limits);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut policy = IdlePolicy::new(&limits, started);
+    let mut policy = IdlePolicy::new(&limits, progress.started);
     let mut ticks = tokio::time::interval(policy.tick());
     loop {
         tokio::select! {

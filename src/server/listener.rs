@@ -1,8 +1,8 @@
 //! Accepting connections: within their number, whatever happens.
 //!
-//! A connection beyond a limit, or of a network that is not allowed, is closed at once: an answer would
-//! cost what the limit saves. An error of `accept` never ends the loop: when descriptors have run out
-//! it pauses, since the next try cannot fare better before some connection has ended.
+//! A connection beyond a limit, or of a network that is not allowed, is counted and closed at once: an
+//! answer would cost what the limit saves. An error of `accept` never ends the loop: when descriptors have
+//! run out it pauses, since the next try cannot fare better before some connection has ended.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,11 +17,12 @@ use tracing::{debug, warn};
 use super::admission::{Admission, Admissions};
 use super::connection::{Phase, serve};
 use super::proxy_protocol;
+use super::timeouts::ConnectionProgress;
 use super::tls::Tls;
-use crate::access::networks::Client;
 use crate::access::{Access, Peer};
 use crate::config::ConnectionLimits;
 use crate::http::{App, ConnectionInfo, ListenerRole};
+use crate::metrics::{Ended, Refused};
 
 /// Pause after an error of `accept`, long enough for connections to end, short enough that the
 /// backlog holds meanwhile.
@@ -62,7 +63,9 @@ pub(super) async fn accept(
 ) {
     let mut failures = Warning::default();
     let mut refusals = Warning::default();
+    let mut replacements = Warning::default();
     let mut strangers = Warning::default();
+    let metrics = app.metrics();
     loop {
         let (stream, address) = match listener.socket.accept().await {
             Ok(accepted) => accepted,
@@ -77,17 +80,29 @@ pub(super) async fn accept(
         };
         let peer = app.access().peer(address.ip());
         if !is_let_in(app.access(), peer) {
+            metrics.refuse_connection(Refused::Denied);
             if let Some(times) = strangers.due() {
                 warn!(client = %peer.address, times, "closed connections of networks not let in");
             }
             continue;
         }
-        let Some(admission) = admissions.admit(client_of(peer)) else {
-            if let Some(times) = refusals.due() {
-                warn!(client = %peer.address, times, "closed connections beyond the limit");
+        let started = Instant::now();
+        let (admission, replaced) = match admissions.admit(peer, started) {
+            Ok(admitted) => admitted,
+            Err(cause) => {
+                metrics.refuse_connection(cause);
+                if let Some(times) = refusals.due() {
+                    warn!(client = %peer.address, times, "closed connections beyond the limit");
+                }
+                continue;
             }
-            continue;
         };
+        if let Some(owner) = replaced {
+            metrics.end_connection(Ended::Room);
+            if let Some(times) = replacements.due() {
+                warn!(of = %owner, times, "ended connections to make room for new ones");
+            }
+        }
         // Answers are written in one piece; waiting for more only delays them.
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "a connection was gone before it began");
@@ -100,10 +115,11 @@ pub(super) async fn accept(
             origin: peer,
             role: listener.role,
         };
-        let started = Instant::now();
         let tls = listener.tls.clone();
-        tokio::spawn(async move {
+        let progress = Arc::clone(admission.progress());
+        let task = tokio::spawn(async move {
             let (mut stream, mut admission) = (stream, admission);
+            let progress = Arc::clone(admission.progress());
             if peer.is_trusted {
                 let deadline = started + limits.head_timeout;
                 let introduced = introduce(&mut stream, &mut info, &app, &mut admission);
@@ -119,22 +135,18 @@ pub(super) async fn accept(
                 }
             }
             match tls {
-                None => serve(stream, started, info, app, limits, phase).await,
-                Some(tls) => serve_tls(&tls, stream, started, info, app, limits, phase).await,
+                None => serve(stream, progress, info, app, limits, phase).await,
+                Some(tls) => serve_tls(&tls, stream, progress, info, app, limits, phase).await,
             }
             drop(admission);
         });
+        progress.runs_in(task.abort_handle());
     }
 }
 
 /// A trusted proxy may speak for clients that are allowed without being allowed itself.
 fn is_let_in(access: &Access, peer: Peer) -> bool {
     peer.is_trusted || access.admits(peer.address)
-}
-
-/// Whose connection it is, as far as they are counted: those of a proxy are many clients'.
-fn client_of(peer: Peer) -> Option<Client> {
-    (!peer.is_trusted).then(|| Client::of(peer.address))
 }
 
 /// Lets a trusted proxy say for whom a connection is; returns whether they may have it.
@@ -154,37 +166,47 @@ async fn introduce(
     };
     info.origin = app.access().peer(address.ip());
     info.peer = address.to_string().into();
-    is_let_in(app.access(), info.origin) && admission.assign(client_of(info.origin))
+    let result = if is_let_in(app.access(), info.origin) {
+        admission.assign(info.origin)
+    } else {
+        Err(Refused::Denied)
+    };
+    result
+        .inspect_err(|&cause| app.metrics().refuse_connection(cause))
+        .is_ok()
 }
 
 /// Shakes hands within the time that a first request has, which goes on running.
 async fn serve_tls(
     tls: &Tls,
     stream: TcpStream,
-    started: Instant,
+    progress: Arc<ConnectionProgress>,
     info: ConnectionInfo,
     app: Arc<App>,
     limits: Arc<ConnectionLimits>,
     mut phase: watch::Receiver<Phase>,
 ) {
-    let handshake = timeout_at(started + limits.head_timeout, tls.accept(stream));
+    let deadline = progress.started + limits.head_timeout;
+    let handshake = timeout_at(deadline, tls.accept(stream));
     let stream = tokio::select! {
         // There is nothing yet that could be finished.
         _ = phase.changed() => return,
         accepted = handshake => match accepted {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
+                app.metrics().fail_handshake();
                 debug!(%error, client = %info.peer, "a TLS handshake failed");
                 return;
             }
             Err(_) => {
+                app.metrics().fail_handshake();
                 debug!(client = %info.peer, "a TLS handshake took too long");
                 return;
             }
         },
     };
     // Boxed: its state is large, and connections without TLS would carry room for it.
-    Box::pin(serve(stream, started, info, app, limits, phase)).await;
+    Box::pin(serve(stream, progress, info, app, limits, phase)).await;
 }
 
 /// Whether only the connection that was to be accepted is broken, not the listener (accept(2)).

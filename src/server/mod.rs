@@ -8,6 +8,7 @@
 mod admission;
 mod connection;
 mod listener;
+mod places;
 mod proxy_protocol;
 mod stream;
 mod timeouts;
@@ -36,7 +37,7 @@ use self::listener::accept;
 pub use self::signal::{hangups, stop_signal};
 pub use self::tls::Tls;
 use crate::config::ConnectionLimits;
-use crate::http::App;
+use crate::http::{App, ListenerRole};
 
 /// Connections the kernel may complete before they are accepted: a burst of clients, not a queue.
 const BACKLOG: u32 = 1024;
@@ -90,16 +91,21 @@ pub async fn run<L: Into<Listener>>(
     stop: impl Future<Output = ()>,
 ) {
     let limits = Arc::new(limits);
-    let admissions = Arc::new(Admissions::new(&limits));
+    let of_clients = Arc::new(Admissions::new(&limits));
+    let of_operators = Arc::new(Admissions::of_operators(&limits));
     let (phase, _) = watch::channel(Phase::Serve);
     let mut accepting = JoinSet::new();
     for listener in listeners {
-        let (app, limits) = (Arc::clone(&app), Arc::clone(&limits));
+        let listener = listener.into();
+        let admissions = match listener.role {
+            ListenerRole::All | ListenerRole::Public => &of_clients,
+            ListenerRole::Admin => &of_operators,
+        };
         accepting.spawn(accept(
-            listener.into(),
-            app,
-            limits,
-            Arc::clone(&admissions),
+            listener,
+            Arc::clone(&app),
+            Arc::clone(&limits),
+            Arc::clone(admissions),
             phase.clone(),
         ));
     }

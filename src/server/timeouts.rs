@@ -6,9 +6,10 @@
 //! on time hold within a quarter of the shortest of them, and cost a request nothing.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::config::ConnectionLimits;
@@ -19,8 +20,13 @@ use crate::http::DeliveryProgress;
 const ANSWERS_MAX: usize = 128;
 
 /// What a connection did so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ConnectionProgress {
+    pub(super) started: Instant,
+    /// Since when it does what it does, in milliseconds after its start, or [`NEW_STATE`].
+    pub(super) state_since: AtomicU64,
+    /// What runs it, once that is there.
+    pub(super) task: OnceLock<AbortHandle>,
     /// Bytes read since the last request began: a head in the making, if none is running.
     pub(super) head_bytes: AtomicUsize,
     pub(super) written_bytes: AtomicU64,
@@ -37,7 +43,68 @@ pub(super) struct ConnectionProgress {
     pub(super) retire: AtomicBool,
 }
 
+/// A request began after the policy last looked.
+const NEW_STATE: u64 = u64::MAX;
+
 impl ConnectionProgress {
+    pub(super) fn new(started: Instant) -> Self {
+        Self {
+            started,
+            state_since: AtomicU64::new(0),
+            task: OnceLock::new(),
+            head_bytes: AtomicUsize::new(0),
+            written_bytes: AtomicU64::new(0),
+            write_blocked: AtomicBool::new(false),
+            running: AtomicUsize::new(0),
+            requests: AtomicU64::new(0),
+            is_h2: AtomicBool::new(false),
+            answers: Mutex::default(),
+            body_unread: AtomicBool::new(false),
+            retire: AtomicBool::new(false),
+        }
+    }
+
+    /// Lets [`Self::end`] end `task`.
+    pub(super) fn runs_in(&self, task: AbortHandle) {
+        // There is only one.
+        let _ = self.task.set(task);
+    }
+
+    /// Whether [`Self::end`] would end it.
+    pub(super) fn can_end(&self) -> bool {
+        self.task.get().is_some()
+    }
+
+    /// Ends the connection, whatever it does, soon.
+    pub(super) fn end(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
+
+    /// Whether a request is being answered, or its answer taken.
+    pub(super) fn is_busy(&self) -> bool {
+        self.running.load(Relaxed) > 0 || self.write_blocked.load(Relaxed)
+    }
+
+    pub(super) fn has_had_requests(&self) -> bool {
+        self.requests.load(Relaxed) > 0
+    }
+
+    /// How long it has been idle, or busy without progress, as far as the policy saw.
+    pub(super) fn state_lasts_for(&self, now: Instant) -> Duration {
+        match self.state_since.load(Relaxed) {
+            NEW_STATE => Duration::ZERO,
+            since => (now - self.started).saturating_sub(Duration::from_millis(since)),
+        }
+    }
+
+    pub(super) fn set_state_since(&self, since: Instant) {
+        let since = (since - self.started).as_millis();
+        let since = u64::try_from(since).unwrap_or(NEW_STATE);
+        self.state_since.store(since, Relaxed);
+    }
+
     /// Lets the policy look after an answer.
     pub(super) fn follow(&self, answer: DeliveryProgress) {
         let mut answers = self.answers();
@@ -67,6 +134,7 @@ impl Running {
     pub(super) fn start(progress: Arc<ConnectionProgress>, is_h2: bool) -> (Self, u64) {
         progress.head_bytes.store(0, Relaxed);
         progress.is_h2.store(is_h2, Relaxed);
+        progress.state_since.store(NEW_STATE, Relaxed);
         progress.running.fetch_add(1, Relaxed);
         let number = progress.requests.fetch_add(1, Relaxed) + 1;
         (Self(progress), number)
@@ -164,6 +232,7 @@ impl IdlePolicy {
             self.state = state;
             self.since = Instant::now();
         }
+        progress.set_state_since(self.since);
         let lasting = self.since.elapsed();
         let is_over = match state {
             State::First | State::Head => lasting >= self.head_timeout,
@@ -254,7 +323,7 @@ mod tests {
         let limits = ConnectionLimits::default();
         (
             IdlePolicy::new(&limits, Instant::now()),
-            Arc::default(),
+            Arc::new(ConnectionProgress::new(Instant::now())),
             limits,
         )
     }
@@ -297,6 +366,24 @@ mod tests {
         assert_eq!(policy.look(&progress), Action::Go);
         pass(limits.write_stall_timeout).await;
         assert_eq!(policy.look(&progress), Action::End);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_knows_how_long_it_has_been_idle() {
+        let (mut policy, progress, _) = policy();
+        let second = Duration::from_secs(1);
+        let lasts = || progress.state_lasts_for(Instant::now());
+        pass(second).await;
+        policy.look(&progress);
+        assert_eq!(lasts(), second);
+        drop(Running::start(Arc::clone(&progress), false));
+        // Nobody has looked since.
+        pass(second).await;
+        assert_eq!(lasts(), Duration::ZERO);
+        policy.look(&progress);
+        pass(2 * second).await;
+        policy.look(&progress);
+        assert_eq!(lasts(), 2 * second);
     }
 
     #[tokio::test(start_paused = true)]
@@ -369,7 +456,7 @@ mod tests {
 
     #[test]
     fn answers_that_were_taken_are_forgotten() {
-        let progress = ConnectionProgress::default();
+        let progress = ConnectionProgress::new(Instant::now());
         let waiting = DeliveryProgress::default();
         progress.follow(waiting.clone());
         for _ in 0..10 * ANSWERS_MAX {

@@ -347,6 +347,11 @@ async fn a_connection_of_a_network_that_is_not_let_in_is_closed_before_a_byte_is
             assert_eq!(client.rest().await.bytes, b"", "{source:?}");
         }
     }
+    let metrics = server
+        .ask_over(Protocol::Http1, &Ask::get("/metrics"))
+        .await;
+    let denied = "\ndigestd_connections_refused_total{cause=\"denied\"} 2\n";
+    assert!(metrics.text().contains(denied), "{}", metrics.text());
 }
 
 #[tokio::test]

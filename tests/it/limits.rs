@@ -5,7 +5,6 @@
 //! to be closed; nothing is inferred from a pause. Times are checked from below exactly, and from
 //! above by patience only: the machine may be busy.
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use digestd::config::Limits;
@@ -15,9 +14,8 @@ use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 
+use crate::admission::{GET, is_served};
 use crate::support::{Ask, Protocol, Raw, TestServer, milliseconds, until};
-
-const GET: &str = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
 
 /// The head of a POST of a text of `bytes` bytes.
 fn post(bytes: usize) -> String {
@@ -551,69 +549,6 @@ async fn bodies_on_their_way_are_not_writes() {
         client.send("bc").await;
         assert_eq!(client.answer().await.status, 201);
     }
-}
-
-// Connections.
-
-/// Connects from an address of the loopback network.
-async fn connect_from(address: &str, server: &TestServer) -> Raw {
-    let socket = TcpSocket::new_v4().unwrap();
-    let from: SocketAddr = format!("{address}:0").parse().unwrap();
-    socket.bind(from).unwrap();
-    Raw::new(socket.connect(server.address).await.unwrap())
-}
-
-/// Whether a new connection from `address` is served; it ends with the question.
-async fn is_served(address: &str, server: &TestServer) -> bool {
-    let mut client = connect_from(address, server).await;
-    // The connection may be gone already.
-    let _ = client.try_send(GET.as_bytes()).await;
-    let is_served = client.read_more().await.is_ok();
-    if is_served {
-        assert_eq!(client.answer().await.status, 200);
-    }
-    is_served
-}
-
-async fn hold_connection(address: &str, server: &TestServer) -> Raw {
-    let mut client = connect_from(address, server).await;
-    client.send(GET).await;
-    client.answer().await;
-    client
-}
-
-#[tokio::test]
-async fn a_client_has_its_connections_and_not_one_more() {
-    let server = TestServer::with(|limits| limits.connection.client_connections_max = 2);
-    let mut first = hold_connection("127.0.0.1", &server).await;
-    let second = hold_connection("127.0.0.1", &server).await;
-    assert!(!is_served("127.0.0.1", &server).await);
-    assert!(is_served("127.0.0.2", &server).await);
-    // Those that it has are not harmed.
-    first.send(GET).await;
-    assert_eq!(first.answer().await.status, 200);
-    drop(second);
-    until("a free connection", async || {
-        is_served("127.0.0.1", &server).await
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn all_clients_together_have_their_connections_and_not_one_more() {
-    let server = TestServer::with(|limits| limits.connection.connections_max = 2);
-    let mut first = hold_connection("127.0.0.1", &server).await;
-    let second = hold_connection("127.0.0.2", &server).await;
-    for address in ["127.0.0.1", "127.0.0.3"] {
-        assert!(!is_served(address, &server).await, "{address}");
-    }
-    first.send(GET).await;
-    assert_eq!(first.answer().await.status, 200);
-    drop(second);
-    until("a free connection", async || {
-        is_served("127.0.0.3", &server).await
-    })
-    .await;
 }
 
 // Answers.

@@ -2,8 +2,8 @@
 //!
 //! * the walls between rooms: [`wall`];
 //! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`batch`],
-//!   [`ranges`], [`addresses`], [`problems`], [`openapi`], [`pages`], [`limits`], [`access`], [`http2`],
-//!   [`shutdown`], [`metrics`], with [`support`];
+//!   [`ranges`], [`addresses`], [`problems`], [`openapi`], [`pages`], [`limits`], [`admission`],
+//!   [`access`], [`http2`], [`shutdown`], [`metrics`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`],
 //!   [`verify`], [`scrub`], [`backup`], [`compact`], [`upgrade`], with [`store_support`];
 //! * the real binaries: [`command`], [`tokens`], [`rates`], [`logs`], [`tls`], [`supervisor`], [`doctor`],
@@ -21,6 +21,7 @@
 
 mod access;
 mod addresses;
+mod admission;
 mod backup;
 mod batch;
 mod browser;

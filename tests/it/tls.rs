@@ -172,6 +172,9 @@ fn a_plain_client_gets_a_tls_alert_and_no_answer() {
     // It may be reset, since what it sent was not read to the end.
     let _ = stream.read_to_end(&mut answer);
     assert!(answer.is_empty() || answer[0] == 21, "{answer:?}");
+    let metrics = server.client().ask("GET", "/metrics", &[], b"").unwrap();
+    let failed = "\ndigestd_tls_handshakes_failed_total 1\n";
+    assert!(metrics.text().contains(failed), "{}", metrics.text());
 }
 
 /// A certificate of its own in `directory`.
