@@ -364,16 +364,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_without_a_request_goes_before_one_that_had_some() {
         let admissions = admissions(10);
-        let mut held = admissions.run_many(peer("10.0.0.1"), 1);
+        let mut held = admissions.run_many(peer("10.0.0.1"), 2);
         advance(Duration::from_secs(30)).await;
-        held.extend(admissions.run_many(peer("10.0.0.1"), 8));
-        set_all(&held[1..8], 0, 0);
+        held.extend(admissions.run_many(peer("10.0.0.1"), 7));
+        set_all(&held[2..8], 0, 0);
         advance(FIRST_REQUEST_GRACE.saturating_sub(Duration::from_millis(1))).await;
         // They may bring one in a moment.
         drop(admissions.run(peer("10.0.0.2")).unwrap());
         assert_eq!(ending(&held), [0]);
         held[0] = admissions.run(peer("10.0.0.1")).unwrap();
         advance(Duration::from_millis(1)).await;
+        drop(admissions.run(peer("10.0.0.2")).unwrap());
+        assert_eq!(ending(&held), [2]);
+        held[2] = admissions.run(peer("10.0.0.1")).unwrap();
+        advance(Duration::from_secs(29)).await;
+        // It has been idle for a minute.
         drop(admissions.run(peer("10.0.0.2")).unwrap());
         assert_eq!(ending(&held), [1]);
     }
@@ -467,6 +472,33 @@ mod tests {
         // There is the reserve.
         let _probe = admissions.run(peer("10.0.0.2")).unwrap();
         assert_eq!(ending(&busy), NONE);
+    }
+
+    #[tokio::test]
+    async fn a_proxy_takes_from_clients_that_have_more_than_one_connection() {
+        let admissions = admissions(10);
+        let proxied = admissions.run_many(proxy("10.0.0.1"), 7);
+        let client = admissions.run_many(peer("10.0.0.2"), 2);
+        let mut more = admissions.run_many(proxy("10.0.0.1"), 1);
+        assert_eq!((ending(&proxied), ending(&client)), (vec![], vec![0]));
+        let mut client = client;
+        client.remove(0);
+        more.extend(admissions.run_many(proxy("10.0.0.1"), 1));
+        assert_eq!((ending(&proxied), ending(&client)), (vec![0], vec![]));
+    }
+
+    #[tokio::test]
+    async fn idle_connections_of_a_proxy_make_room_for_who_has_none() {
+        let admissions = admissions(10);
+        let mut proxied = admissions.run_many(proxy("10.0.0.1"), 9);
+        let probe = admissions.run(peer("10.0.0.2")).unwrap();
+        assert_eq!(ending(&proxied), [0]);
+        proxied.remove(0);
+        probe.set(1, 1);
+        // Not for who has one, and is busy.
+        let refused = admissions.run(peer("10.0.0.2")).unwrap_err();
+        assert_eq!(refused, Refused::All);
+        assert_eq!(ending(&proxied), NONE);
     }
 
     #[tokio::test]
