@@ -24,6 +24,8 @@ pub enum Refused {
 pub enum Ended {
     /// A new one needed its place.
     Room,
+    /// Its client sent control frames, or bytes that belong to no request, without end.
+    Flood,
 }
 
 /// Counts of both, and of TLS handshakes.
@@ -44,7 +46,7 @@ impl Refused {
 }
 
 impl Ended {
-    const ALL: [(Self, &'static str); 1] = [(Self::Room, "room")];
+    const ALL: [(Self, &'static str); 2] = [(Self::Room, "room"), (Self::Flood, "flood")];
 }
 
 impl Connections {
@@ -72,7 +74,7 @@ impl Connections {
         let mut ended = page.family(
             Kind::Counter,
             "digestd_connections_ended_total",
-            "Connections ended by the server: to make room for others",
+            "Connections ended by the server: to make room for others, or for a flood of control frames",
         );
         for (count, (_, cause)) in self.ended.iter().zip(Ended::ALL) {
             ended.sample(&[("cause", cause)], count.load(Relaxed));
@@ -118,6 +120,7 @@ mod tests {
             "digestd_connections_refused_total{cause=\"network\"} 3",
             "digestd_connections_refused_total{cause=\"denied\"} 4",
             "digestd_connections_ended_total{cause=\"room\"} 11",
+            "digestd_connections_ended_total{cause=\"flood\"} 12",
             "digestd_tls_handshakes_failed_total 1",
         ] {
             assert!(text.contains(&format!("\n{line}\n")), "{line}\n{text}");

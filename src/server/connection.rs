@@ -20,6 +20,7 @@ use super::stream::{CountingStream, UNASKED_BYTES_MAX};
 use super::timeouts::{Action, ConnectionProgress, IdlePolicy, Running};
 use crate::config::ConnectionLimits;
 use crate::http::{App, ConnectionInfo, NoRoom, ResponseBody};
+use crate::metrics::Ended;
 
 /// HTTP/2 streams of one connection at once.
 const H2_STREAMS_MAX: u32 = 64;
@@ -38,8 +39,8 @@ const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
 /// … and has this long to say so.
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-// What a client may send unasked covers bodies that were refused with both windows full.
-const _: () = assert!(UNASKED_BYTES_MAX == 2 * H2_CONNECTION_WINDOW_BYTES as usize);
+// What a client may send unasked covers bodies that were refused on all streams with their windows full.
+const _: () = assert!(UNASKED_BYTES_MAX == 2 * (H2_STREAMS_MAX * H2_STREAM_WINDOW_BYTES) as usize);
 
 /// What a connection is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let stream = CountingStream::new(stream, Arc::clone(&progress));
     let requests_max = limits.requests_max;
     let service = {
-        let progress = Arc::clone(&progress);
+        let (app, progress) = (Arc::clone(&app), Arc::clone(&progress));
         service_fn(move |request| {
             answer(
                 Arc::clone(&app),
@@ -84,6 +85,9 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
             result = connection.as_mut() => {
                 if let Err(error) = result {
                     debug!(%error, "a connection ended with an error");
+                }
+                if progress.has_flooded.load(Relaxed) {
+                    app.metrics().end_connection(Ended::Flood);
                 }
                 return;
             }

@@ -7,6 +7,7 @@
 // Connections: accepted, counted, served, ended.
 mod admission;
 mod connection;
+mod frames;
 mod listener;
 mod places;
 mod proxy_protocol;

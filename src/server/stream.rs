@@ -1,4 +1,5 @@
-//! The byte stream below HTTP: a socket, or TLS on one, that counts what passes and closes with patience.
+//! The byte stream below HTTP: a socket, or TLS on one, that counts what passes, ends when it is
+//! too much for what is asked, and closes with patience.
 
 use std::io;
 use std::pin::Pin;
@@ -10,11 +11,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use super::frames::FrameCounter;
 use super::timeouts::ConnectionProgress;
 
 /// Bytes a client may send while nothing is being answered: what was under way of bodies that were
-/// refused, and a head. Beyond it, it is pings and settings, which hyper answers without end.
-pub(super) const UNASKED_BYTES_MAX: usize = 2 << 20;
+/// refused, and a head.
+pub(super) const UNASKED_BYTES_MAX: usize = 8 << 20;
 
 /// A closed connection reads on this long, so that a client that is still sending gets to see its
 /// answer instead of a reset (RFC 9112, 9.6) …
@@ -33,6 +35,7 @@ const JOINED_BYTES_MAX: usize = 1024;
 pub(super) struct CountingStream<S> {
     stream: S,
     progress: Arc<ConnectionProgress>,
+    frames: FrameCounter,
     linger: Option<Linger>,
 }
 
@@ -47,8 +50,22 @@ impl<S> CountingStream<S> {
         Self {
             stream,
             progress,
+            frames: FrameCounter::new(),
             linger: None,
         }
+    }
+
+    /// Whether with these bytes a client has sent more than what it asks for explains.
+    fn is_flood(&mut self, bytes: &[u8]) -> bool {
+        let progress = &self.progress;
+        let unasked = progress.head_bytes.fetch_add(bytes.len(), Relaxed) + bytes.len();
+        if unasked > UNASKED_BYTES_MAX && progress.running.load(Relaxed) == 0 {
+            return true;
+        }
+        self.frames.read(bytes).is_some_and(|frames| {
+            let requests = progress.requests.load(Relaxed);
+            frames.are_too_many(requests, progress.written_bytes.load(Relaxed))
+        })
     }
 
     fn note_write(&self, result: &Poll<io::Result<usize>>) {
@@ -71,14 +88,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for CountingStream<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let read = buffer.filled().len() - before;
-        if read > 0 {
-            let unasked = self.progress.head_bytes.fetch_add(read, Relaxed) + read;
-            if unasked > UNASKED_BYTES_MAX && self.progress.running.load(Relaxed) == 0 {
-                return Poll::Ready(Err(io::Error::other("too much was sent for no answer")));
+        match buffer.filled().get(before..) {
+            Some(read) if !read.is_empty() && self.is_flood(read) => {
+                self.progress.has_flooded.store(true, Relaxed);
+                let error = "the client sent more than what it asks for explains";
+                Poll::Ready(Err(io::Error::other(error)))
             }
+            _ => result,
         }
-        result
     }
 }
 

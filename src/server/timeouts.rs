@@ -41,6 +41,8 @@ pub(super) struct ConnectionProgress {
     pub(super) body_unread: AtomicBool,
     /// Enough requests for one connection.
     pub(super) retire: AtomicBool,
+    /// It was ended for what it sent beside requests.
+    pub(super) has_flooded: AtomicBool,
 }
 
 /// A request began after the policy last looked.
@@ -61,6 +63,7 @@ impl ConnectionProgress {
             answers: Mutex::default(),
             body_unread: AtomicBool::new(false),
             retire: AtomicBool::new(false),
+            has_flooded: AtomicBool::new(false),
         }
     }
 

@@ -7,11 +7,14 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// More than any flood may bring.
 const BYTES_MAX: usize = 64 << 20;
 
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 const END_STREAM: u8 = 1;
@@ -113,17 +116,152 @@ async fn a_head_without_an_end_ends_the_connection() {
     is_served(&server).await;
 }
 
+/// `POST /messages HTTP/2` with a text.
+fn post() -> Vec<u8> {
+    let mut head = b"\x83\x86\x41\x01x\x04\x09/messages".to_vec();
+    head.extend(b"\x0f\x10\x0atext/plain");
+    head
+}
+
+/// A GET of the text at `path`.
+fn get_text(path: &str) -> Vec<u8> {
+    let length = u8::try_from(path.len()).unwrap();
+    let mut head = b"\x82\x86\x41\x01x\x04".to_vec();
+    head.push(length);
+    head.extend(path.as_bytes());
+    head.extend(b"\x0f\x04\x0atext/plain");
+    head
+}
+
+/// Connections that were ended for a flood so far.
+async fn floods(server: &TestServer) -> String {
+    let get = Ask::get("/metrics");
+    let metrics = server.ask_over(Protocol::Http1, &get).await;
+    let series = "digestd_connections_ended_total{cause=\"flood\"} ";
+    let value = metrics
+        .text()
+        .lines()
+        .find_map(|line| line.strip_prefix(series));
+    value.expect(series).to_owned()
+}
+
+/// Frames that serve no purpose by themselves.
+fn control_frames() -> Vec<Vec<u8>> {
+    vec![
+        frame(PING, 0, 0, &[0; 8]),
+        frame(SETTINGS, 0, 0, &[]),
+        frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes()),
+        frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 0]),
+        frame(0xfe, 0, 0, &[0; 7]),
+    ]
+}
+
+/// A client of which a request runs, and that has sent as many of these frames as fit into so many bytes.
+async fn flood_beside_a_request(server: &TestServer, control: &[u8], bytes: usize) -> Raw {
+    let mut client = connect(server).await;
+    client.send(frame(HEADERS, END_HEADERS, 1, &post())).await;
+    client.send(frame(DATA, 0, 1, b"f")).await;
+    // What is left of it may be closed.
+    let _ = client
+        .try_send(&control.repeat(bytes / control.len()))
+        .await;
+    client
+}
+
 #[tokio::test]
-async fn a_flood_of_control_frames_ends_the_connection() {
+async fn control_frames_are_taken_within_their_allowance_whatever_runs() {
     let server = TestServer::start();
-    for (kind, payload, with_request) in [(PING, &[0; 8][..], false), (SETTINGS, &[], true)] {
-        let mut client = connect(&server).await;
-        if with_request {
-            let get = frame(HEADERS, END_STREAM | END_HEADERS, 1, GET);
-            client.send(get).await;
+    for control in control_frames() {
+        let mut client = flood_beside_a_request(&server, &control, 64_000).await;
+        client.send(frame(DATA, END_STREAM, 1, b"oo")).await;
+        let is_answer = |&(kind, _): &(u8, &[u8])| kind == HEADERS;
+        while !frames(client.unread()).iter().any(is_answer) {
+            client.read_more().await.expect("an answer");
         }
-        let many = frame(kind, 0, 0, payload).repeat(1000);
-        assert!(client.flood(&many, BYTES_MAX).await < BYTES_MAX);
+    }
+    assert_eq!(floods(&server).await, "0");
+}
+
+#[tokio::test]
+async fn a_flood_of_control_frames_ends_the_connection_whatever_runs() {
+    let server = TestServer::start();
+    let floods_of = control_frames();
+    for control in &floods_of {
+        let mut client = flood_beside_a_request(&server, control, 68_000).await;
+        client.rest().await;
+    }
+    assert_eq!(floods(&server).await, floods_of.len().to_string());
+    is_served(&server).await;
+}
+
+#[tokio::test]
+async fn heads_of_streams_that_are_refused_end_the_connection() {
+    let server = TestServer::start();
+    let mut client = connect(&server).await;
+    let head = |number: u32| frame(HEADERS, END_HEADERS, 2 * number + 1, &post());
+    for number in 0..64 {
+        client.send(head(number)).await;
+    }
+    server.has_seen_all().await;
+    let many: Vec<_> = (64..1000).flat_map(head).collect();
+    let _ = client.try_send(&many).await;
+    client.rest().await;
+    is_served(&server).await;
+}
+
+#[tokio::test]
+async fn bodies_in_frames_without_data_end_the_connection() {
+    let server = TestServer::start();
+    // There is nothing in the second but padding.
+    for empty in [frame(DATA, 0, 1, &[]), frame(DATA, 8, 1, &[0])] {
+        let mut client = flood_beside_a_request(&server, &empty, 64_000).await;
+        client.rest().await;
     }
     is_served(&server).await;
+}
+
+#[tokio::test]
+async fn a_download_may_enlarge_its_windows_for_every_4_kib() {
+    const TEXT_BYTES: usize = 1 << 20;
+    let server = TestServer::start();
+    let path = server.publish(&"a".repeat(TEXT_BYTES)).await;
+    let mut client = connect(&server).await;
+    let mut seen = 0;
+    for number in 0..70 {
+        let stream = 2 * number + 1;
+        let flags = END_STREAM | END_HEADERS;
+        let get = frame(HEADERS, flags, stream, &get_text(&path));
+        client.send(get).await;
+        let mut taken = 0;
+        while taken < TEXT_BYTES {
+            client.read_more().await.expect("more of the answer");
+            let (mut came, mut length) = (0, 0);
+            for (kind, payload) in frames(&client.unread()[seen..]) {
+                length += 9 + payload.len();
+                came += if kind == DATA { payload.len() } else { 0 };
+            }
+            seen += length;
+            let before = taken / 4096;
+            taken += came;
+            let pieces = taken / 4096 - before;
+            let enlarge = |stream| frame(WINDOW_UPDATE, 0, stream, &4096_u32.to_be_bytes());
+            let both = [enlarge(0), enlarge(stream)].concat();
+            client.send(both.repeat(pieces)).await;
+        }
+    }
+    assert_eq!(floods(&server).await, "0");
+}
+
+#[tokio::test]
+async fn bodies_under_way_to_requests_that_are_refused_are_no_flood() {
+    let server = TestServer::with(|limits| limits.body.bytes_max = 1000);
+    let mut client = server.connect(Protocol::Http2).await;
+    let large = "a".repeat(1 << 20);
+    for _ in 0..100 {
+        let begun = client.begin(&Ask::publish(""));
+        begun.send(&large);
+        assert_eq!(begun.finish().await.status, 413);
+    }
+    assert_eq!(client.ask(&Ask::get("/livez")).await.status, 200);
+    assert_eq!(floods(&server).await, "0");
 }

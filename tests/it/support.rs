@@ -927,6 +927,11 @@ impl Raw {
         }
     }
 
+    /// What came and was not read as an answer.
+    pub(crate) fn unread(&self) -> &[u8] {
+        &self.unread
+    }
+
     /// Waits until the server has closed the connection.
     pub(crate) async fn rest(&mut self) -> Rest {
         let end = loop {
