@@ -3,12 +3,14 @@
 //! A room beside `server` and `http`, because both ask it: `server` before it has parsed a byte,
 //! `http` when it knows what is wanted and by whom. It knows neither sockets nor status codes. Each
 //! part is a decision that can be made, and tested, with nothing else running: [`tokens`],
-//! [`networks`], [`forwarded`] and [`proxy_protocol`] (which proxies to believe), [`rates`], [`origins`].
+//! [`networks`], [`forwarded`] and [`proxy_protocol`] (which proxies to believe), [`rates`], [`hosts`],
+//! [`origins`].
 //!
 //! **Invariant:** what was read from files is replaced as a whole, after all of it was understood, and
 //! before anybody is told so: from then on there is nothing that still goes by the old.
 
 pub mod forwarded;
+pub mod hosts;
 mod lines;
 pub mod networks;
 pub mod origins;
@@ -29,6 +31,7 @@ use governor::{DefaultDirectRateLimiter, Quota};
 use tracing::warn;
 
 pub use self::forwarded::Unclear;
+use self::hosts::Hosts;
 pub use self::lines::LineError;
 use self::networks::{Client, Line, Lists, Network, Networks};
 use self::origins::{Site, Sites};
@@ -57,6 +60,8 @@ pub struct Settings {
     pub list_file: Option<PathBuf>,
     /// Networks of the proxies that are believed when they say for whom they speak.
     pub trusted_proxies: Vec<Network>,
+    /// Host names that are answered to.
+    pub hosts: Hosts,
     /// Sites whose pages may use the service.
     pub sites: Vec<Site>,
     /// How often a client may read.
@@ -166,6 +171,22 @@ impl Access {
     #[must_use]
     pub fn admits(&self, address: IpAddr) -> bool {
         self.rules.load().lists.admit(address)
+    }
+
+    /// Whether requests of a connection, which `peer` made to a listener, must be for a host that
+    /// [`Access::answers_to`]. A proxy that is trusted answers for the names it lets through; on loopback
+    /// a browser cannot be told from one.
+    #[must_use]
+    pub fn checks_hosts(&self, on_loopback: bool, peer: Peer) -> bool {
+        let is_open = self.settings.tokens.is_none() || self.settings.public_read;
+        let is_vouched_for = peer.is_trusted && !peer.address.is_loopback();
+        !is_vouched_for && self.settings.hosts.are_checked(on_loopback, is_open)
+    }
+
+    /// Whether a request may be for `host`, where that is checked.
+    #[must_use]
+    pub fn answers_to(&self, host: &[u8]) -> bool {
+        self.settings.hosts.allow(host)
     }
 
     /// The client that makes a request: the peer, or whom it speaks for if it is trusted.
@@ -339,7 +360,27 @@ impl RefusalLines {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+
+    #[test]
+    fn a_trusted_proxy_elsewhere_vouches_for_the_names_it_passes_on() {
+        let access = Access::new(Settings {
+            trusted_proxies: vec!["127.0.0.1".parse().unwrap(), "10.0.0.1".parse().unwrap()],
+            hosts: Hosts::new(vec!["digests.example".parse().unwrap()], None),
+            ..Settings::default()
+        })
+        .unwrap();
+        for (address, expected) in [
+            (Ipv4Addr::LOCALHOST, true),
+            (Ipv4Addr::new(10, 0, 0, 1), false),
+            (Ipv4Addr::new(10, 0, 0, 2), true),
+        ] {
+            let peer = access.peer(address.into());
+            assert_eq!(access.checks_hosts(true, peer), expected, "{address}");
+        }
+    }
 
     #[test]
     fn a_file_may_be_as_large_as_its_limit_and_no_larger() {

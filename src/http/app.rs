@@ -42,6 +42,8 @@ pub struct ConnectionInfo {
     pub origin: Peer,
     /// What is served where it came in.
     pub role: ListenerRole,
+    /// Whether it must be for a host that is answered to.
+    pub checks_hosts: bool,
 }
 
 impl App {

@@ -1,7 +1,7 @@
 //! Who may make this request: the questions of [`access`](crate::access), asked of HTTP.
 //!
 //! Cheap questions come first, and a client that is not admitted learns nothing of tokens: the network, the
-//! rate, the page that a browser makes the request for, and then the token, which must allow what
+//! host that the request is for, the rate, the page that a browser makes the request for, and then the token, which must allow what
 //! [`Resource::scope`] says.
 
 use std::borrow::Cow;
@@ -14,6 +14,7 @@ use http::uri::Authority;
 use http::{Method, Uri};
 
 use super::cors;
+use super::host::{HostError, RequestHost};
 use super::resource::Resource;
 use crate::access::origins::Page;
 use crate::access::tokens::Scope;
@@ -35,6 +36,12 @@ pub(super) enum Denied {
     Unclear(#[from] Unclear),
     #[error("Your network is not let in.")]
     Network,
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(
+        "The request is for a host that this service does not answer to; --host NAME makes it answer."
+    )]
+    OtherHost,
     #[error("{}", rate_text(*.0))]
     Rate(Duration),
     #[error("A page of another site may not write here.")]
@@ -104,16 +111,21 @@ pub(super) fn client(access: &Access, peer: Peer, fields: &HeaderMap) -> Result<
     Ok(client?)
 }
 
-/// Whether `client` may make a request with this head.
+/// Whether `client` may make a request with this head; if it came where that is checked, for this host.
 pub(super) fn check(
     access: &Access,
     client: IpAddr,
+    checks_hosts: bool,
     resource: Resource<'_>,
     head: &Parts,
 ) -> Result<(), Denied> {
     let (method, target, fields) = (&head.method, &head.uri, &head.headers);
     if !access.admits(client) {
         return Err(Denied::Network);
+    }
+    let host = RequestHost::of(head)?;
+    if checks_hosts && host.is_some_and(|host| !access.answers_to(host.host)) {
+        return Err(Denied::OtherHost);
     }
     let scope = resource.scope(method);
     if !resource.is_unlimited() {
@@ -123,7 +135,7 @@ pub(super) fn check(
     if !is_safe(method)
         && !access
             .sites
-            .may_write(page(fields), host(target, fields).as_ref())
+            .may_write(page(fields), authority(target, fields).as_ref())
     {
         return Err(Denied::Site);
     }
@@ -148,8 +160,8 @@ fn page(fields: &HeaderMap) -> Page<'_> {
     }
 }
 
-/// The host that a request is for: that of an absolute target, or of its `Host`.
-fn host(target: &Uri, fields: &HeaderMap) -> Option<Authority> {
+/// The host that a request is for, as it is compared with that of a page: see [`RequestHost::of`].
+fn authority(target: &Uri, fields: &HeaderMap) -> Option<Authority> {
     target.authority().cloned().or_else(|| {
         let host = fields.get(HOST)?;
         Authority::try_from(host.as_bytes()).ok()

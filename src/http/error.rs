@@ -35,8 +35,6 @@ pub(super) enum HttpError {
     Body(#[from] BodyError),
     #[error(transparent)]
     DigestField(#[from] DigestFieldError),
-    #[error("There must be exactly one Host field.")]
-    Host,
     #[error("The only Transfer-Encoding known is chunked.")]
     TransferCoding,
     #[error("The request has too many header fields.")]
@@ -158,6 +156,8 @@ impl HttpError {
             Self::Denied(denied) => match denied {
                 Denied::Unclear(_) => row(S::BAD_REQUEST, "unclear-client", "Unclear whose request it is"),
                 Denied::Network => row(S::FORBIDDEN, "network", "Network not let in"),
+                Denied::Host(_) => row(S::BAD_REQUEST, "host", "Not exactly one valid host"),
+                Denied::OtherHost => row(S::MISDIRECTED_REQUEST, "other-host", "Not a host of this service"),
                 Denied::Rate(wait) => row(S::TOO_MANY_REQUESTS, "rate", "Too many requests").retry(seconds(*wait)),
                 Denied::Site => row(S::FORBIDDEN, "other-site", "Page of another site"),
                 Denied::Token(Refusal::NoToken) => row(S::UNAUTHORIZED, "no-token", "No token"),
@@ -165,7 +165,6 @@ impl HttpError {
                 Denied::Token(Refusal::Scope(_)) => row(S::FORBIDDEN, "scope", "Token for other things"),
                 Denied::Token(Refusal::Closed(_)) => row(S::FORBIDDEN, "closed", "For nobody"),
             },
-            Self::Host => row(S::BAD_REQUEST, "host", "Not exactly one Host field"),
             Self::TransferCoding => row(S::NOT_IMPLEMENTED, "transfer-coding", "Unknown transfer coding"),
             Self::TooManyFields => row(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too-many-fields", "Too many header fields"),
             Self::NoSuchPath => row(S::NOT_FOUND, "no-such-path", "Nothing at this path"),

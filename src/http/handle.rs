@@ -1,6 +1,5 @@
 //! The way of a request: named, followed, admitted, answered; and what every answer has.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{
@@ -67,7 +66,12 @@ impl App {
         let id = self.request_ids.of(&head.headers);
         let mut record = RequestRecord::begin(reporters, id, peer, &head, resource, progress);
 
-        let result = self.handle(info.role, resource, &head, client, body).await;
+        let admitted = client.and_then(|client| {
+            authorize::check(&self.access, client, info.checks_hosts, resource, &head)
+        });
+        let result = self
+            .handle(info.role, resource, &head, admitted, body)
+            .await;
         let mut response = result.unwrap_or_else(|error| failure(&error, &head, record.id()));
         if let Some(wanted) = WantedDigests::of(&head.headers) {
             wanted.add_to(&mut response).await;
@@ -101,11 +105,9 @@ impl App {
         role: ListenerRole,
         resource: Resource<'_>,
         head: &Parts,
-        client: Result<IpAddr, Denied>,
+        admitted: Result<(), Denied>,
         body: RequestBody,
     ) -> Result<Response, HttpError> {
-        let admitted =
-            client.and_then(|client| authorize::check(&self.access, client, resource, head));
         if let Err(denied) = admitted {
             // Another connection would cost more than what was refused.
             discard(&self.limits.body, &head.headers, body).await;

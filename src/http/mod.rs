@@ -26,6 +26,7 @@
 //!
 //! | field of a request | answered by |
 //! |---|---|
+//! | `Host` | `host`: 400 if it is none, 421 if it is not one that is answered to |
 //! | `Content-Digest`, `Repr-Digest`, also as trailers | `digest_fields`: 400 if it is not that of the body |
 //! | `Want-Content-Digest`, `Want-Repr-Digest` | `digest_fields`: `Content-Digest`, `Repr-Digest` |
 //! | `If-None-Match` | `negotiation`: 304, and 412 to PUT |
@@ -64,6 +65,7 @@ mod response;
 mod address;
 mod cors;
 mod digest_fields;
+mod host;
 mod negotiation;
 mod range;
 mod request_id;

@@ -53,6 +53,15 @@ impl From<TcpListener> for Listener {
     }
 }
 
+impl Listener {
+    /// Whether only this machine can connect; also if the socket does not say.
+    #[must_use]
+    pub fn is_on_loopback(&self) -> bool {
+        let address = self.socket.local_addr();
+        address.map_or(true, |address| address.ip().to_canonical().is_loopback())
+    }
+}
+
 /// Accepts connections until it is dropped.
 pub(super) async fn accept(
     listener: Listener,
@@ -66,6 +75,7 @@ pub(super) async fn accept(
     let mut replacements = Warning::default();
     let mut strangers = Warning::default();
     let metrics = app.metrics();
+    let on_loopback = listener.is_on_loopback();
     loop {
         let (stream, address) = match listener.socket.accept().await {
             Ok(accepted) => accepted,
@@ -114,6 +124,7 @@ pub(super) async fn accept(
             peer: address.to_string().into(),
             origin: peer,
             role: listener.role,
+            checks_hosts: app.access().checks_hosts(on_loopback, peer),
         };
         let tls = listener.tls.clone();
         let progress = Arc::clone(admission.progress());

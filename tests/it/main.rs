@@ -3,7 +3,7 @@
 //! * the walls between rooms: [`wall`];
 //! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`batch`],
 //!   [`ranges`], [`addresses`], [`problems`], [`openapi`], [`pages`], [`limits`], [`admission`],
-//!   [`access`], [`http2`], [`shutdown`], [`metrics`], with [`support`];
+//!   [`access`], [`hosts`], [`http2`], [`shutdown`], [`metrics`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`],
 //!   [`verify`], [`scrub`], [`backup`], [`compact`], [`upgrade`], with [`store_support`];
 //! * the real binaries: [`command`], [`tokens`], [`rates`], [`logs`], [`tls`], [`supervisor`], [`doctor`],
@@ -40,6 +40,7 @@ mod export;
 mod failure;
 mod find_pair;
 mod full;
+mod hosts;
 mod http2;
 mod import;
 mod limits;

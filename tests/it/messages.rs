@@ -1100,7 +1100,7 @@ async fn there_must_be_exactly_one_host() {
             assert_eq!(answer.error(), "There must be exactly one Host field.");
         }
     }
-    let ask = Ask::get("/livez").field("host", "x");
+    let ask = Ask::get("/livez").host("x").field("host", "x");
     assert_eq!(server.ask_over(Protocol::Http2, &ask).await.status, 200);
     let ask = ask.field("host", "y");
     assert_eq!(server.ask_over(Protocol::Http2, &ask).await.status, 400);

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use digestd::access::hosts::Hosts;
 use digestd::access::{Access, Settings};
 use digestd::digest::Digest;
 use digestd::message::Message;
@@ -127,6 +128,9 @@ impl Spec {
         let query = request["query"].as_str();
         let query = query.map_or_else(String::new, |query| format!("?{query}"));
         let mut ask = Ask::new(&method.to_uppercase(), path + &query);
+        if let Some(host) = request["host"].as_str() {
+            ask = ask.host(host);
+        }
         for (name, value) in members(&request["fields"]) {
             ask = ask.field(name, value.as_str().unwrap());
         }
@@ -219,6 +223,7 @@ async fn server(state: Option<&str>) -> TestServer {
         Some("starting") => return TestServer::exporting(),
         Some("tokens") => return TestServer::guarded(&asking_for_tokens()),
         Some("denied") => return TestServer::guarded(&denying()),
+        Some("on-loopback") => return TestServer::guarded(&on_loopback()),
         Some("limited") => return TestServer::guarded(&exhausted()),
         Some("discreet") => TestServer::start(),
         _ => TestServer::exporting().started(),
@@ -263,6 +268,14 @@ fn denying() -> Arc<Access> {
     open(Settings {
         deny: vec!["192.0.2.1".parse().unwrap()],
         trusted_proxies: vec!["127.0.0.1".parse().unwrap()],
+        ..Settings::default()
+    })
+}
+
+/// Answers to few names.
+fn on_loopback() -> Arc<Access> {
+    open(Settings {
+        hosts: Hosts::new(Vec::new(), None),
         ..Settings::default()
     })
 }

@@ -131,7 +131,7 @@ fn ask_for_all(server: &Digestd, clients: Range<u32>) {
                 0 => format!("X-Forwarded-For: {address}"),
                 _ => format!("Forwarded: for={address}"),
             };
-            format!("GET /messages/{missing} HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n")
+            format!("GET /messages/{missing} HTTP/1.1\r\nHost: localhost\r\n{field}\r\n\r\n")
         };
         let requests: String = some.iter().map(request).collect();
         let mut proxy = server.client();

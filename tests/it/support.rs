@@ -317,6 +317,8 @@ impl Protocol {
 pub(crate) struct Ask {
     method: Method,
     path: String,
+    /// Its Host or `:authority`, if that is not where it is sent.
+    host: Option<String>,
     fields: Vec<(String, String)>,
     body: Bytes,
 }
@@ -326,6 +328,7 @@ impl Ask {
         Self {
             method: method.parse().unwrap(),
             path: path.into(),
+            host: None,
             fields: Vec::new(),
             body: Bytes::new(),
         }
@@ -364,6 +367,11 @@ impl Ask {
             .body(body)
     }
 
+    pub(crate) fn host(mut self, host: &str) -> Self {
+        self.host = Some(host.into());
+        self
+    }
+
     pub(crate) fn field(mut self, name: &str, value: &str) -> Self {
         self.fields.push((name.into(), value.into()));
         self
@@ -380,10 +388,11 @@ impl Ask {
         protocol: Protocol,
         body: SentBody,
     ) -> Request<SentBody> {
+        let host = self.host.clone().unwrap_or_else(|| address.to_string());
         let mut request = Request::builder().method(&self.method);
         request = match protocol {
-            Protocol::Http1 => request.uri(&self.path).header("host", address.to_string()),
-            Protocol::Http2 => request.uri(format!("http://{address}{}", self.path)),
+            Protocol::Http1 => request.uri(&self.path).header("host", host),
+            Protocol::Http2 => request.uri(format!("http://{host}{}", self.path)),
         };
         for (name, value) in &self.fields {
             request = request.header(name, value);

@@ -16,6 +16,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::tls_args::TlsArgs;
 use crate::access;
+use crate::access::hosts::{HostName, HostPattern, Hosts};
 use crate::access::networks::Network;
 use crate::access::origins::Site;
 use crate::access::rates::Rate;
@@ -158,6 +159,13 @@ struct AccessArgs {
     #[arg(long, env = "DIGESTD_TRUSTED_PROXY")]
     #[arg(value_name = "CIDR", value_delimiter = ',')]
     trusted_proxy: Vec<Network>,
+
+    /// Answer only to requests for this host name, or with * for any; may be given several times.
+    /// Addresses, localhost and the name of this machine always pass [default: any; where listening on
+    /// loopback and no token is needed, none but those]
+    #[arg(long, env = "DIGESTD_HOST")]
+    #[arg(value_name = "NAME", value_delimiter = ',')]
+    host: Vec<HostPattern>,
 
     /// Let pages of this site, as `https://app.example`, use the service; may be given several times
     #[arg(long, env = "DIGESTD_CORS_ORIGIN")]
@@ -302,6 +310,7 @@ impl AccessArgs {
             deny: self.deny,
             list_file: self.list_file,
             trusted_proxies: self.trusted_proxy,
+            hosts: Hosts::new(self.host, machine_name()),
             sites: self.cors_origin,
             read_rate,
             write_rate,
@@ -322,6 +331,16 @@ impl LogArgs {
             }),
         }
     }
+}
+
+/// The name of this machine; `None` if it is no host name.
+fn machine_name() -> Option<HostName> {
+    rustix::system::uname()
+        .nodename()
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 fn cores() -> usize {
