@@ -240,22 +240,41 @@ impl Access {
         token: Option<&[u8]>,
     ) -> Result<(), Refusal> {
         let rules = self.rules.load();
-        let (result, name) = match &rules.tokens {
-            None if scope == Scope::Delete => (Err(Refusal::Closed(scope)), None),
-            None => return Ok(()),
-            Some(_) if scope == Scope::Read && self.settings.public_read => return Ok(()),
-            Some(tokens) => match token.map(|token| tokens.find(token)) {
-                None => (Err(Refusal::NoToken), None),
-                Some(None) => (Err(Refusal::UnknownToken), None),
-                Some(Some(grant)) if grant.scopes().contain(scope) => return Ok(()),
-                Some(Some(grant)) => (Err(Refusal::Scope(scope)), Some(grant.name())),
-            },
+        let Err((refusal, name)) = self.decide(&rules, scope, token) else {
+            return Ok(());
         };
-        if let Err(refusal) = result {
-            let name = name.map_or("-", tokens::Name::as_str);
-            self.lines.write(address, refusal, scope, name);
+        let name = name.map_or("-", tokens::Name::as_str);
+        self.lines.write(address, refusal, scope, name);
+        Err(refusal)
+    }
+
+    /// Whether what needs one of `scopes` may be told whoever has `token`, if there is one. A no refuses no
+    /// request, so it is not logged.
+    #[must_use]
+    pub fn allows(&self, scopes: &[Scope], token: Option<&[u8]>) -> bool {
+        let rules = self.rules.load();
+        let is_allowed = |scope: &Scope| self.decide(&rules, *scope, token).is_ok();
+        scopes.iter().any(is_allowed)
+    }
+
+    /// Why `token` does not allow what needs `scope`, and its name if it has one.
+    fn decide<'a>(
+        &self,
+        rules: &'a Rules,
+        scope: Scope,
+        token: Option<&[u8]>,
+    ) -> Result<(), (Refusal, Option<&'a tokens::Name>)> {
+        match &rules.tokens {
+            None if scope == Scope::Delete => Err((Refusal::Closed(scope), None)),
+            None => Ok(()),
+            Some(_) if scope == Scope::Read && self.settings.public_read => Ok(()),
+            Some(tokens) => match token.map(|token| tokens.find(token)) {
+                None => Err((Refusal::NoToken, None)),
+                Some(None) => Err((Refusal::UnknownToken, None)),
+                Some(Some(grant)) if grant.scopes().contain(scope) => Ok(()),
+                Some(Some(grant)) => Err((Refusal::Scope(scope), Some(grant.name()))),
+            },
         }
-        result
     }
 }
 

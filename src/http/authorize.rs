@@ -29,6 +29,9 @@ const CHALLENGE: &str = "Bearer realm=\"digestd\"";
 /// … and for another one.
 const OTHER_CHALLENGE: &str = "Bearer realm=\"digestd\", error=\"invalid_token\"";
 
+/// Figures are part of what `/metrics` says, and follow from what may be read.
+const FIGURES_SCOPES: [Scope; 2] = [Scope::Metrics, Scope::Read];
+
 /// Why a request is refused before anybody looks at what it wants.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Denied {
@@ -145,6 +148,11 @@ pub(super) fn check(
             .map_err(Denied::Token),
         _ => Ok(()),
     }
+}
+
+/// Whether a request that is for everybody is also told figures: how much is stored, and what was found damaged.
+pub(super) fn may_see_figures(access: &Access, fields: &HeaderMap) -> bool {
+    access.allows(&FIGURES_SCOPES, token(fields))
 }
 
 /// Whether a method changes nothing (RFC 9110, 9.2.1).

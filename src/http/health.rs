@@ -3,13 +3,15 @@
 
 use http::StatusCode;
 use http::header::RETRY_AFTER;
+use http::request::Parts;
 
 use super::app::App;
+use super::authorize::may_see_figures;
 use super::body::Response;
 use super::error::{HttpError, RETRY_SOON};
 use super::response;
 use crate::metrics::{CONTENT_TYPE, Figures};
-use crate::service::{Health, Service};
+use crate::service::Health;
 
 /// `GET /livez`: the process turns over.
 pub(super) fn live() -> Response {
@@ -25,19 +27,21 @@ pub(super) enum Readiness {
     Writes,
 }
 
-/// Whether what has to work does; with `verbose` in the query, all checks line by line.
-pub(super) fn ready(
-    service: &Service,
-    readiness: Readiness,
-    query: Option<&str>,
-) -> Result<Response, HttpError> {
-    let health = service.health();
+/// Whether what has to work does; with `verbose` in the query, all checks line by line, and for those who may
+/// see figures, what was found damaged.
+pub(super) fn ready(app: &App, readiness: Readiness, head: &Parts) -> Result<Response, HttpError> {
+    let health = app.service.health();
     let result = match readiness {
         Readiness::Reads => health.reads.clone(),
         Readiness::Writes => health.reads.clone().and(health.writes.clone()),
     };
-    if is_verbose(query) {
-        let report = report(&health, &service.findings(), result.is_ok());
+    if is_verbose(head.uri.query()) {
+        let findings = if may_see_figures(&app.access, &head.headers) {
+            app.service.findings()
+        } else {
+            Vec::new()
+        };
+        let report = report(&health, &findings, result.is_ok());
         let mut response = response::plain(StatusCode::OK, report);
         if result.is_err() {
             // Without the form of an error: it is more than one sentence.

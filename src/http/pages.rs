@@ -13,11 +13,13 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, HeaderMap, HeaderValue, VARY};
 
+use super::authorize::may_see_figures;
 use super::body::Response;
 use super::error::HttpError;
 use super::json;
 use super::negotiation::{Form, Home, names_etag};
 use super::response;
+use crate::access::Access;
 use crate::digest::Digest;
 use crate::service::Service;
 
@@ -111,16 +113,19 @@ impl Pages {
     }
 }
 
-/// `GET /`
+/// `GET /`; figures for those who may see them, state for everybody.
 pub(super) fn home(
     pages: &Pages,
     service: &Service,
+    access: &Access,
     fields: &HeaderMap,
 ) -> Result<Response, HttpError> {
     let mut response = match Home::wanted(fields) {
         Home::Page => pages.file(HOME, fields)?,
         Home::Figures => {
-            let figures = json::figures(&service.health(), service.stats());
+            let may_see_figures = may_see_figures(access, fields);
+            let stats = service.stats().filter(|_| may_see_figures);
+            let figures = json::figures(&service.health(), stats);
             response::new(StatusCode::OK, Form::Json.kind(), figures.into())
         }
         Home::Help => response::plain(StatusCode::OK, HELP),

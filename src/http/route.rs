@@ -48,14 +48,14 @@ pub(super) async fn route(
         }
         (&Method::GET | &Method::HEAD, Resource::Live) => Ok(health::live()),
         (&Method::GET | &Method::HEAD, Resource::Ready) => {
-            health::ready(&app.service, Readiness::Reads, head.uri.query())
+            health::ready(app, Readiness::Reads, head)
         }
         (&Method::GET | &Method::HEAD, Resource::ReadyToWrite) => {
-            health::ready(&app.service, Readiness::Writes, head.uri.query())
+            health::ready(app, Readiness::Writes, head)
         }
         (&Method::GET | &Method::HEAD, Resource::Metrics) => Ok(health::metrics(app)),
         (&Method::GET | &Method::HEAD, Resource::Home) => {
-            pages::home(&app.pages, &app.service, &head.headers)
+            pages::home(&app.pages, &app.service, &app.access, &head.headers)
         }
         (&Method::GET | &Method::HEAD, Resource::Docs | Resource::Description | Resource::File) => {
             app.pages.file(head.uri.path(), &head.headers)

@@ -322,6 +322,61 @@ async fn a_refused_body_is_told_from_the_next_request_however_it_comes() {
     }
 }
 
+#[tokio::test]
+async fn figures_are_for_those_who_may_read_or_watch_and_state_is_for_everybody() {
+    let settings = |public_read| Settings {
+        public_read,
+        ..Settings::default()
+    };
+    for (access, token, expected) in [
+        (open(settings(false)), None, true),
+        (with_tokens(settings(false)), None, false),
+        (with_tokens(settings(false)), Some("wrong"), false),
+        (with_tokens(settings(false)), Some("writer"), false),
+        (with_tokens(settings(false)), Some("exporter"), false),
+        (with_tokens(settings(false)), Some("reader"), true),
+        (with_tokens(settings(false)), Some("watcher"), true),
+        (with_tokens(settings(true)), None, true),
+        (with_tokens(settings(true)), Some("wrong"), true),
+    ] {
+        let server = TestServer::guarded(&access);
+        store_foo(&server).await;
+        let mut ask = Ask::get("/").field("accept", "application/json");
+        if let Some(token) = token {
+            ask = bearer(ask, token);
+        }
+        let answer = server.ask(&ask).await;
+        let figures: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        let said = format!("{token:?} {}", answer.text());
+        assert_eq!(figures["reads"], true, "{said}");
+        assert_eq!(figures.get("messages").is_some(), expected, "{said}");
+        assert_eq!(figures.get("disk_bytes").is_some(), expected, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_verbose_probe_names_what_was_found_damaged_to_those_who_may_see_figures() {
+    let server = TestServer::on_disk_guarded(&with_tokens(Settings::default()));
+    let message = digestd::message::Message::new("known");
+    let digest = server.service.publish(message).await.unwrap().digest();
+    server.damage("known");
+    let get = bearer(Ask::get(format!("/messages/{digest}")), "reader");
+    assert_eq!(server.ask(&get).await.status, 500);
+    for path in [
+        "/readyz?verbose",
+        "/readyz/write?verbose",
+        "/healthz?verbose",
+    ] {
+        let answer = server.ask(&Ask::get(path)).await;
+        assert_eq!(answer.text(), "[+] reads\n[+] writes\nready\n", "{path}");
+        for (token, expected) in [("writer", false), ("reader", true), ("watcher", true)] {
+            let answer = server.ask(&bearer(Ask::get(path), token)).await;
+            assert_eq!(answer.status, 200);
+            assert_eq!(answer.text().contains("[!] "), expected, "{path} {token}");
+        }
+    }
+}
+
 // Networks.
 
 #[tokio::test]

@@ -175,6 +175,11 @@ impl TestServer {
 impl TestServer<EmbeddedStore> {
     /// Serves an empty store on the disk, which keeps no message in memory.
     pub(crate) fn on_disk() -> Self {
+        Self::on_disk_guarded(&Arc::default())
+    }
+
+    /// The same for those whom `access` lets in.
+    pub(crate) fn on_disk_guarded(access: &Arc<Access>) -> Self {
         let limits = Limits::default();
         let directory = tempfile::tempdir().unwrap();
         let claimed = DataDirectory::claim(&directory.path().join("store"), 2 << 20).unwrap();
@@ -183,7 +188,8 @@ impl TestServer<EmbeddedStore> {
             ..Options::new(1 << 20, limits.body.bytes_max)
         };
         let store = EmbeddedStore::open(claimed, options, &|_| {}).unwrap();
-        let server = Self::run(store, Some(directory), |_| {}, |app| app);
+        let access = Arc::clone(access);
+        let server = Self::run(store, Some(directory), |_| {}, |app| app.guarded_by(access));
         server
             .service
             .start(Arc::<EmbeddedStore>::clone(&server.store));
