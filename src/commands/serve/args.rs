@@ -128,7 +128,8 @@ struct LimitArgs {
 #[command(next_help_heading = "Access")]
 struct AccessArgs {
     /// Ask for a token of this file, with a line `name scope[,scope] sha256-of-token` for each; read
-    /// again on SIGHUP. Scopes are read, write, delete, export and metrics
+    /// again on SIGHUP. Scopes are read, write, delete, export and metrics; write alone also tells whether
+    /// a digest is stored
     #[arg(long, value_name = "FILE", env = "DIGESTD_TOKENS")]
     tokens: Option<PathBuf>,
 
