@@ -4,6 +4,7 @@
 //! **Invariant:** a line counts as stored only if the server named the digest of its text.
 
 use std::io::{self, BufRead, BufReader, Read};
+use std::mem;
 use std::thread;
 
 use anyhow::{Context, bail};
@@ -33,9 +34,9 @@ const PIECES_MAX: usize = 4;
 /// What the server answered to a line of a batch.
 #[derive(Debug)]
 pub struct LineAnswer {
-    /// Of the line, from 1.
+    /// Of the line, from 1; blank lines count.
     pub number: u64,
-    /// Of the line, with its end.
+    /// Of the line, with its end, and of blank ones before it.
     pub bytes: u64,
     /// The digest of its message, which is stored, or why it was refused.
     pub outcome: Result<Digest, String>,
@@ -45,6 +46,7 @@ pub struct LineAnswer {
 
 /// A line that was sent.
 struct Sent {
+    number: u64,
     /// Of its message; `None` if it has none that can be read.
     digest: Option<Digest>,
     bytes: u64,
@@ -52,7 +54,7 @@ struct Sent {
 
 impl Client {
     /// Stores the message of each line of `input`, `{"message": …}`, and hands `each` the answer to each
-    /// line, in their order.
+    /// line, in their order. Blank lines are passed over.
     ///
     /// # Errors
     /// [`Unreachable`](super::Unreachable), or what the server said to all of it, or if it did not answer
@@ -95,7 +97,7 @@ impl Client {
                 let sent = unanswered.recv().await;
                 let sent = sent.context("the server answered more lines than there are")?;
                 let sent = sent.context("cannot read the lines")?;
-                number += 1;
+                number = sent.number;
                 each(LineAnswer {
                     number,
                     bytes: sent.bytes,
@@ -106,7 +108,7 @@ impl Client {
         }
         match unanswered.recv().await {
             None => Ok(()),
-            Some(Ok(_)) => bail!("the server answered {number} lines and no more"),
+            Some(Ok(_)) => bail!("the server answered up to line {number} and no more"),
             Some(Err(error)) => Err(error).context("cannot read the lines"),
         }
     }
@@ -117,7 +119,7 @@ fn line_end(bytes: &[u8]) -> Option<usize> {
     Some(bytes.iter().position(|&byte| byte == b'\n')? + 1)
 }
 
-/// Sends lines until there are no more or the connection ends.
+/// Sends lines but for blank ones, which have no answers, until there are no more or the connection ends.
 fn send_lines(
     input: impl Read,
     mut pieces: channel::Sender<Bytes, io::Error>,
@@ -126,6 +128,7 @@ fn send_lines(
 ) {
     let mut input = BufReader::with_capacity(PIECE_BYTES, input);
     let mut piece = Vec::new();
+    let (mut number, mut bytes) = (0, 0);
     loop {
         let start = piece.len();
         let read = input.read_until(b'\n', &mut piece);
@@ -133,10 +136,20 @@ fn send_lines(
         let is_last = !matches!(read, Ok(1..));
         let line = match read {
             Ok(0) => None,
-            Ok(_) => Some(Ok(Sent {
-                digest: digest_of(line),
-                bytes: line.len() as u64,
-            })),
+            Ok(read) => {
+                number += 1;
+                bytes += read as u64;
+                if matches!(line, b"\n" | b"\r\n" | b"\r") {
+                    piece.truncate(start);
+                    None
+                } else {
+                    Some(Ok(Sent {
+                        number,
+                        digest: digest_of(line),
+                        bytes: mem::take(&mut bytes),
+                    }))
+                }
+            }
             Err(error) => Some(Err(error)),
         };
         if line.is_some_and(|line| sent.blocking_send(line).is_err()) {
@@ -145,7 +158,7 @@ fn send_lines(
         // Do not keep back what was typed.
         let is_due = is_last || piece.len() >= PIECE_BYTES || input.buffer().is_empty();
         if is_due && !piece.is_empty() {
-            let piece = std::mem::take(&mut piece);
+            let piece = mem::take(&mut piece);
             if runtime.block_on(pieces.send_data(piece.into())).is_err() {
                 return;
             }

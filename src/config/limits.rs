@@ -108,6 +108,8 @@ pub struct BatchLimits {
     /// Lines of one batch on their way to the disk at once; so many of [`Limits::writes_max`] a batch of
     /// messages takes for itself.
     pub lines_max: u32,
+    /// Lines of one batch that fail before it ends.
+    pub errors_max: u32,
     /// Answers of one batch that its client has not taken yet, in bytes; a batch with more waits.
     pub answer_bytes_max: usize,
 }
@@ -188,6 +190,8 @@ impl Default for BatchLimits {
             batches_max: 3,
             // While one group is synced, the next is read; four times as many as 64 clients have.
             lines_max: 256,
+            // More than anybody reads, in a megabyte; a wrong line may be one byte, and its answer is a hundred.
+            errors_max: 10_000,
             // The digests of 100,000 lines that are sent at once, 58,000 that are sent one by one: so many
             // before the first answer is read.
             answer_bytes_max: 8 << 20,

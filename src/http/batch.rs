@@ -1,7 +1,8 @@
 //! Batches: many lines in, a line out for each, both at once.
 //!
 //! A batch reads lines while earlier ones are on their way to the disk, and answers each in its turn
-//! when its message is durable. A line that fails says so in its place and does nothing to the others.
+//! when its message is durable. A line that fails says so in its place and does nothing to the others; after
+//! so many the batch ends. Blank lines have numbers and no answers.
 //! An answer waits in a pipe until the client takes it, so a client may write all before it reads.
 //!
 //! **Invariant:** what a batch holds is limited, however long it is: lines not yet answered in number
@@ -86,7 +87,8 @@ pub(super) async fn answer(
         lines: LineSplitter::new(usize::try_from(app.limits.body.bytes_max).unwrap_or(usize::MAX)),
         waiting: VecDeque::new(),
         waiting_bytes: 0,
-        answered: 0,
+        number: 0,
+        errors: 0,
         gathered: Vec::new(),
         answers,
         shares,
@@ -128,10 +130,12 @@ struct Batch {
     has_ended: bool,
     lines: LineSplitter,
     /// Lines that were begun and not answered, in their order.
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<Numbered<Waiting>>,
     waiting_bytes: usize,
-    /// Lines that were answered; the number of the last.
-    answered: u64,
+    /// The number of the last line that was begun or blank.
+    number: u64,
+    /// Lines that failed, so far as is known.
+    errors: u32,
     /// Answers to be handed over.
     gathered: Vec<u8>,
     answers: BodySender,
@@ -145,6 +149,9 @@ enum Line<P> {
     LookUp(Digest),
     Failed(LineError),
 }
+
+/// Of the line with this number, from 1.
+type Numbered<T> = (u64, T);
 
 /// A line that was begun.
 type Waiting = Line<Put>;
@@ -162,7 +169,7 @@ impl Batch {
     async fn answer_all(&mut self, first: Option<Frame<Bytes>>) -> Result<(), Gone> {
         let mut failure = self.take(Ok(first)).err();
         loop {
-            self.begin_lines().await;
+            failure = self.begin_lines().await.err().or(failure);
             self.gather_ready();
             self.hand_over().await?;
             consume_budget().await;
@@ -183,14 +190,14 @@ impl Batch {
             }
         }
         if let Some(failure) = failure {
-            json::write_error_line(&mut self.gathered, &failure.to_string(), self.answered + 1);
+            json::write_error_line(&mut self.gathered, &failure.to_string(), self.number + 1);
         }
         self.hand_over().await
     }
 
     /// Takes the next piece of the body, or its end.
-    fn take(&mut self, frame: Result<Option<Frame<Bytes>>, BodyError>) -> Result<(), BodyError> {
-        let Some(frame) = frame? else {
+    fn take(&mut self, frame: Result<Option<Frame<Bytes>>, BodyError>) -> Result<(), LineError> {
+        let Some(frame) = frame.map_err(HttpError::from)? else {
             self.has_ended = true;
             return Ok(());
         };
@@ -199,9 +206,10 @@ impl Batch {
             self.received += piece.len() as u64;
             let bytes_max = self.app.limits.batch.bytes_max;
             if self.received > bytes_max {
-                return Err(BodyError::TooLarge { bytes_max });
+                return Err(HttpError::from(BodyError::TooLarge { bytes_max }).into());
             }
-            self.deadline.check(self.received)?;
+            let is_in_time = self.deadline.check(self.received);
+            is_in_time.map_err(HttpError::from)?;
             self.lines.feed(piece);
         }
         Ok(())
@@ -215,20 +223,33 @@ impl Batch {
             && (is_within || self.waiting_bytes == 0)
     }
 
-    /// Begins the lines that are there, as many as there is room for.
-    async fn begin_lines(&mut self) {
+    /// Begins the lines that are there, as many as there is room for, and forgets the rest if it is to end.
+    async fn begin_lines(&mut self) -> Result<(), LineError> {
         while self.has_room(self.lines.begun_bytes()) {
             let mut line = self.lines.next();
             if line.is_none() && self.has_ended {
                 line = self.lines.end();
             }
-            let Some(line) = line else { return };
-            let waiting = self.begin(line).await.unwrap_or_else(Waiting::Failed);
-            if let Waiting::Put { bytes, .. } = waiting {
-                self.waiting_bytes += bytes;
+            let Some(line) = line else { return Ok(()) };
+            let number = self.number + 1;
+            if !line.is_blank() {
+                let errors_max = self.app.limits.batch.errors_max;
+                if self.errors >= errors_max {
+                    self.lines.discard();
+                    self.has_ended = true;
+                    return Err(LineError::TooMany { errors_max });
+                }
+                let waiting = self.begin(line).await.unwrap_or_else(Waiting::Failed);
+                match &waiting {
+                    Waiting::Put { bytes, .. } => self.waiting_bytes += bytes,
+                    Waiting::Failed(_) => self.errors += 1,
+                    Waiting::LookUp(_) => {}
+                }
+                self.waiting.push_back((number, waiting));
             }
-            self.waiting.push_back(waiting);
+            self.number = number;
         }
+        Ok(())
     }
 
     async fn begin(&self, line: BodyLine) -> Result<Waiting, LineError> {
@@ -263,10 +284,12 @@ impl Batch {
         }
     }
 
-    fn gather(&mut self, outcome: Outcome) {
-        self.answered += 1;
+    fn gather(&mut self, (number, outcome): Numbered<Outcome>) {
+        // Others that fail were counted when they were begun; a digest of no message is no mistake.
+        let is_put = matches!(outcome, Outcome::Put { .. });
         if let Err(error) = self.write_answer(outcome) {
-            json::write_error_line(&mut self.gathered, &error.to_string(), self.answered);
+            self.errors += u32::from(is_put);
+            json::write_error_line(&mut self.gathered, &error.to_string(), number);
         }
     }
 
@@ -314,16 +337,20 @@ impl Batch {
 
 /// What became of the first line that waits, once that is known. Does not take more than that from the
 /// line, so it may be asked and left as often as one likes.
-fn poll_first(waiting: &mut VecDeque<Waiting>, context: &mut Context<'_>) -> Poll<Outcome> {
-    if let Some(Waiting::Put { put, bytes }) = waiting.front_mut() {
+fn poll_first(
+    waiting: &mut VecDeque<Numbered<Waiting>>,
+    context: &mut Context<'_>,
+) -> Poll<Numbered<Outcome>> {
+    if let Some((number, Waiting::Put { put, bytes })) = waiting.front_mut() {
         let (put, bytes) = (ready!(Pin::new(put).poll(context)), *bytes);
+        let number = *number;
         waiting.pop_front();
-        return Poll::Ready(Outcome::Put { put, bytes });
+        return Poll::Ready((number, Outcome::Put { put, bytes }));
     }
     match waiting.pop_front() {
-        Some(Waiting::LookUp(digest)) => Poll::Ready(Outcome::LookUp(digest)),
-        Some(Waiting::Failed(error)) => Poll::Ready(Outcome::Failed(error)),
-        Some(Waiting::Put { .. }) | None => Poll::Pending,
+        Some((number, Waiting::LookUp(digest))) => Poll::Ready((number, Outcome::LookUp(digest))),
+        Some((number, Waiting::Failed(error))) => Poll::Ready((number, Outcome::Failed(error))),
+        Some((_, Waiting::Put { .. })) | None => Poll::Pending,
     }
 }
 

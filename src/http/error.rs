@@ -83,13 +83,15 @@ pub(super) enum HttpError {
     NotDeleted(StoreError),
 }
 
-/// Why a line of a batch fails, and it alone.
+/// Why a line of a batch fails, and it alone, or why the batch ends with it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LineError {
     #[error("The line is larger than {bytes_max} bytes.")]
     TooLarge { bytes_max: u64 },
     #[error("The line is not UTF-8: invalid byte at offset {}.", .0.valid_up_to())]
     NotUtf8(Utf8Error),
+    #[error("{errors_max} lines before this one failed; the batch ends here.")]
+    TooMany { errors_max: u32 },
     #[error("The line is not what it should be: {}.", .0.in_line())]
     Json(#[from] JsonError),
     #[error(transparent)]

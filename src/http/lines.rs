@@ -18,13 +18,23 @@ pub(super) struct LineSplitter {
 }
 
 /// A line without its end.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum BodyLine {
     /// Part of what was fed.
     Part(Bytes),
     /// In a buffer of its own.
     Gathered(Bytes),
     TooLong,
+}
+
+impl BodyLine {
+    /// Whether it has nothing but its end, which may be CRLF.
+    pub(super) fn is_blank(&self) -> bool {
+        match self {
+            Self::Part(line) | Self::Gathered(line) => matches!(line.as_ref(), b"" | b"\r"),
+            Self::TooLong => false,
+        }
+    }
 }
 
 impl LineSplitter {
@@ -45,6 +55,11 @@ impl LineSplitter {
             "the last piece was not cut to its end"
         );
         self.rest = piece;
+    }
+
+    /// Forgets what was not cut yet.
+    pub(super) fn discard(&mut self) {
+        *self = Self::new(self.bytes_max);
     }
 
     /// Whether the next piece is needed.
@@ -113,7 +128,7 @@ mod tests {
     const TOO_LONG: &str = "(too long)";
 
     /// The lines of a body that comes in these pieces.
-    fn cut(bytes_max: usize, pieces: &[&[u8]]) -> Vec<Bytes> {
+    fn cut(bytes_max: usize, pieces: &[&[u8]]) -> Vec<BodyLine> {
         let mut lines = LineSplitter::new(bytes_max);
         let mut all = Vec::new();
         for piece in pieces {
@@ -126,11 +141,17 @@ mod tests {
             assert!(lines.begun.capacity() <= bytes_max);
         }
         all.extend(lines.end());
-        let text = |line| match line {
-            BodyLine::Part(line) | BodyLine::Gathered(line) => line,
-            BodyLine::TooLong => TOO_LONG.into(),
-        };
-        all.into_iter().map(text).collect()
+        all
+    }
+
+    /// They are equal to their texts.
+    impl PartialEq<&str> for BodyLine {
+        fn eq(&self, text: &&str) -> bool {
+            match self {
+                Self::Part(line) | Self::Gathered(line) => line == text,
+                Self::TooLong => *text == TOO_LONG,
+            }
+        }
     }
 
     #[test]
@@ -139,6 +160,16 @@ mod tests {
         assert_eq!(cut(9, &[b"a\n\nbc"]), ["a", "", "bc"]);
         assert_eq!(cut(9, &[b""]), [""; 0]);
         assert_eq!(cut(9, &[b"\n"]), [""]);
+    }
+
+    #[test]
+    fn a_blank_line_has_an_end_and_nothing_else() {
+        let lines = cut(9, &[b"\n\r\n\r"]);
+        assert_eq!(lines.len(), 3);
+        assert!(lines.iter().all(BodyLine::is_blank));
+        let lines = cut(2, &[b" \n\t\r\n\r\r\n0\nlong"]);
+        assert_eq!(lines.len(), 5);
+        assert!(!lines.iter().any(BodyLine::is_blank));
     }
 
     #[test]
@@ -163,7 +194,12 @@ mod tests {
             size in 1..10_usize,
         ) {
             let pieces: Vec<_> = body.chunks(size).collect();
-            prop_assert_eq!(cut(3, &pieces), cut(3, &[&body]));
+            let whole = cut(3, &[&body]);
+            let texts = whole.iter().map(|line| match line {
+                BodyLine::Part(line) | BodyLine::Gathered(line) => str::from_utf8(line).unwrap(),
+                BodyLine::TooLong => TOO_LONG,
+            });
+            prop_assert_eq!(cut(3, &pieces), texts.collect::<Vec<_>>());
         }
     }
 }

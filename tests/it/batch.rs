@@ -74,7 +74,7 @@ async fn a_broken_line_fails_alone_and_with_its_number() {
     let lines: [&[u8]; 9] = [
         b"{\"message\": \"a\"}",
         b"not json",
-        b"",
+        b" ",
         b"{\"message\": \"\xff\"}",
         b"[\"message\"]",
         long.as_bytes(),
@@ -90,7 +90,7 @@ async fn a_broken_line_fails_alone_and_with_its_number() {
     assert_eq!(answers[8], digest_line("b").trim_end());
     for (index, reason) in [
         (1, "column 2"),
-        (2, "column 0"),
+        (2, "column 1"),
         (3, "not UTF-8: invalid byte at offset 13"),
         (4, "must be a JSON object"),
         (6, "larger than 100 bytes"),
@@ -103,6 +103,70 @@ async fn a_broken_line_fails_alone_and_with_its_number() {
         assert!(!error.contains("line 1"), "{error}");
     }
     assert_eq!(server.store.writes(), 3);
+}
+
+#[tokio::test]
+async fn blank_lines_count_and_have_no_answers() {
+    let server = TestServer::start();
+    let lines = "\n{\"message\": \"a\"}\n\r\n\nfoo\n\n{\"message\": \"b\"}\n\n\r";
+    let answer = server.ask(&publish(lines)).await;
+    let answers: Vec<_> = answer.text().lines().collect();
+    assert_eq!(answers.len(), 3, "{answers:?}");
+    assert_eq!(answers[0], digest_line("a").trim_end());
+    assert!(answers[1].ends_with(", \"line\": 5}"), "{answers:?}");
+    assert_eq!(answers[2], digest_line("b").trim_end());
+    let answer = server.ask(&publish("\n".repeat(100_000))).await;
+    assert_eq!(answer.text(), "");
+    let lines = format!("\n{}\r\n\"foo\"\n", digest_line("a"));
+    let answer = server.ask(&look_up("/messages/lookup", lines)).await;
+    let expected = "{\"message\": \"a\"}\n{\"error\": \"Message not found.\", \"line\": 4}\n";
+    assert_eq!(answer.text(), expected);
+}
+
+/// Lines of one batch that may fail.
+const ERRORS_MAX: usize = 10_000;
+
+#[tokio::test]
+async fn a_batch_ends_with_the_line_after_so_many_that_failed() {
+    let server = TestServer::start();
+    let stored = "{\"message\": \"a\"}\n";
+    // One more may be right or blank, but not be there.
+    let wrong = "[\n".repeat(ERRORS_MAX);
+    let answer = server.ask(&publish(format!("{stored}{wrong}\n\n"))).await;
+    let answers: Vec<_> = answer.text().lines().collect();
+    assert_eq!(answers.len(), 1 + ERRORS_MAX);
+    assert!(answers[ERRORS_MAX].contains("not what it should be"));
+
+    let lines = format!("{stored}{wrong}\n{{\"message\": \"b\"}}\n").repeat(2);
+    let answer = server.ask(&publish(lines)).await;
+    let answers: Vec<_> = answer.text().lines().collect();
+    assert_eq!(answers.len(), 1 + ERRORS_MAX + 1);
+    let last = format!(
+        "{{\"error\": \"{ERRORS_MAX} lines before this one failed; the batch ends here.\", \"line\": {}}}",
+        ERRORS_MAX + 3
+    );
+    assert_eq!(answers[ERRORS_MAX + 1], last);
+    assert!(!server.service.holds(&Digest::of(b"b")).unwrap());
+}
+
+#[tokio::test]
+async fn lines_that_the_store_refuses_count_as_failed_and_digests_of_no_message_do_not() {
+    let server = TestServer::with(|limits| limits.batch.errors_max = 10);
+    let missing: String = (0..100).map(|it| digest_line(&it.to_string())).collect();
+    let answer = server.ask(&look_up("/messages/lookup", missing)).await;
+    assert_eq!(answer.text().lines().count(), 100);
+    assert!(!answer.text().contains("ends here"));
+
+    server.store.set_fault(Some(Fault::Puts(StoreError::Full)));
+    let mut client = server.connect(Protocol::Http1).await;
+    let mut batch = client.begin_lines(&publish(""));
+    for number in 0..10 {
+        batch.send(format!("{{\"message\": \"{number}\"}}\n"));
+        assert!(batch.line().await.unwrap().contains("disk is full"));
+    }
+    batch.send("{\"message\": \"eleventh\"}\n");
+    assert!(batch.line().await.unwrap().contains("the batch ends here"));
+    assert_eq!(batch.line().await, None);
 }
 
 #[tokio::test]
@@ -441,6 +505,23 @@ fn put_names_the_lines_of_a_batch_that_are_refused() {
     let mut said = outcome.stderr.lines();
     assert!(said.next().unwrap().starts_with("digestd: line 2: "));
     assert!(said.next().unwrap().contains("1 lines were refused"));
+    let lines = b"\n{\"message\": \"a\"}\r\n\r\n\nfoo\n\n{\"message\": \"b\"}\n\n\n";
+    let outcome = put_batch(&server, "-".as_ref(), lines);
+    assert_eq!(String::from_utf8(outcome.stdout).unwrap(), digests);
+    let said = &outcome.stderr;
+    assert!(said.starts_with("digestd: line 5: "), "{said}");
+    let outcome = put_batch(&server, "-".as_ref(), &b"foo\n".repeat(ERRORS_MAX + 2));
+    let mut said = outcome.stderr.lines().skip(ERRORS_MAX);
+    assert!(
+        said.next()
+            .unwrap()
+            .starts_with("digestd: line 10001: 10000 lines")
+    );
+    assert!(
+        said.next()
+            .unwrap()
+            .contains("up to line 10001 and no more")
+    );
     let outcome = put_batch(&server, "/nowhere".as_ref(), b"");
     assert_eq!(outcome.code, Some(1));
 }
