@@ -1,4 +1,4 @@
-//! Networks: lists of who is let in and who is not, and who counts as one client.
+//! Networks: lists of who is let in and who is not, and who counts as one client, or as one party.
 //!
 //! **Invariant:** an address has one form here, the canonical one: IPv4 in IPv6 is IPv4. Whoever is
 //! denied stays out, whatever else allows them.
@@ -238,6 +238,14 @@ impl Client {
 /// network; one IPv4 address, of which nobody has many for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientNetwork(IpAddr);
+
+impl ClientNetwork {
+    /// Whether it may be that of many clients.
+    #[must_use]
+    pub fn is_shared(self) -> bool {
+        self.0.is_ipv6()
+    }
+}
 
 impl fmt::Display for ClientNetwork {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,8 +6,13 @@
 //! instead, and forgetting is mild: whoever is forgotten has his burst once more. Those who came once
 //! go before those who come again and again, which is the order of the cache that the table is, so a
 //! flood of strangers does not wash out the client that is being limited.
+//!
+//! Whoever has one IPv6 address often has a /48, which is 65,536 clients. All of those together have the rate of
+//! [`NEIGHBOURS`]; it is asked after that of the client, so that one who asks too often takes nothing from the
+//! others.
 
 use std::convert::Infallible;
+use std::hash::Hash;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -20,10 +25,17 @@ use governor::state::{InMemoryState, NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 use quick_cache::sync::Cache;
 
-use super::networks::Client;
+use super::networks::{Client, ClientNetwork};
 
 /// Clients that a table remembers: some 10 MB, when all of them are there.
 pub const CLIENTS_MAX: usize = 65_536;
+
+/// Networks that a table remembers: a quarter of that more.
+const NEIGHBOURHOODS_MAX: usize = CLIENTS_MAX / 4;
+
+/// Times the rate of a client that all clients of a network have together: more than ask in a household, or
+/// in most offices, and far from all that there can be.
+const NEIGHBOURS: NonZeroU32 = NonZeroU32::new(16).unwrap();
 
 /// The part of a unit of time whose requests may come at once. A rate then holds within 2.5 % over
 /// ten units.
@@ -37,11 +49,13 @@ pub struct Rate {
 }
 
 impl Rate {
-    fn quota(self) -> Option<Quota> {
+    /// So many times this rate, and its burst; `None` if that is less than a nanosecond a request.
+    fn quota(self, times: NonZeroU32) -> Option<Quota> {
         let burst = self.requests.get() / BURST_SHARE;
         let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
-        let quota = Quota::with_period(self.unit / self.requests.get())?;
-        Some(quota.allow_burst(burst))
+        let requests = self.requests.checked_mul(times)?;
+        let quota = Quota::with_period(self.unit / requests.get())?;
+        Some(quota.allow_burst(burst.saturating_mul(times)))
     }
 }
 
@@ -62,8 +76,7 @@ impl FromStr for Rate {
             requests: requests.ok_or(InvalidRate)?,
             unit,
         };
-        // One of less than a nanosecond a request is none.
-        rate.quota().map(|_| rate).ok_or(InvalidRate)
+        rate.quota(NonZeroU32::MIN).map(|_| rate).ok_or(InvalidRate)
     }
 }
 
@@ -72,65 +85,94 @@ impl FromStr for Rate {
 #[error("a rate is a number of requests, `/`, and `s`, `m` or `h`, like 100/s")]
 pub struct InvalidRate;
 
-/// Holds every client to one rate.
+/// Holds every client to one rate, and its network to a multiple of it.
 #[derive(Debug)]
 pub struct Limiter<C: Clock = MonotonicClock> {
-    table: Table,
-    inner: RateLimiter<Client, Table, C, NoOpMiddleware<C::Instant>>,
+    clients: Buckets<Client, C>,
+    /// `None` if the multiple is too much to be counted.
+    networks: Option<Buckets<ClientNetwork, C>>,
 }
 
 impl Limiter {
     /// For this rate.
     #[must_use]
     pub fn new(rate: Rate) -> Option<Self> {
-        Self::with_clock(rate, CLIENTS_MAX, MonotonicClock)
+        Self::with_clock(rate, CLIENTS_MAX, NEIGHBOURHOODS_MAX, MonotonicClock)
+    }
+}
+
+impl<C: Clock + Clone> Limiter<C> {
+    fn with_clock(rate: Rate, clients_max: usize, networks_max: usize, clock: C) -> Option<Self> {
+        let networks = rate.quota(NEIGHBOURS);
+        Some(Self {
+            clients: Buckets::new(rate.quota(NonZeroU32::MIN)?, clients_max, clock.clone()),
+            networks: networks.map(|quota| Buckets::new(quota, networks_max, clock)),
+        })
     }
 }
 
 impl<C: Clock> Limiter<C> {
-    fn with_clock(rate: Rate, clients_max: usize, clock: C) -> Option<Self> {
-        let table = Table(Arc::new(Cache::new(clients_max)));
-        let inner = RateLimiter::new(rate.quota()?, table.clone(), clock);
-        Some(Self { table, inner })
-    }
-
     /// Clients that are remembered at the moment.
     #[must_use]
     pub fn clients(&self) -> usize {
-        self.table.0.len()
+        self.clients.table.0.len()
     }
 
     /// Counts a request of `client`.
     ///
     /// # Errors
-    /// If it is one too many: how long the client has to wait until one would not be. It was not
-    /// counted then, so asking too often does not make the wait longer.
+    /// If it is one too many: how long the client has to wait until one would not be. It was not counted then
+    /// where it was refused, so asking too often does not make the wait longer.
     pub fn check(&self, client: Client) -> Result<(), Duration> {
-        let check = self.inner.check_key(&client);
+        self.clients.check(&client)?;
+        let network = client.network();
+        match &self.networks {
+            Some(networks) if network.is_shared() => networks.check(&network),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What each of many may do within one quota.
+#[derive(Debug)]
+struct Buckets<K: Copy + Eq + Hash, C: Clock> {
+    table: Table<K>,
+    inner: RateLimiter<K, Table<K>, C, NoOpMiddleware<C::Instant>>,
+}
+
+impl<K: Copy + Eq + Hash, C: Clock> Buckets<K, C> {
+    fn new(quota: Quota, keys_max: usize, clock: C) -> Self {
+        let table = Table(Arc::new(Cache::new(keys_max)));
+        let inner = RateLimiter::new(quota, table.clone(), clock);
+        Self { table, inner }
+    }
+
+    fn check(&self, key: &K) -> Result<(), Duration> {
+        let check = self.inner.check_key(key);
         check.map_err(|until| until.wait_time_from(self.inner.clock().now()))
     }
 }
 
-/// The state of each client that is remembered.
+/// The state of each that is remembered.
 #[derive(Clone, Debug)]
-struct Table(Arc<Cache<Client, Arc<InMemoryState>>>);
+struct Table<K: Copy + Eq + Hash>(Arc<Cache<K, Arc<InMemoryState>>>);
 
-impl StateStore for Table {
-    type Key = Client;
+impl<K: Copy + Eq + Hash> StateStore for Table<K> {
+    type Key = K;
 
-    fn measure_and_replace<T, F, E>(&self, client: &Client, measure: F) -> Result<T, E>
+    fn measure_and_replace<T, F, E>(&self, key: &K, measure: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
         let new = || Ok::<_, Infallible>(Arc::default());
-        let Ok(state) = self.0.get_or_insert_with(client, new);
+        let Ok(state) = self.0.get_or_insert_with(key, new);
         state.measure_and_replace(&NotKeyed::NonKey, measure)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     use governor::clock::FakeRelativeClock;
 
@@ -143,8 +185,14 @@ mod tests {
     fn limiter(rate: &str, clients_max: usize) -> (Limiter<FakeRelativeClock>, FakeRelativeClock) {
         let clock = FakeRelativeClock::default();
         let rate = rate.parse().unwrap();
-        let limiter = Limiter::with_clock(rate, clients_max, clock.clone());
+        let limiter = Limiter::with_clock(rate, clients_max, clients_max, clock.clone());
         (limiter.unwrap(), clock)
+    }
+
+    /// A client of a /48 network.
+    fn neighbour(network: u32, number: u16) -> Client {
+        let bits = (0x2001 << 112) | (u128::from(network) << 80) | (u128::from(number) << 64);
+        Client::of(IpAddr::V6(Ipv6Addr::from_bits(bits)))
     }
 
     #[test]
@@ -248,5 +296,54 @@ mod tests {
             passed += u32::from(limiter.check(culprit).is_ok());
         }
         assert_eq!(passed, 0);
+    }
+
+    #[test]
+    fn a_network_has_sixteen_times_the_rate_and_the_burst_of_a_client() {
+        let (limiter, clock) = limiter("8/m", 1000);
+        let passed = |network| {
+            let asked = (0..400).map(|number| limiter.check(neighbour(network, number)));
+            asked.flatten().count()
+        };
+        assert_eq!(passed(1), 16 * 2);
+        assert_eq!(passed(2), 16 * 2, "another one has its own");
+        clock.advance(Duration::from_secs(3));
+        assert_eq!(passed(1), 6, "128 a minute are 6.4 in three seconds");
+        assert_eq!(
+            limiter.check(neighbour(1, 500)),
+            Err(Duration::from_micros(281_250)),
+            "the seventh of 128 a minute"
+        );
+    }
+
+    #[test]
+    fn one_client_that_asks_too_often_takes_no_more_than_its_rate_from_its_neighbours() {
+        let (limiter, _) = limiter("8/m", 1000);
+        let noisy = (0..1000).map(|_| limiter.check(neighbour(1, 0)));
+        assert_eq!(noisy.flatten().count(), 2);
+        for number in 1..=15 {
+            for _ in 0..2 {
+                limiter.check(neighbour(1, number)).unwrap();
+            }
+        }
+        limiter.check(neighbour(1, 16)).unwrap_err();
+    }
+
+    #[test]
+    fn networks_beyond_the_bound_are_forgotten_as_clients_are() {
+        let (limiter, _) = limiter("1/h", 1000);
+        for network in 0..100_000 {
+            limiter.check(neighbour(network, 0)).unwrap();
+        }
+        let networks = limiter.networks.as_ref().unwrap();
+        assert!(networks.table.0.len() <= 1000);
+    }
+
+    #[test]
+    fn a_rate_too_high_to_be_multiplied_holds_for_clients_alone() {
+        for (rate, is_multiplied) in [("62500000/s", true), ("62500001/s", false)] {
+            let (limiter, _) = limiter(rate, 10);
+            assert_eq!(limiter.networks.is_some(), is_multiplied, "{rate}");
+        }
     }
 }

@@ -644,6 +644,29 @@ async fn reads_and_writes_have_rates_of_their_own_and_probes_have_none() {
 }
 
 #[tokio::test]
+async fn all_clients_of_an_ipv6_network_of_48_bits_have_sixteen_times_the_rate() {
+    let access = open(Settings {
+        read_rate: Some("1/h".parse().unwrap()),
+        ..behind_a_proxy()
+    });
+    let server = TestServer::guarded(&access);
+    let mut proxy = server.connect(Protocol::Http1).await;
+    let mut passed = 0;
+    for number in 0..40 {
+        let client = format!("2001:db8:1:{number:x}::1");
+        let ask = Ask::get("/nothing").field("x-forwarded-for", &client);
+        let answer = proxy.ask(&ask).await;
+        assert!([404, 429].contains(&answer.status));
+        passed += u32::from(answer.status == 404);
+    }
+    assert_eq!(passed, 16);
+    for client in ["2001:db8:2::1", "192.0.2.1"] {
+        let ask = Ask::get("/nothing").field("x-forwarded-for", client);
+        assert_eq!(proxy.ask(&ask).await.status, 404, "{client}");
+    }
+}
+
+#[tokio::test]
 async fn each_client_behind_a_proxy_has_its_own_rate() {
     let access = open(Settings {
         read_rate: Some("1/h".parse().unwrap()),

@@ -115,7 +115,7 @@ struct LimitArgs {
     client_connections_max: NonZeroU16,
 
     /// Requests that read, for each client (an IPv4 address, an IPv6 /64 network), like 100/s, 100/m
-    /// or 100/h [default: no limit]
+    /// or 100/h; all clients of a /48 network have 16 times as many [default: no limit]
     #[arg(long, value_name = "RATE", env = "DIGESTD_READ_RATE")]
     read_rate: Option<Rate>,
 
