@@ -2,15 +2,19 @@
 //!
 //! A file is called `….part` until everything is in it and on the disk. An unfinished one is read
 //! again, cut after its last good message, and continued there. It refuses to know
-//! the forms of an archive. **Invariant:** a file with its final name is whole and on the disk.
+//! the forms of an archive. **Invariants:** a file with its final name is whole and on the disk; what was made
+//! by somebody else is never written to.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
+use rustix::fs::OFlags;
+use rustix::process::geteuid;
 
 use super::archive::{self, Form, Writer};
 use super::options::{CredentialArgs, DataArgs};
@@ -27,6 +31,13 @@ const PAGE_MESSAGES_MAX: usize = 1024;
 
 /// Bytes handed to the system at once.
 const BUFFER_BYTES: usize = 1 << 20;
+
+/// Permissions of an export: it has all messages.
+const FILE_MODE: u32 = 0o600;
+
+/// What stands where an unfinished export belongs, and what to do.
+const NOT_OURS: &str = "what is there is a link, no file, or another user's, and not an export that was \
+                        interrupted; remove it, or write to another directory";
 
 /// Options of `export`.
 #[derive(Debug, Args)]
@@ -48,8 +59,8 @@ pub(super) struct ExportArgs {
     #[arg(long, value_enum, default_value = "ndjson")]
     pub(crate) format: Form,
 
-    /// Where to write; it is called FILE.part until it is whole, and an unfinished one is gone on
-    /// with [default: standard output]
+    /// Where to write, for nobody else to read; it is called FILE.part until it is whole, and an
+    /// unfinished one is gone on with [default: standard output]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
@@ -145,19 +156,42 @@ impl Unfinished {
         }
         let part = part(path);
         let context = || format!("cannot write {}", part.display());
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&part)
-            .with_context(context)?;
+        let mut file = open_part(&part).with_context(context)?;
         file.try_lock().with_context(context)?;
         let (digests, end) = read_unfinished(&file, form).with_context(context)?;
         file.set_len(end).with_context(context)?;
         file.seek(SeekFrom::End(0)).with_context(context)?;
         Ok(Self { file, digests })
     }
+}
+
+/// Opens what an interrupted export left, or makes it, for nobody else to read. The directory may be one in
+/// which others make files too: what is no file of this user alone is not written to.
+fn open_part(path: &Path) -> anyhow::Result<File> {
+    #[expect(clippy::cast_possible_wrap, reason = "a pattern of bits")]
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(FILE_MODE)
+        .custom_flags(flags)
+        .open(path);
+    let file = match opened {
+        // A link, a socket, a directory.
+        Err(_) if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) => {
+            bail!(NOT_OURS)
+        }
+        opened => opened?,
+    };
+    let metadata = file.metadata()?;
+    let is_ours =
+        metadata.is_file() && metadata.nlink() == 1 && metadata.uid() == geteuid().as_raw();
+    ensure!(is_ours, NOT_OURS);
+    // An earlier version made it.
+    file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+    Ok(file)
 }
 
 /// The good messages at the start of an export, and where they end.

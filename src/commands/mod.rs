@@ -32,7 +32,7 @@ use clap::{Parser, Subcommand};
 pub use self::options::ServerArgs;
 use self::options::{DataArgs, TextArgs, UsageError};
 use self::output::{IntegrityError, say};
-use self::process_limits::raise_file_limit;
+use self::process_limits::{keep_files_private, raise_file_limit};
 use self::serve::ServeArgs;
 use self::setup::with_log;
 use crate::client::{InvalidUrl, NotFound, Unreachable};
@@ -98,6 +98,7 @@ enum Command {
 /// Does what the command line asks for; returns the exit code.
 #[must_use]
 pub fn run(cli: Cli) -> i32 {
+    keep_files_private();
     // Every command that opens a store needs a descriptor for each segment.
     let raised = raise_file_limit();
     let result = match cli.into_command() {

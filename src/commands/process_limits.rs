@@ -1,14 +1,23 @@
-//! What the system grants the process: descriptors, and no core dumps.
+//! What the system grants the process and those beside it: descriptors, no core dumps, and nothing of the
+//! files that it makes to other users.
 //!
-//! It refuses to know what the descriptors are for. **Invariant:** a limit is only ever raised to what the
-//! operator allows.
+//! It refuses to know what the descriptors and files are for. **Invariant:** a limit is only ever raised to
+//! what the operator allows.
 
 use std::io;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use tracing::warn;
 
 use crate::config::ConnectionLimits;
+
+/// Whatever is made from now on is for its owner alone: messages, digests and addresses of clients are nobody
+/// else's business, and the engine of the index leaves the permissions of its files to this. Of the whole
+/// process, so before there are threads.
+pub(super) fn keep_files_private() {
+    umask(Mode::RWXG | Mode::RWXO);
+}
 
 /// As many descriptors as the system lets us have.
 pub(super) fn raise_file_limit() -> io::Result<()> {

@@ -9,10 +9,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use super::output::{Output, count_lines};
 use crate::config::LogFileConfig;
+
+/// Permissions of a new file.
+const FILE_MODE: u32 = 0o600;
 
 #[derive(Debug)]
 pub(super) struct LogFile {
@@ -33,10 +37,13 @@ impl LogFile {
         Ok(log)
     }
 
+    /// Addresses of clients are for the owner alone, unless the operator made the file. Links are followed: it
+    /// is the operator who names the file, `/dev/stderr` perhaps.
     fn open_file(&mut self) -> io::Result<File> {
         let file = File::options()
             .create(true)
             .append(true)
+            .mode(FILE_MODE)
             .open(&self.config.path)?;
         self.bytes = file.metadata()?.len();
         Ok(file)
@@ -58,7 +65,9 @@ impl LogFile {
         Ok(())
     }
 
+    /// The new file may be read by whom the old one may: an operator has reasons to let others see a log.
     fn rotate(&mut self) -> io::Result<()> {
+        let permissions = fs::metadata(&self.config.path)?.permissions();
         self.file = None;
         for number in (1..self.config.files_max).rev() {
             match fs::rename(self.numbered(number), self.numbered(number + 1)) {
@@ -67,7 +76,10 @@ impl LogFile {
             }
         }
         fs::rename(&self.config.path, self.numbered(1))?;
-        self.file = Some(self.open_file()?);
+        let file = self.open_file()?;
+        // It may be for too few to read then, never for too many.
+        let _ = file.set_permissions(permissions);
+        self.file = Some(file);
         Ok(())
     }
 
@@ -128,6 +140,9 @@ impl Output for LogFile {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use tempfile::TempDir;
 
     use super::*;
@@ -219,6 +234,30 @@ mod tests {
             files(&directory),
             named(&[("elsewhere", "aa\nbb\n"), ("log", "cc\n")])
         );
+    }
+
+    #[test]
+    fn a_file_is_for_its_owner_alone_unless_the_operator_says_otherwise() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+        let mut log = log(&directory, 6, 2);
+        assert_eq!(mode(), 0o600);
+        log.write_lines(b"aa\nbb\ncc\n");
+        assert_eq!(mode(), 0o600);
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        log.write_lines(b"dd\nee\n");
+        assert!(directory.path().join("log.2").exists());
+        assert_eq!(mode(), 0o640);
+    }
+
+    #[test]
+    fn a_link_is_the_choice_of_the_operator() {
+        let directory = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        symlink(elsewhere.path().join("lines"), directory.path().join("log")).unwrap();
+        log(&directory, 6, 2).write_lines(b"aa\n");
+        assert_eq!(files(&elsewhere), named(&[("lines", "aa\n")]));
     }
 
     #[test]

@@ -4,10 +4,10 @@
 //! that nothing else can ever be signed with it. Both are in `localhost.crt`: the server sends the
 //! one, and a client that takes the file as a trust root trusts the other.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -213,6 +213,8 @@ fn replace(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
         .mode(mode)
         .open(&new)
         .and_then(|mut file| {
+            // The certificate is for everybody, whatever the process keeps for itself.
+            file.set_permissions(Permissions::from_mode(mode))?;
             file.write_all(text.as_bytes())?;
             file.sync_all()
         })

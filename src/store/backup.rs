@@ -456,7 +456,7 @@ impl Copy {
             let file = from.require_segment(segment)?;
             self.copy(segment, &file, self.segment_bytes, unreadable)?;
         }
-        File::options().read(true).write(true).open(path)
+        disk::open(&path, File::options().read(true).write(true))
     }
 
     fn fill_record(&self, file: &File, at: Position, digest: Digest) -> io::Result<()> {

@@ -19,7 +19,7 @@ use rustix::process::geteuid;
 const FILE_MODE: u32 = 0o600;
 
 /// The same for directories.
-const DIRECTORY_MODE: u32 = 0o700;
+pub(super) const DIRECTORY_MODE: u32 = 0o700;
 
 /// The smallest part of a disk that is readable or not, in bytes.
 const SECTOR_BYTES: usize = 512;
@@ -90,23 +90,27 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
 
 /// Opens a file of the store's own. One that is a link to another is refused: the store has no business
 /// with what it points to.
-fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+pub(super) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     #[expect(clippy::cast_possible_wrap, reason = "a pattern of bits")]
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
     let file = options.mode(FILE_MODE).custom_flags(flags).open(path);
     let file = file.map_err(|error| match Errno::from_io_error(&error) {
-        Some(Errno::LOOP) => not_a_file("a symbolic link"),
+        Some(Errno::LOOP) => not_a_file(path, "a symbolic link"),
         _ => error,
     })?;
     if file.metadata()?.is_file() {
         Ok(file)
     } else {
-        Err(not_a_file("no regular file"))
+        Err(not_a_file(path, "no regular file"))
     }
 }
 
-fn not_a_file(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}"))
+fn not_a_file(path: &Path, what: &str) -> io::Error {
+    let text = format!(
+        "{} is {what}, which a store does not touch; put the file itself there",
+        path.display()
+    );
+    io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
 /// Reads a small file of the store's own; see [`open`].

@@ -24,10 +24,10 @@
 //! segment size can stay: a larger one would only cost memory.
 
 use std::any::Any;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::ops::Bound;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -469,6 +469,7 @@ impl Drop for Index {
 
 impl Part {
     fn open(number: usize, directory: &Path, cache_bytes: u64) -> Result<Self, IndexError> {
+        keep_private(directory)?;
         let tree = sled::Config::new()
             .path(directory)
             .cache_capacity(cache_bytes)
@@ -522,6 +523,24 @@ fn part_directories(directory: &Path) -> impl Iterator<Item = PathBuf> {
 /// Which part has this digest.
 pub(super) fn part_of(digest: &Digest) -> usize {
     usize::from(digest.as_bytes()[0]) * PARTS / 256
+}
+
+/// Shuts others out of a part that an earlier version made. One with a link in it, which the engine would
+/// follow, is none that can be used.
+fn keep_private(directory: &Path) -> Result<(), IndexError> {
+    let is_there = directory.symlink_metadata().is_ok();
+    let mut linked = directory.is_symlink();
+    if is_there && !linked {
+        for entry in fs::read_dir(directory)? {
+            linked |= entry?.path().is_symlink();
+        }
+    }
+    if linked {
+        return Err(IndexError::new("a part of it is a symbolic link"));
+    }
+    // Not there yet, or of another user, who may look into it then.
+    let _ = fs::set_permissions(directory, Permissions::from_mode(disk::DIRECTORY_MODE));
+    Ok(())
 }
 
 /// Calls `call` with each of `items`, on a thread of its own.

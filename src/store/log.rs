@@ -291,8 +291,8 @@ impl Log {
                 fs::remove_file(&path)?;
             }
         }
-        let access = OpenOptions::new().read(true).write(true).clone();
-        let log = Self::open_segments(directory, segment_bytes, &access)?;
+        let mut access = OpenOptions::new().read(true).write(true).clone();
+        let log = Self::open_segments(directory, segment_bytes, &mut access)?;
         if log.last_segment() == 0 {
             log.identify()?;
         }
@@ -332,14 +332,14 @@ impl Log {
     /// # Errors
     /// If the directory or a segment cannot be opened.
     pub(super) fn open_read_only(directory: &Path, segment_bytes: u32) -> io::Result<Self> {
-        let access = OpenOptions::new().read(true).clone();
-        Self::open_segments(directory, segment_bytes, &access)
+        let mut access = OpenOptions::new().read(true).clone();
+        Self::open_segments(directory, segment_bytes, &mut access)
     }
 
     fn open_segments(
         directory: &Path,
         segment_bytes: u32,
-        access: &OpenOptions,
+        access: &mut OpenOptions,
     ) -> io::Result<Self> {
         let mut found = Vec::new();
         for entry in fs::read_dir(directory)? {
@@ -355,7 +355,7 @@ impl Log {
                 warn!(path = %path.display(), "this is no segment of this log; left alone");
                 break;
             }
-            let file = access.open(&path)?;
+            let file = disk::open(&path, access)?;
             lengths.push(file.metadata()?.len());
             put_segment(&mut segments, number, file);
         }
@@ -479,7 +479,8 @@ impl Log {
     pub(super) fn erase(&self, segment: u32, bodies: &[(Digest, Place)]) -> io::Result<Erased> {
         let path = self.directory.join(segment_name(segment));
         let mut erased = Erased::default();
-        let opened = self.watched(|| OpenOptions::new().read(true).write(true).open(path));
+        let mut access = OpenOptions::new().read(true).write(true).clone();
+        let opened = self.watched(|| disk::open(&path, &mut access));
         let file = match opened {
             Ok(file) => match file.metadata() {
                 Ok(metadata) if metadata.nlink() == 1 => file,

@@ -7,7 +7,7 @@
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`],
 //!   [`verify`], [`scrub`], [`backup`], [`compact`], [`upgrade`], with [`store_support`];
 //! * the real binaries: [`command`], [`tokens`], [`rates`], [`logs`], [`tls`], [`supervisor`], [`doctor`],
-//!   [`export`], [`import`], [`crash`], [`power`], [`failure`], [`sectors`], [`slow`], [`full`], [`memory`],
+//!   [`export`], [`import`], [`files`], [`crash`], [`power`], [`failure`], [`sectors`], [`slow`], [`full`], [`memory`],
 //!   [`samples`], [`readme`], [`browser`], [`caches`], [`strangers`], [`find_pair`] for the second one, and
 //!   [`loadgen`] for the generator of the bench `load`, with [`process`], [`writers`], [`disk`] and [`trace`].
 
@@ -38,6 +38,7 @@ mod disk;
 mod doctor;
 mod export;
 mod failure;
+mod files;
 mod find_pair;
 mod full;
 mod hosts;

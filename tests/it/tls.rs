@@ -125,7 +125,7 @@ fn the_acceptance_sequence_passes_twice_with_the_certificate_as_trust_root() {
 }
 
 #[test]
-fn the_certificate_is_for_all_names_of_the_machine_and_its_key_for_nobody_else() {
+fn the_certificate_is_for_all_names_and_users_of_the_machine_and_its_key_for_nobody_else() {
     let data = tempfile::tempdir().unwrap();
     let server = self_signed(&data).start();
     let client = trusting(&data.path().join("localhost.crt"), &[]);
@@ -139,8 +139,10 @@ fn the_certificate_is_for_all_names_of_the_machine_and_its_key_for_nobody_else()
         connect(&client, address, name).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
     connect(&client, address, "example.org").unwrap_err();
-    let key = fs::metadata(data.path().join("localhost.key")).unwrap();
-    assert_eq!(key.permissions().mode() & 0o777, 0o600);
+    for (name, expected) in [("localhost.crt", 0o644), ("localhost.key", 0o600)] {
+        let file = fs::metadata(data.path().join(name)).unwrap();
+        assert_eq!(file.permissions().mode() & 0o777, expected, "{name}");
+    }
 }
 
 #[test]

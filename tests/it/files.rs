@@ -1,0 +1,207 @@
+//! Who may read and write the files that the program makes, and that it never writes through a link.
+
+use std::ffi::OsStr;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::fs::{CWD, Mode, mkfifoat};
+
+use crate::process::{Launch, Outcome, digestd, run};
+use crate::store_support::{Data, assert_holds, close, texts};
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn walk(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let below = |path: PathBuf| {
+        let inside = if path.is_dir() {
+            walk(&path)
+        } else {
+            Vec::new()
+        };
+        [vec![path], inside].concat()
+    };
+    paths.flat_map(below).collect()
+}
+
+/// Runs the program where every file may be read and written by everybody, unless it says otherwise.
+fn run_openly<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> Outcome {
+    let mut command = Command::new("sh");
+    command.args(OPENLY).arg(digestd().get_program());
+    run(command.args(words), b"")
+}
+
+const OPENLY: [&str; 2] = ["-c", "umask 0; exec \"$0\" \"$@\""];
+
+#[test]
+fn nothing_that_is_made_is_for_others_wherever_it_is_made() {
+    let place = tempfile::tempdir().unwrap();
+    fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
+    let at = |name: &str| place.path().join(name);
+    let data = at("data");
+    fs::create_dir(&data).unwrap();
+    fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
+    let server = Launch::new(&data)
+        .through([&["sh"], &OPENLY[..]].concat())
+        .option("--log-file", at("server.log"))
+        .option("--log-max-size", "1KiB")
+        .start_elsewhere(&at("server.log"));
+    let mut client = server.client();
+    for number in 0..20 {
+        client.publish(&format!("message {number}")).unwrap();
+    }
+    server.stop();
+    assert!(at("server.log.1").exists());
+    for (verb, rest) in [
+        ("backup", vec![at("copy")]),
+        ("verify", vec![]),
+        ("export", vec!["-o".into(), at("all.ndjson")]),
+        (
+            "export",
+            vec!["-o".into(), at("all.tar"), "--format=tar".into()],
+        ),
+        ("compact", vec![]),
+    ] {
+        let words = [&[verb.into(), "--data-dir".into(), data.clone()], &*rest].concat();
+        let outcome = run_openly(&words);
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    }
+    let paths = walk(place.path());
+    assert!(paths.iter().any(|path| path.ends_with("data/index/0/db")));
+    for path in paths.iter().filter(|path| **path != data) {
+        assert_eq!(mode(path) & 0o077, 0, "{}", path.display());
+    }
+}
+
+/// Version 0.1.0 left that to the umask.
+#[test]
+fn an_index_that_others_could_look_into_is_shut() {
+    let data = Data::with(&texts(0..30));
+    let part = data.path().join("index/2");
+    fs::set_permissions(&part, Permissions::from_mode(0o755)).unwrap();
+    close(data.open());
+    assert_eq!(mode(&part), 0o700);
+}
+
+#[test]
+fn a_segment_or_a_part_of_the_index_that_is_a_link_is_not_followed() {
+    let texts = texts(0..300);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let target = elsewhere.path().join("target");
+    for verb in ["export", "verify", "compact", "serve"] {
+        let data = Data::with(&texts);
+        let segment = data.path().join("log/00000001.log");
+        fs::rename(&segment, &target).unwrap();
+        symlink(&target, &segment).unwrap();
+        let before = fs::read(&target).unwrap();
+        let mut command = digestd();
+        command.arg(verb).arg("--data-dir").arg(data.path());
+        if verb == "serve" {
+            command.args(["--listen", "127.0.0.1:0", "--body-max", "32KiB"]);
+        }
+        let outcome = run(&mut command, b"");
+        assert_eq!(outcome.code, Some(1), "{verb}: {outcome:?}");
+        let named = "00000001.log is a symbolic link";
+        assert!(outcome.stderr.contains(named), "{verb}: {outcome:?}");
+        assert!(fs::read(&target).unwrap() == before, "{verb}");
+    }
+    for name in [
+        "index/1",
+        "index/3/db",
+        "index/0/conf",
+        "index/2/snap.00000000000000AB",
+    ] {
+        let data = Data::with(&texts);
+        let link = data.path().join(name);
+        if link.is_dir() {
+            fs::remove_dir_all(&link).unwrap();
+        } else if link.exists() {
+            fs::remove_file(&link).unwrap();
+        }
+        fs::write(&target, "precious").unwrap();
+        symlink(&target, &link).unwrap();
+        let store = data.open();
+        assert_holds(&store, &texts);
+        close(store);
+        assert_eq!(fs::read(&target).unwrap(), b"precious", "{name}");
+        assert!(!link.is_symlink(), "{name}");
+    }
+}
+
+/// Exports a few messages to `all` in `directory`, in both forms.
+fn export(directory: &Path, data: &Data, format: &str) -> Outcome {
+    let mut command = digestd();
+    command.args(["export", "--format", format, "--data-dir"]);
+    command
+        .arg(data.path())
+        .arg("--output")
+        .arg(directory.join("all"));
+    run(&mut command, b"")
+}
+
+#[test]
+fn an_export_is_not_written_through_what_others_left_in_its_place() {
+    let data = Data::with(&texts(0..30));
+    let directory = tempfile::tempdir().unwrap();
+    let victim = directory.path().join("victim");
+    let part = directory.path().join("all.part");
+    let kinds: [(&str, &dyn Fn()); 5] = [
+        ("a link", &|| symlink(&victim, &part).unwrap()),
+        ("a link to nothing", &|| symlink("nothing", &part).unwrap()),
+        ("another name of a file", &|| {
+            fs::hard_link(&victim, &part).unwrap();
+        }),
+        ("a pipe", &|| mkfifoat(CWD, &part, Mode::RWXU).unwrap()),
+        ("a directory", &|| fs::create_dir(&part).unwrap()),
+    ];
+    for (what, make) in kinds {
+        for format in ["ndjson", "tar"] {
+            fs::write(&victim, "precious").unwrap();
+            make();
+            let outcome = export(directory.path(), &data, format);
+            assert_eq!(outcome.code, Some(1), "{what}: {outcome:?}");
+            let said = "all.part: what is there is a link, no file, or another user's";
+            assert!(outcome.stderr.contains(said), "{what}: {outcome:?}");
+            assert_eq!(fs::read(&victim).unwrap(), b"precious", "{what}");
+            assert!(!directory.path().join("nothing").exists());
+            let is_directory = part.is_dir();
+            let removed = if is_directory {
+                fs::remove_dir(&part)
+            } else {
+                fs::remove_file(&part)
+            };
+            removed.unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_export_of_an_earlier_version_is_shut_before_it_is_gone_on_with() {
+    let data = Data::with(&texts(0..30));
+    let directory = tempfile::tempdir().unwrap();
+    let part = directory.path().join("all.part");
+    fs::write(&part, "").unwrap();
+    fs::set_permissions(&part, Permissions::from_mode(0o644)).unwrap();
+    let outcome = export(directory.path(), &data, "ndjson");
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!(mode(&directory.path().join("all")), 0o600);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_interrupted_export_of_another_user_is_not_gone_on_with() {
+    let data = Data::with(&texts(0..30));
+    let directory = tempfile::tempdir().unwrap();
+    let part = directory.path().join("all.part");
+    fs::write(&part, "their lines\n").unwrap();
+    crate::full::as_root("chown", &["12345"], &part);
+    let outcome = export(directory.path(), &data, "ndjson");
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stderr.contains("another user's"), "{outcome:?}");
+    assert_eq!(fs::read(&part).unwrap(), b"their lines\n");
+}
