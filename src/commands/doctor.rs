@@ -16,6 +16,7 @@ use clap::Args;
 use rustix::process::{Resource, getrlimit};
 
 use super::crash;
+use super::exposure::{Exposure, Purpose};
 use super::output::plural;
 use crate::config::ConnectionLimits;
 use crate::store::Medium;
@@ -127,11 +128,10 @@ fn permissions(directory: &Path) -> anyhow::Result<Note> {
     );
     let mode = metadata.permissions().mode() & 0o7777;
     let text = format!("{}, mode {mode:04o}", directory.display());
-    Ok(Note::good_if(
-        mode & 0o022 == 0,
-        text,
-        "others can write here",
-    ))
+    Ok(match Exposure::of(directory, Purpose::DataDirectory) {
+        None => Note::Good(text),
+        Some(exposure) => Note::Doubtful(exposure.to_string()),
+    })
 }
 
 fn clock() -> anyhow::Result<Note> {

@@ -12,6 +12,7 @@ mod compact;
 mod crash;
 mod doctor;
 mod export;
+mod exposure;
 mod get;
 mod hash;
 mod healthcheck;

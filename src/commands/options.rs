@@ -6,7 +6,6 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{IsTerminal, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -15,6 +14,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
+use super::exposure::{Exposure, Purpose};
 use super::output::say;
 use crate::client::Client;
 use crate::config;
@@ -154,19 +154,11 @@ impl CredentialArgs {
         let token = str::from_utf8(&bytes).ok().map(str::trim_ascii);
         let client = token.and_then(|token| client.with_token(token));
         let client = client.with_context(|| format!("{} does not hold a token", path.display()))?;
-        if is_open_to_others(path) {
-            say(&format!(
-                "everybody on this machine can read {}; chmod o-r makes it a secret",
-                path.display()
-            ));
+        if let Some(exposure) = Exposure::of(path, Purpose::Secret) {
+            say(&exposure.to_string());
         }
         Ok(client)
     }
-}
-
-fn is_open_to_others(path: &Path) -> bool {
-    const OTHERS_READ: u32 = 0o004;
-    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & OTHERS_READ != 0)
 }
 
 /// A data directory.

@@ -65,12 +65,14 @@ impl Tls {
         TlsAcceptor::from(config).accept(stream).await
     }
 
-    /// Reads the certificate again if one of its files is not the one it was. Blocks for two system
-    /// calls.
-    pub fn reload_if_changed(&self) {
-        if *self.stamps() != self.files.stamps() {
+    /// Reads the certificate again if one of its files is not the one it was; returns whether that is so.
+    /// Blocks for two system calls.
+    pub fn reload_if_changed(&self) -> bool {
+        let has_changed = *self.stamps() != self.files.stamps();
+        if has_changed {
             self.reload();
         }
+        has_changed
     }
 
     /// Reads the certificate again; keeps the old one if the new one cannot be used. Blocks.

@@ -6,7 +6,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::process::Signal;
 
 use crate::process::{Launch, Outcome, digestd, run};
 use crate::store_support::{Data, assert_holds, close, texts};
@@ -204,4 +206,89 @@ fn an_interrupted_export_of_another_user_is_not_gone_on_with() {
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
     assert!(outcome.stderr.contains("another user's"), "{outcome:?}");
     assert_eq!(fs::read(&part).unwrap(), b"their lines\n");
+}
+
+#[test]
+fn a_core_dump_would_hold_messages_and_there_is_none() {
+    let data = tempfile::tempdir().unwrap();
+    let words = "ulimit -S -c \"$(ulimit -H -c)\"; exec \"$0\" \"$@\"";
+    let server = Launch::new(data.path())
+        .through(["sh", "-c", words])
+        .start();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let numbers: Vec<_> = line.unwrap().split_whitespace().skip(4).take(2).collect();
+    assert_eq!(numbers, ["0", "0"]);
+    server.stop();
+}
+
+#[test]
+fn a_start_and_every_reload_warn_of_what_others_may_write_or_must_not_read() {
+    let place = tempfile::tempdir().unwrap();
+    let set_mode = |path: &Path, mode| {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    };
+    set_mode(place.path(), 0o755);
+    let at = |name: &str| place.path().join(name);
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(at("localhost.crt"), cert.pem()).unwrap();
+    fs::write(at("localhost.key"), signing_key.serialize_pem()).unwrap();
+    fs::create_dir(at("data")).unwrap();
+    let token = format!("ci read {}\n", "ab".repeat(32));
+    fs::write(at("tokens"), token).unwrap();
+    fs::write(at("list"), "").unwrap();
+    let modes = [
+        ("data", 0o777),
+        ("tokens", 0o646),
+        ("list", 0o644),
+        ("localhost.key", 0o644),
+    ];
+    for (name, mode) in modes {
+        set_mode(&at(name), mode);
+    }
+    let server = Launch::new(&at("data"))
+        .option("--tls-listen", "127.0.0.1:0")
+        .option("--tokens", at("tokens"))
+        .option("--list-file", at("list"))
+        .option("--tls-cert", at("localhost.crt"))
+        .option("--tls-key", at("localhost.key"))
+        .start();
+    let key = "localhost.key has mode 0644: others may read it; mend that with chmod o-r ";
+    for said in [
+        "data has mode 0777: others may write it",
+        "tokens has mode 0646: others",
+        key,
+    ] {
+        let line = server.wait_for(said);
+        assert!(line.contains("WARN"), "{line}");
+    }
+    set_mode(&at("data"), 0o755);
+    set_mode(&at("list"), 0o666);
+    server.signal(Signal::HUP);
+    server.wait_for_times("tokens has mode 0646", 2);
+    server.wait_for_times(key, 2);
+    server.wait_for("list has mode 0666: others may write it");
+    // As a new certificate is put there, without a signal.
+    set_mode(&at("tokens"), 0o644);
+    set_mode(&at("list"), 0o600);
+    fs::copy(at("localhost.key"), at("new.key")).unwrap();
+    fs::rename(at("new.key"), at("localhost.key")).unwrap();
+    server.wait_for_times(key, 3);
+    let log = server.stop();
+    assert_eq!(log.matches(" has mode ").count(), 7, "{log}");
+}
+
+#[test]
+#[ignore = "needs root, who gives away a directory"]
+fn a_group_that_this_process_is_not_in_should_not_write() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o770)).unwrap();
+    let doctor = || run(digestd().arg("doctor").arg(directory.path()), b"");
+    let said = "its group may write it; mend that with chmod g-w ";
+    assert!(!String::from_utf8(doctor().stdout).unwrap().contains(said));
+    crate::full::as_root("chgrp", &["12345"], directory.path());
+    assert!(String::from_utf8(doctor().stdout).unwrap().contains(said));
 }

@@ -211,6 +211,8 @@ fn a_file_of_a_token_that_everybody_can_read_or_that_holds_none_is_said_to_be_so
     let directory = tempfile::tempdir().unwrap();
     let server = Digestd::start(&directory.path().join("data"));
     let path = secret(directory.path(), "digestd_0123");
+    // A directory that others may pass through.
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
     let mut command = digestd();
     command.args(["put", "foo", "--url", &server.url(), "--token-file"]);
     command.arg(&path);
@@ -220,7 +222,7 @@ fn a_file_of_a_token_that_everybody_can_read_or_that_holds_none_is_said_to_be_so
         assert_eq!(outcome.code, Some(0), "{outcome:?}");
         let said = outcome
             .stderr
-            .contains("everybody on this machine can read");
+            .contains("token has mode 0644: others may read it");
         assert_eq!(said, is_said, "{outcome:?}");
     }
     for content in ["", "two words", "\u{e9}"] {

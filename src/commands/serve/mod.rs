@@ -8,6 +8,7 @@ mod listeners;
 mod tls_args;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -22,9 +23,10 @@ use tracing::{error, info, warn};
 pub(super) use self::args::ServeArgs;
 use self::listeners::listen;
 use super::addresses::or_default;
+use super::exposure::{Exposure, Purpose};
 use super::process_limits::set_process_limits;
 use crate::access::Access;
-use crate::config::Config;
+use crate::config::{CertificateConfig, Config};
 use crate::http::{App, ListenerRole};
 use crate::logging::{self, Logs};
 use crate::metrics::Metrics;
@@ -83,12 +85,15 @@ async fn serve(
     let access = Arc::new(Access::new(config.access.clone())?);
     let listeners = listen(config, tls.as_ref(), inherited)?;
     announce(config, &access, files, &listeners);
+    let sensitive = sensitive_files(config);
+    warn_of_exposure(&sensitive);
     let hangups = server::hangups().context("cannot listen for signals")?;
     tokio::spawn(keep_files_fresh(
         hangups,
         logs.clone(),
         tls,
         Arc::clone(&access),
+        sensitive.into(),
     ));
     tokio::spawn(supervisor::give_signs_of_life());
     let service = Arc::new(Service::default());
@@ -156,6 +161,7 @@ async fn keep_files_fresh(
     logs: Logs,
     tls: Option<Arc<Tls>>,
     access: Arc<Access>,
+    sensitive: Arc<[(PathBuf, Purpose)]>,
 ) {
     let mut ticks = tokio::time::interval(CERTIFICATE_INTERVAL);
     loop {
@@ -167,20 +173,47 @@ async fn keep_files_fresh(
             logs.reopen();
             info!("SIGHUP: opened the log file anew");
         }
-        let (tls, access) = (tls.clone(), Arc::clone(&access));
+        let (tls, access, sensitive) = (tls.clone(), Arc::clone(&access), Arc::clone(&sensitive));
         let read = move || {
             if is_hangup {
                 reload(&access);
             }
-            match tls {
-                Some(tls) if is_hangup => tls.reload(),
+            let is_read = match tls {
+                Some(tls) if is_hangup => {
+                    tls.reload();
+                    true
+                }
                 Some(tls) => tls.reload_if_changed(),
-                None => {}
+                None => is_hangup,
+            };
+            if is_read {
+                warn_of_exposure(&sensitive);
             }
         };
         // A panic is in the log, and what was read before holds.
         let _ = tokio::task::spawn_blocking(read).await;
     }
+}
+
+/// What others must not write, or not even read.
+fn sensitive_files(config: &Config) -> Vec<(PathBuf, Purpose)> {
+    let rules = [&config.access.tokens, &config.access.list_file];
+    let rules = rules.into_iter().flatten();
+    let mut files = vec![(config.data_dir.clone(), Purpose::DataDirectory)];
+    files.extend(rules.map(|path| (path.clone(), Purpose::Rules)));
+    if let Some(CertificateConfig::Files { key, .. }) =
+        config.tls.as_ref().map(|tls| &tls.certificate)
+    {
+        files.push((key.clone(), Purpose::Secret));
+    }
+    files
+}
+
+fn warn_of_exposure(files: &[(PathBuf, Purpose)]) {
+    let exposures = files
+        .iter()
+        .filter_map(|(path, purpose)| Exposure::of(path, *purpose));
+    exposures.for_each(|exposure| warn!("{exposure}"));
 }
 
 /// Reads tokens and lists again.
