@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::mem;
 use std::thread;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode};
@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::{ANSWER_TIMEOUT, Client, Reply};
+use super::{ANSWER_TIMEOUT, Client, Reply, WORDS_BYTES_MAX, in_time};
 use crate::access::tokens::Scope;
 use crate::digest::Digest;
 
@@ -79,7 +79,8 @@ impl Client {
             .await
             .context("the server broke off the connection")?;
         if response.status() != StatusCode::OK {
-            bail!(Reply::read(response).await?.refusal(Scope::Write));
+            let reply = in_time(Reply::read(response, WORDS_BYTES_MAX)).await?;
+            bail!(reply.refusal(Scope::Write));
         }
         let mut body = response.into_body();
         let mut number = 0;
@@ -105,6 +106,10 @@ impl Client {
                     has_next: end.is_some(),
                 })?;
             }
+            ensure!(
+                received.len() <= WORDS_BYTES_MAX,
+                "the server sent a line of more than {WORDS_BYTES_MAX} bytes, the most that there can be"
+            );
         }
         match unanswered.recv().await {
             None => Ok(()),

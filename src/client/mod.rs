@@ -1,7 +1,8 @@
 //! The commands that talk to a server, over hyper.
 //!
 //! They trust nobody: what a server says a text's digest is, and what text it sends for a digest, is
-//! checked here, where hashing is cheap.
+//! checked here, where hashing is cheap. **Invariant:** nothing that a server sends takes more memory than the
+//! largest message.
 
 mod batch;
 mod session;
@@ -11,8 +12,8 @@ use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
-use bytes::Bytes;
+use anyhow::{bail, ensure};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, WWW_AUTHENTICATE};
 use http::request;
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -35,8 +36,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// a server gives up on a silent client long before.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Longest line of an export, in bytes: no message is larger than a segment, and no segment than this.
-const LINE_BYTES_MAX: usize = 1 << 30;
+/// Largest text that a server has, and longest line of an export, in bytes: no message is larger than a
+/// segment, and no segment than this.
+const MESSAGE_BYTES_MAX: usize = 1 << 30;
+
+/// Longest answer that is no text, in bytes: a digest, or why there is none, in a few sentences.
+const WORDS_BYTES_MAX: usize = 64 << 10;
 
 /// The address of the server makes no sense.
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +118,7 @@ impl Client {
         let request = self
             .request(Method::POST, "/messages")
             .header(CONTENT_TYPE, "text/plain; charset=utf-8");
-        self.ask(request, text.into())
+        self.ask(request, text.into(), WORDS_BYTES_MAX)
             .await?
             .check_stored(&digest)?;
         Ok(digest)
@@ -125,7 +130,7 @@ impl Client {
     /// [`NotFound`], [`Unreachable`], or what the server said.
     pub async fn get(&self, digest: &Digest) -> anyhow::Result<Bytes> {
         let request = self.request(Method::GET, &format!("/messages/{digest}"));
-        let reply = self.ask(request, Bytes::new()).await?;
+        let reply = self.ask(request, Bytes::new(), MESSAGE_BYTES_MAX).await?;
         match reply.status {
             StatusCode::OK if Digest::of(&reply.body) == *digest => Ok(reply.body),
             StatusCode::OK => bail!("the server answered a text with another digest"),
@@ -140,7 +145,7 @@ impl Client {
     /// [`Unreachable`], or why it is not.
     pub async fn check(&self) -> anyhow::Result<()> {
         let request = self.request(Method::GET, "/readyz");
-        let reply = self.ask(request, Bytes::new()).await?;
+        let reply = self.ask(request, Bytes::new(), WORDS_BYTES_MAX).await?;
         ensure!(reply.status == StatusCode::OK, reply.words());
         Ok(())
     }
@@ -163,7 +168,8 @@ impl Client {
         let mut sender = self.open().await?;
         let response = in_time(sender.send_request(request)).await?;
         if response.status() != StatusCode::OK {
-            bail!(in_time(Reply::read(response)).await?.refusal(Scope::Export));
+            let reply = in_time(Reply::read(response, WORDS_BYTES_MAX)).await?;
+            bail!(reply.refusal(Scope::Export));
         }
         let mut body = response.into_body();
         let mut line = Vec::new();
@@ -174,7 +180,7 @@ impl Client {
             for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
                 line.extend_from_slice(piece);
                 ensure!(
-                    line.len() <= LINE_BYTES_MAX,
+                    line.len() <= MESSAGE_BYTES_MAX,
                     "the server sent a line that is too long"
                 );
                 if line.ends_with(b"\n") {
@@ -201,11 +207,20 @@ impl Client {
         }
     }
 
-    /// Sends one request on a connection of its own; wants plain text back.
-    async fn ask(&self, request: request::Builder, body: Bytes) -> anyhow::Result<Reply> {
+    /// Sends one request on a connection of its own; wants plain text back, of up to `bytes_max` if all is well.
+    async fn ask(
+        &self,
+        request: request::Builder,
+        body: Bytes,
+        bytes_max: usize,
+    ) -> anyhow::Result<Reply> {
         let request = request.header(ACCEPT, "text/plain").body(Full::new(body))?;
         let mut sender = self.open().await?;
-        in_time(async { Reply::read(sender.send_request(request).await?).await }).await
+        let exchange = async {
+            let response = sender.send_request(request).await?;
+            Reply::read(response, bytes_max).await
+        };
+        in_time(exchange).await
     }
 
     /// The address at which the server is.
@@ -260,12 +275,33 @@ struct Reply {
 }
 
 impl Reply {
-    async fn read(response: Response<Incoming>) -> hyper::Result<Self> {
+    /// Reads an answer, which has up to `bytes_max` if all is well, and otherwise a few words.
+    async fn read(response: Response<Incoming>, bytes_max: usize) -> anyhow::Result<Self> {
+        let status = response.status();
         let challenge = response.headers().get(WWW_AUTHENTICATE);
+        let wants_token = challenge.is_some_and(|value| value.as_bytes().starts_with(b"Bearer"));
+        let bytes_max = match status {
+            StatusCode::OK => bytes_max,
+            _ => WORDS_BYTES_MAX,
+        };
+        let check = |bytes: u64| {
+            ensure!(
+                bytes <= bytes_max as u64,
+                "the server answered {status} with more than {bytes_max} bytes, the most that there can be"
+            );
+            Ok(())
+        };
+        let mut incoming = response.into_body();
+        check(incoming.size_hint().lower())?;
+        let mut body = BytesMut::new();
+        while let Some(frame) = incoming.frame().await {
+            body.put(frame?.into_data().unwrap_or_default());
+            check(body.len() as u64)?;
+        }
         Ok(Self {
-            status: response.status(),
-            wants_token: challenge.is_some_and(|value| value.as_bytes().starts_with(b"Bearer")),
-            body: response.into_body().collect().await?.to_bytes(),
+            status,
+            wants_token,
+            body: body.freeze(),
         })
     }
 
@@ -307,11 +343,21 @@ impl Reply {
 }
 
 /// Waits for the server, but not without end.
-async fn in_time<T>(answer: impl Future<Output = hyper::Result<T>>) -> anyhow::Result<T> {
-    match timeout(ANSWER_TIMEOUT, answer).await {
-        Ok(answer) => answer.context("the server broke off the connection"),
-        Err(_) => bail!("the server did not answer in time"),
-    }
+async fn in_time<T, E>(answer: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>
+where
+    anyhow::Error: From<E>,
+{
+    let Ok(answer) = timeout(ANSWER_TIMEOUT, answer).await else {
+        bail!("the server did not answer in time");
+    };
+    answer.map_err(|error| {
+        let error = anyhow::Error::from(error);
+        if error.is::<hyper::Error>() {
+            error.context("the server broke off the connection")
+        } else {
+            error
+        }
+    })
 }
 
 #[cfg(test)]

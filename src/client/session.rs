@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Method, StatusCode};
 use http_body_util::Full;
 use hyper::client::conn::http1::SendRequest;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use super::{ANSWER_TIMEOUT, Client, Reply};
+use super::{Client, Reply, WORDS_BYTES_MAX, in_time};
 use crate::message::Message;
 
 /// How often a message is sent before the server is given up. Storing it again does no harm.
@@ -80,12 +79,10 @@ impl Session {
         };
         let exchange = async {
             sender.ready().await?;
-            Reply::read(sender.send_request(request).await?).await
+            let response = sender.send_request(request).await?;
+            Reply::read(response, WORDS_BYTES_MAX).await
         };
-        let answer = timeout(ANSWER_TIMEOUT, exchange).await;
-        let answer = answer
-            .context("the server did not answer in time")?
-            .context("the server broke off the connection")?;
+        let answer = in_time(exchange).await?;
         self.sender = Some(sender);
         Ok(answer)
     }

@@ -7,7 +7,7 @@
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`],
 //!   [`verify`], [`scrub`], [`backup`], [`compact`], [`upgrade`], with [`store_support`];
 //! * the real binaries: [`command`], [`tokens`], [`rates`], [`logs`], [`tls`], [`supervisor`], [`doctor`],
-//!   [`export`], [`import`], [`files`], [`crash`], [`power`], [`failure`], [`sectors`], [`slow`], [`full`], [`memory`],
+//!   [`export`], [`import`], [`files`], [`rogue`], [`crash`], [`power`], [`failure`], [`sectors`], [`slow`], [`full`], [`memory`],
 //!   [`samples`], [`readme`], [`browser`], [`caches`], [`strangers`], [`find_pair`] for the second one, and
 //!   [`loadgen`] for the generator of the bench `load`, with [`process`], [`writers`], [`disk`] and [`trace`].
 
@@ -62,6 +62,7 @@ mod ranges;
 mod rates;
 mod reader;
 mod readme;
+mod rogue;
 mod samples;
 mod scrub;
 mod sectors;

@@ -1,0 +1,159 @@
+//! Servers that lie: what the verbs print of what they say, and keep of what they send.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+
+use digestd::digest::Digest;
+use digestd::message::Message;
+use digestd::ndjson;
+
+use crate::process::{Outcome, digestd, run};
+
+/// Obeyed by a terminal, or hidden from who looks at it: a title, an empty screen, a line of its own, letters
+/// from right to left.
+const SPELL: &str =
+    "\u{1b}]0;owned\u{7}\u{1b}[2J\r\ndigestd: 9 messages stored \u{9b}1m\u{202e}gnol";
+
+/// How it looks.
+const SPELLED: &str =
+    "\\u{1b}]0;owned\\u{7}\\u{1b}[2J\\r\\ndigestd: 9 messages stored \\u{9b}1m\\u{202e}gnol";
+
+/// A server that reads what it gets and lets `answer` write to it; returns its address.
+fn serve(answer: impl Fn(&mut TcpStream) -> io::Result<()> + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            while !head.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
+                let mut byte = [0];
+                if stream.read(&mut byte).unwrap_or(0) == 0 {
+                    break;
+                }
+                head.push(byte[0]);
+            }
+            // The client may have had enough.
+            let _ = answer(&mut stream).and_then(|()| stream.shutdown(std::net::Shutdown::Write));
+            let _ = io::copy(&mut stream, &mut io::sink());
+        }
+    });
+    url
+}
+
+fn serve_answer(status: &str, body: &str) -> String {
+    let answer = format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    serve(move |stream| stream.write_all(answer.as_bytes()))
+}
+
+/// Runs a verb that asks the server at `url`.
+fn ask(words: &[&str], url: &str) -> Outcome {
+    let mut lines = b"{\"message\": \"foo\"}\n".to_vec();
+    if words[0] == "import" {
+        lines.clear();
+        ndjson::write(&mut lines, &Message::new("foo"));
+    }
+    run(digestd().args(words).args(["--url", url]), &lines)
+}
+
+fn foo() -> String {
+    Digest::of(b"foo").to_string()
+}
+
+/// Nothing but text, each line one of ours.
+fn assert_harmless(outcome: &Outcome) {
+    assert!(outcome.stderr.contains(SPELLED), "{outcome:?}");
+    for line in outcome.stderr.lines() {
+        assert!(line.starts_with("digestd: "), "{outcome:?}");
+        assert!(!line.starts_with("digestd: 9"), "{outcome:?}");
+        let obeyed = |symbol: char| symbol.is_control() || symbol == '\u{202e}';
+        assert!(!line.contains(obeyed), "{outcome:?}");
+    }
+}
+
+#[test]
+fn what_a_server_says_is_printed_as_text() {
+    let error = serde_json::json!({ "error": SPELL }).to_string();
+    let foo = foo();
+    for status in [
+        "500 Internal Server Error",
+        "409 Conflict",
+        "401 Unauthorized",
+    ] {
+        let url = serve_answer(status, &error);
+        for words in [
+            ["put", "foo"].as_slice(),
+            &["get", &foo],
+            &["put", "--batch", "-"],
+            &["import"],
+            &["export"],
+            &["verify"],
+            &["healthcheck"],
+        ] {
+            let outcome = ask(words, &url);
+            println!("{status} {words:?}");
+            assert_ne!(outcome.code, Some(0), "{outcome:?}");
+            assert_harmless(&outcome);
+        }
+    }
+    let url = serve_answer("200 OK", &format!("{error}\n"));
+    let outcome = ask(&["put", "--batch", "-"], &url);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert_harmless(&outcome);
+}
+
+#[test]
+fn an_answer_that_is_announced_as_too_large_is_not_waited_for() {
+    let foo = foo();
+    for (words, status, bytes) in [
+        (["get", foo.as_str()], "200 OK", (1_u64 << 30) + 1),
+        (["get", &foo], "404 Not Found", (64 << 10) + 1),
+        (["put", "foo"], "201 Created", (64 << 10) + 1),
+    ] {
+        let url = serve(move |stream| {
+            write!(
+                stream,
+                "HTTP/1.1 {status}\r\nContent-Length: {bytes}\r\n\r\n"
+            )?;
+            // Until the client has gone.
+            io::copy(stream, &mut io::sink()).map(|_| ())
+        });
+        let outcome = ask(&words, &url);
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        let said = format!(
+            "the server answered {status} with more than {} bytes",
+            bytes - 1
+        );
+        assert!(outcome.stderr.contains(&said), "{outcome:?}");
+    }
+}
+
+#[test]
+fn an_answer_without_an_end_is_not_kept() {
+    let foo = foo();
+    for (words, status) in [
+        (["put", "foo"].as_slice(), "201 Created"),
+        (&["get", &foo], "503 Service Unavailable"),
+        (&["export"], "403 Forbidden"),
+        (&["put", "--batch", "-"], "429 Too Many Requests"),
+        (&["put", "--batch", "-"], "200 OK"),
+        (&["import"], "413 Payload Too Large"),
+        (&["healthcheck"], "200 OK"),
+    ] {
+        let url = serve(move |stream| {
+            write!(stream, "HTTP/1.1 {status}\r\n\r\n")?;
+            loop {
+                stream.write_all(&[b'x'; 8192])?;
+            }
+        });
+        let outcome = ask(words, &url);
+        println!("{status} {words:?}");
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        let said = "more than 65536 bytes, the most that there can be";
+        assert!(outcome.stderr.contains(said), "{outcome:?}");
+    }
+}
