@@ -32,6 +32,9 @@ const PAGE_MESSAGES_MAX: usize = 1024;
 /// Bytes handed to the system at once.
 const BUFFER_BYTES: usize = 1 << 20;
 
+/// No message is larger than a segment, and no segment than this.
+const MESSAGE_BYTES_MAX: usize = 1 << 30;
+
 /// Permissions of an export: it has all messages.
 const FILE_MODE: u32 = 0o600;
 
@@ -198,7 +201,7 @@ fn open_part(path: &Path) -> anyhow::Result<File> {
 fn read_unfinished(file: &File, form: Form) -> io::Result<(Vec<Digest>, u64)> {
     let length = file.metadata()?.len();
     let (mut digests, mut good) = (Vec::new(), 0);
-    let result = archive::read(form, BufReader::new(file), |item| {
+    let result = archive::read(form, BufReader::new(file), MESSAGE_BYTES_MAX, |item| {
         let end = item.end.filter(|&end| end <= length);
         let (Ok(message), Some(end)) = (item.content, end) else {
             return ControlFlow::Break(());

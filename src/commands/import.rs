@@ -37,6 +37,9 @@ const WINDOW_MESSAGES_MAX: usize = 1024;
 /// Bytes of text on their way at once, for the memory's sake. A larger message goes alone.
 const WINDOW_BYTES_MAX: usize = 32 << 20;
 
+/// Largest message for a server, which does not say what it takes: what fits into a segment of the usual size.
+const SERVER_MESSAGE_BYTES_MAX: u64 = SEGMENT_BYTES as u64;
+
 /// Connections to a server: a quarter of what it allows one client.
 const CONNECTIONS: usize = config::CLIENT_CONNECTIONS_MAX.get() as usize / 4;
 
@@ -49,7 +52,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Options of `import`.
 #[derive(Debug, Args)]
 pub(super) struct ImportArgs {
-    /// The export, in either form; `-`, or nothing at all, reads standard input
+    /// The export, in either form; `-`, or nothing at all, reads standard input. A message may be as
+    /// large as a segment of the store, which `digestd serve --segment-size` makes larger, or have 64 MiB
+    /// with --url
     #[arg(value_name = "FILE")]
     input: Option<PathBuf>,
 
@@ -86,15 +91,17 @@ pub(super) fn run(arguments: &ImportArgs) -> anyhow::Result<()> {
         .build()
         .context("cannot start")?;
     let stop = stop_flag(&runtime).context("cannot listen for signals")?;
-    let target = match &arguments.url {
-        Some(url) => Target::Server(Pool::new(&arguments.credential.client(url)?, &runtime)),
-        None => Target::Store(open(DataDirectory::claim(
-            &arguments.data.data_dir,
-            SEGMENT_BYTES,
-        )?)?),
+    let (target, message_bytes_max) = if let Some(url) = &arguments.url {
+        let pool = Pool::new(&arguments.credential.client(url)?, &runtime);
+        (Target::Server(pool), SERVER_MESSAGE_BYTES_MAX)
+    } else {
+        let directory = DataDirectory::claim(&arguments.data.data_dir, SEGMENT_BYTES)?;
+        let message_bytes_max = directory.message_bytes_max();
+        (Target::Store(open(directory)?), message_bytes_max)
     };
     let import = Import {
         form,
+        message_bytes_max: usize::try_from(message_bytes_max).unwrap_or(usize::MAX),
         keep_going: arguments.keep_going,
         runtime,
         target,
@@ -127,6 +134,7 @@ fn stop_flag(runtime: &Runtime) -> io::Result<Arc<AtomicBool>> {
 /// An import under way.
 struct Import {
     form: Form,
+    message_bytes_max: usize,
     keep_going: bool,
     runtime: Runtime,
     target: Target,
@@ -158,7 +166,7 @@ enum Failure {
 impl Import {
     fn run(mut self, input: impl BufRead, stop: &AtomicBool) -> anyhow::Result<()> {
         let mut taken = Ok(());
-        let read = archive::read(self.form, input, |item| {
+        let read = archive::read(self.form, input, self.message_bytes_max, |item| {
             if stop.load(Relaxed) {
                 taken = Err(anyhow!("interrupted"));
                 return ControlFlow::Break(());

@@ -13,7 +13,7 @@ use digestd::ndjson;
 use rustix::process::Signal;
 
 use crate::process::{Launch, Outcome, Process, digestd, run};
-use crate::store_support::{Data, texts};
+use crate::store_support::{Data, MESSAGE_BYTES_MAX, texts};
 
 fn lines_of(texts: &[String]) -> Vec<u8> {
     let mut lines = Vec::new();
@@ -145,6 +145,26 @@ fn a_file_of_a_tar_that_is_not_what_it_is_called_is_refused() {
         outcome.stderr.contains("stopped behind entry"),
         "{outcome:?}"
     );
+}
+
+/// As large as the store could hold and a byte more, with letters that take one byte of a line and six.
+#[test]
+fn a_message_that_no_segment_can_hold_is_named_and_what_can_be_said_of_it() {
+    let data = Data::with(&[]);
+    for symbol in ["x", "\0"] {
+        let texts = [0, 1, 300_000].map(|more| symbol.repeat(MESSAGE_BYTES_MAX + more));
+        let mut lines = lines_of(&texts);
+        lines.extend(lines_of(&["the next one".into()]));
+        let outcome = import(data.path(), &["--keep-going"], &lines);
+        assert_eq!(outcome.code, Some(3), "{outcome:?}");
+        for number in [2, 3] {
+            let said = format!(
+                "line {number}: larger than {MESSAGE_BYTES_MAX} bytes, the most that can be stored there"
+            );
+            assert!(outcome.stderr.contains(&said), "{outcome:?}");
+        }
+        assert!(outcome.stderr.contains("2 messages stored"), "{outcome:?}");
+    }
 }
 
 #[test]

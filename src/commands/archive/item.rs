@@ -22,7 +22,7 @@ pub(in crate::commands) struct Item {
 pub(in crate::commands) enum Wrong {
     #[error(transparent)]
     Line(#[from] LineError),
-    #[error("larger than {0} bytes")]
+    #[error("larger than {0} bytes, the most that can be stored there; see digestd import --help")]
     TooLarge(usize),
     #[error("its name is not a digest")]
     Name,

@@ -1,7 +1,7 @@
 //! An export as lines of JSON.
 //!
 //! It refuses to know what a line says, which is `ndjson`'s. **Invariant:** a line that is too long costs
-//! only itself.
+//! only itself, and not more memory than the longest line of a message.
 
 use std::io::{self, BufRead, Read};
 use std::ops::ControlFlow;
@@ -9,30 +9,45 @@ use std::ops::ControlFlow;
 use super::item::{Item, Wrong};
 use crate::ndjson;
 
+/// Bytes of a line beside the text of its message: names, digest, and members that are ignored.
+const FRAME_BYTES_MAX: usize = 4096;
+
+/// Bytes that a backslash in a line adds to it, compared with the text: `\u0000` is one byte.
+const ESCAPE_BYTES_MAX: usize = 5;
+
+/// Bytes of a line that are read before its length is looked at.
+const PIECE_BYTES: u64 = 64 << 10;
+
 pub(super) fn read(
     mut input: impl BufRead,
-    line_bytes_max: usize,
+    message_bytes_max: usize,
     mut each: impl FnMut(Item) -> ControlFlow<()>,
 ) -> io::Result<()> {
     let mut line = Vec::new();
     let mut offset = 0;
     for number in 1.. {
         line.clear();
-        let limit = line_bytes_max as u64;
-        let read = input.by_ref().take(limit).read_until(b'\n', &mut line)?;
-        if read == 0 {
+        let is_long = read_line(&mut input, message_bytes_max, &mut line)?;
+        if line.is_empty() {
             break;
         }
-        offset += read as u64;
+        offset += line.len() as u64;
         let mut is_whole = line.ends_with(b"\n");
-        let content = if read == line_bytes_max && !is_whole {
+        let content = if is_long {
             let skipped = input.skip_until(b'\n')?;
             offset += skipped as u64;
             is_whole = skipped > 0;
-            Err(Wrong::TooLarge(line_bytes_max))
+            Err(Wrong::TooLarge(message_bytes_max))
         } else {
             ndjson::read(&line).map_err(Wrong::from)
         };
+        let content = content.and_then(|message| {
+            if message.as_bytes().len() <= message_bytes_max {
+                Ok(message)
+            } else {
+                Err(Wrong::TooLarge(message_bytes_max))
+            }
+        });
         let end = is_whole.then_some(offset);
         if each(Item {
             number,
@@ -47,28 +62,71 @@ pub(super) fn read(
     Ok(())
 }
 
+/// Reads a line with its end into `line`; returns whether it ended sooner because no message of
+/// `message_bytes_max` is that long, however it is escaped.
+fn read_line(
+    input: &mut impl BufRead,
+    message_bytes_max: usize,
+    line: &mut Vec<u8>,
+) -> io::Result<bool> {
+    let mut escapes = 0;
+    loop {
+        let start = line.len();
+        let read = input.take(PIECE_BYTES).read_until(b'\n', line)?;
+        if read == 0 || line.ends_with(b"\n") {
+            return Ok(false);
+        }
+        let piece = line.get(start..).unwrap_or_default();
+        #[expect(clippy::naive_bytecount, reason = "few lines are as long as a piece")]
+        let more = piece.iter().filter(|&&byte| byte == b'\\').count();
+        escapes += more;
+        let text_bytes_min = line.len().saturating_sub(ESCAPE_BYTES_MAX * escapes);
+        if text_bytes_min > message_bytes_max + FRAME_BYTES_MAX {
+            return Ok(true);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::message::Message;
 
-    #[test]
-    fn a_line_that_is_too_long_is_refused_and_the_next_one_is_read() {
-        let mut lines = Vec::new();
-        for text in ["x".repeat(100), "y".repeat(101), "z".into()] {
-            ndjson::write(&mut lines, &Message::new(text));
-        }
-        let first = lines.iter().position(|&byte| byte == b'\n').unwrap() + 1;
+    fn items(input: impl BufRead, message_bytes_max: usize) -> Vec<Item> {
         let mut items = Vec::new();
-        read(lines.as_slice(), first, |item| {
+        let result = read(input, message_bytes_max, |item| {
             items.push(item);
             ControlFlow::Continue(())
-        })
-        .unwrap();
-        assert!(items[0].content.is_ok());
-        assert_eq!(items[1].content, Err(Wrong::TooLarge(first)));
-        assert_eq!(items[1].end, Some(2 * first as u64 + 1));
-        assert!(items[2].content.is_ok());
-        assert_eq!(items[2].end, Some(lines.len() as u64));
+        });
+        result.unwrap();
+        items
+    }
+
+    #[test]
+    fn a_line_with_too_large_a_message_is_refused_and_the_next_one_is_read() {
+        const MAX: usize = 100_000;
+        // Each character of the second and third takes six bytes of a line.
+        for symbol in ["x", "\u{1}", "\u{0}"] {
+            let mut lines = Vec::new();
+            for bytes in [MAX, MAX + 1, 5 * MAX, 1] {
+                ndjson::write(&mut lines, &Message::new(symbol.repeat(bytes)));
+            }
+            let items = items(lines.as_slice(), MAX);
+            assert!(items[0].content.is_ok(), "{symbol:?}");
+            assert_eq!(items[1].content, Err(Wrong::TooLarge(MAX)));
+            assert_eq!(items[2].content, Err(Wrong::TooLarge(MAX)));
+            assert!(items[3].content.is_ok());
+            assert_eq!(items[3].end, Some(lines.len() as u64));
+            assert_eq!(items.len(), 4);
+        }
+    }
+
+    /// A gigabyte without an end would take a minute.
+    #[test]
+    fn a_line_without_an_end_is_not_kept() {
+        let mut line = Vec::new();
+        let mut endless = io::BufReader::new(io::repeat(b'x').take(1 << 40));
+        assert!(read_line(&mut endless, 1 << 20, &mut line).unwrap());
+        assert!(line.len() <= (1 << 20) + (128 << 10), "{}", line.len());
     }
 }

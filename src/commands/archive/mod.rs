@@ -19,10 +19,6 @@ use crate::digest::Digest;
 use crate::message::Message;
 use crate::ndjson;
 
-/// Longest line, with its end, or file that is read, in bytes. No message is larger than a segment, and no segment
-/// than this.
-pub(in crate::commands) const ITEM_BYTES_MAX: usize = 1 << 30;
-
 /// What an archive looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Form {
@@ -54,18 +50,20 @@ impl Form {
     }
 }
 
-/// Reads an archive to its end, or until `each` has enough.
+/// Reads an archive to its end, or until `each` has enough. No message in it is larger than
+/// `message_bytes_max`, or it is none.
 ///
 /// # Errors
-/// If `input` cannot be read, or a tar ends before it says so.
+/// If `input` cannot be read, a tar ends before it says so, or says of a file more than there is to say.
 pub(in crate::commands) fn read(
     form: Form,
     input: impl BufRead,
+    message_bytes_max: usize,
     each: impl FnMut(Item) -> ControlFlow<()>,
 ) -> io::Result<()> {
     match form {
-        Form::Lines => lines::read(input, ITEM_BYTES_MAX, each),
-        Form::Tar => tarball::read(input, ITEM_BYTES_MAX, each),
+        Form::Lines => lines::read(input, message_bytes_max, each),
+        Form::Tar => tarball::read(input, message_bytes_max, each),
     }
 }
 
@@ -134,7 +132,7 @@ mod tests {
 
     fn items(form: Form, archive: &[u8]) -> (Vec<Item>, io::Result<()>) {
         let mut items = Vec::new();
-        let result = read(form, archive, |item| {
+        let result = read(form, archive, 100_000, |item| {
             items.push(item);
             ControlFlow::Continue(())
         });
