@@ -76,15 +76,20 @@ pub(super) fn exchange(one: &Path, other: &Path) -> io::Result<()> {
 /// Creates an empty file for reading and writing, or empties the one that is there. It belongs to the
 /// owner of its directory.
 pub(super) fn create(path: &Path) -> io::Result<File> {
-    let file = open(
-        path,
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true),
-    )?;
+    let file = open_alone(path)?;
+    file.set_len(0)?;
     give_to_owner_above(path)?;
+    Ok(file)
+}
+
+/// Opens a file of the store's own for reading and writing, or creates it. One with another name, perhaps in
+/// the home of somebody else, is refused.
+fn open_alone(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let file = open(path, options.read(true).write(true).create(true))?;
+    if file.metadata()?.nlink() > 1 {
+        return Err(not_a_file(path, "a file that has another name too"));
+    }
     Ok(file)
 }
 
@@ -360,9 +365,7 @@ pub(super) enum LockError {
 impl Lock {
     /// Takes the lock at `path` or says who has it; never waits.
     pub(super) fn take(path: &Path) -> Result<Self, LockError> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true);
-        let mut file = open(path, &mut options)
+        let mut file = open_alone(path)
             .and_then(|file| give_to_owner_above(path).map(|()| file))
             .map_err(LockError::Io)?;
         match file.try_lock() {

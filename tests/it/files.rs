@@ -135,6 +135,31 @@ fn a_segment_or_a_part_of_the_index_that_is_a_link_is_not_followed() {
     }
 }
 
+#[test]
+fn a_file_that_has_another_name_is_not_emptied() {
+    let texts = texts(0..30);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let victim = elsewhere.path().join("victim");
+    for (name, verb) in [
+        ("LOCK", "verify"),
+        ("LOCK", "compact"),
+        ("checkpoint.new", "export"),
+        ("DURABILITY.new", "import"),
+    ] {
+        let data = Data::with(&texts);
+        data.remove(name);
+        data.remove("DURABILITY");
+        fs::write(&victim, "precious").unwrap();
+        fs::hard_link(&victim, data.path().join(name)).unwrap();
+        let mut command = digestd();
+        let outcome = run(command.arg(verb).arg("--data-dir").arg(data.path()), b"");
+        assert_eq!(outcome.code, Some(1), "{name}: {outcome:?}");
+        let said = format!("{name} is a file that has another name too");
+        assert!(outcome.stderr.contains(&said), "{name}: {outcome:?}");
+        assert_eq!(fs::read(&victim).unwrap(), b"precious", "{name}");
+    }
+}
+
 /// Exports a few messages to `all` in `directory`, in both forms.
 fn export(directory: &Path, data: &Data, format: &str) -> Outcome {
     let mut command = digestd();
