@@ -19,10 +19,23 @@ fn memory_limit_bytes() -> Option<u64> {
     let group = fs::read_to_string("/proc/self/cgroup")
         .ok()
         .and_then(|groups| group_limit_bytes(Path::new("/sys/fs/cgroup"), &groups));
+    // In a container it may say less than the kernel, and it may be hidden (ProcSubset=pid).
     let machine = fs::read_to_string("/proc/meminfo")
         .ok()
-        .and_then(|text| total_memory_bytes(&text));
+        .and_then(|text| total_memory_bytes(&text))
+        .or_else(machine_bytes);
     group.into_iter().chain(machine).min()
+}
+
+/// The memory of the machine, as the kernel says.
+fn machine_bytes() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        let info = rustix::system::sysinfo();
+        u64::from(info.totalram).checked_mul(info.mem_unit.into())
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
 }
 
 /// The lowest memory limit of the control groups below `mount` that a process with these `groups` is
@@ -74,6 +87,14 @@ mod tests {
         let meminfo = "MemTotal:       24626856 kB\nMemFree:        1 kB\n";
         assert_eq!(total_memory_bytes(meminfo), Some(24_626_856 * 1024));
         assert_eq!(total_memory_bytes("nothing"), None);
+    }
+
+    /// A container may be told of less.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn without_meminfo_the_kernel_says_how_much_memory_there_is() {
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
+        assert!(machine_bytes() >= total_memory_bytes(&meminfo));
     }
 
     /// The limit of a process in `groups`, when these are the files below the mount point.

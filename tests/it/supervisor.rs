@@ -165,3 +165,25 @@ fn a_socket_called_admin_has_the_metrics() {
     server.signal(Signal::TERM);
     assert_eq!(server.wait().code(), Some(0));
 }
+
+/// As with `ProcSubset=pid`: of /proc there are processes, and nothing of the machine.
+#[test]
+#[ignore = "needs root, who mounts a file system"]
+fn a_server_that_sees_processes_alone_has_the_same_caches_and_figures() {
+    const HIDE: &str = "mount -t proc -o subset=pid proc /proc && exec \"$0\" \"$@\"";
+    let data = tempfile::tempdir().unwrap();
+    let words = ["unshare", "--mount", "sh", "-c", HIDE];
+    let cache = |launch: Launch| {
+        let server = launch.start();
+        let line = server.wait_for("digestd starts");
+        let figures = server.client().ask("GET", "/metrics", &[], b"").unwrap();
+        for name in ["process_resident_memory_bytes", "process_open_fds"] {
+            assert!(figures.text().contains(name), "{figures:?}");
+        }
+        server.stop();
+        let (_, cache) = line.split_once(" cache=").unwrap();
+        cache.split(" connections").next().unwrap().to_owned()
+    };
+    let hidden = cache(Launch::new(data.path()).through(words));
+    assert_eq!(hidden, cache(Launch::new(data.path())));
+}
