@@ -97,13 +97,17 @@ impl Service {
         let _ = self.store.set(store);
     }
 
+    /// Whether messages are served.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.store.initialized()
+    }
+
     /// Waits until messages are served, for `patience` at most: a short start is then a slow answer,
     /// not an error.
     pub async fn opened(&self, patience: Duration) {
-        if !self.store.initialized() {
-            // A caller that goes on before it is open is told so.
-            let _ = timeout(patience, self.store.wait()).await;
-        }
+        // A caller that goes on before it is open is told so.
+        let _ = timeout(patience, self.store.wait()).await;
     }
 
     /// Says from now on that it is not ready, while still serving what comes.

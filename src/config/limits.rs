@@ -103,8 +103,10 @@ pub struct BodyLimits {
 pub struct BatchLimits {
     /// The body of a batch, in bytes. Each of its lines is limited like a body.
     pub bytes_max: u64,
-    /// Batches at once.
+    /// Batches of messages at once.
     pub batches_max: usize,
+    /// Look-ups at once.
+    pub look_ups_max: usize,
     /// Lines of one batch on their way to the disk at once; so many of [`Limits::writes_max`] a batch of
     /// messages takes for itself.
     pub lines_max: u32,
@@ -188,6 +190,8 @@ impl Default for BatchLimits {
             bytes_max: BATCH_BYTES_MAX,
             // Together three quarters of the writes, so that single messages pass beside them.
             batches_max: 3,
+            // As many, in slots of their own: who may only read keeps nobody from writing.
+            look_ups_max: 3,
             // While one group is synced, the next is read; four times as many as 64 clients have.
             lines_max: 256,
             // More than anybody reads, in a megabyte; a wrong line may be one byte, and its answer is a hundred.
@@ -199,16 +203,131 @@ impl Default for BatchLimits {
     }
 }
 
+/// What a connection takes at most, in bytes, beside what is counted for its requests: buffers for what it
+/// read and for what it writes, a small answer, about 8 KiB of state.
+const fn connection_bytes(head_bytes_max: usize) -> usize {
+    2 * head_bytes_max + (4 << 10) + (8 << 10)
+}
+
+/// What rustls keeps of a connection at most, in bytes: two records that came, and what it takes ahead of a
+/// client that does not read.
+const TLS_BYTES: usize = 2 * (16 << 10) + (64 << 10);
+
+/// Connections get this part of the memory, and so do bodies and answers together; the rest is for caches and
+/// the process itself.
+const MEMORY_SHARE: u64 = 4;
+
+/// Connections at the least, however little memory there is: a proxy and those who look after the service.
+const CONNECTIONS_MIN: usize = 64;
+
+/// Buffers that a body of the largest size may take while it grows, and the same for its client's share.
+const BODY_BUFFERS: usize = 3;
+
+/// The part of the room for answers that the largest answer is counted with.
+const ANSWER_PARTS: usize = 4;
+
 impl Limits {
-    /// What connections without TLS, bodies and large answers can take at the very most, in bytes.
+    /// Takes no more than fits into `memory` bytes, if that is known; in any case a body of the largest size
+    /// can pass, and a client can have two answers of that size.
+    pub fn fit_into(&mut self, memory: Option<u64>, has_tls: bool) {
+        let body_bytes_max = usize::try_from(self.body.bytes_max).unwrap_or(usize::MAX);
+        let body = &mut self.body;
+        let rooms = [
+            &mut body.all_large_bytes_max,
+            &mut body.all_small_bytes_max,
+            &mut self.answers_bytes_max,
+        ];
+        if let Some(share) = memory.map(|bytes| u128::from(bytes / MEMORY_SHARE)) {
+            let all = rooms.iter().map(|bytes| **bytes as u128).sum::<u128>();
+            for bytes in rooms {
+                let fitting = *bytes as u128 * share.min(all) / all.max(1);
+                *bytes = usize::try_from(fitting).unwrap_or(usize::MAX);
+            }
+            let fitting = share / self.connection_bytes(has_tls) as u128;
+            let fitting = usize::try_from(fitting).unwrap_or(usize::MAX);
+            let connections_max = &mut self.connection.connections_max;
+            *connections_max =
+                fitting.clamp(CONNECTIONS_MIN.min(*connections_max), *connections_max);
+        }
+        let connection = &mut self.connection;
+        let of_network = connection.network_connections_max;
+        connection.network_connections_max = of_network.min(connection.connections_max / 2);
+        let body = &mut self.body;
+        let large_min = body_bytes_max.saturating_mul(BODY_BUFFERS);
+        body.all_large_bytes_max = body.all_large_bytes_max.max(large_min);
+        body.all_small_bytes_max = body.all_small_bytes_max.max(2 * body.small_bytes_max);
+        let answers_min = body_bytes_max.saturating_mul(ANSWER_PARTS);
+        self.answers_bytes_max = self.answers_bytes_max.max(answers_min);
+    }
+
+    /// What connections, bodies and answers can take at the very most, in bytes.
     #[must_use]
-    pub fn memory_bytes_max(&self) -> usize {
-        // Read buffer, write buffer, and about 8 KiB of state for each connection.
-        let connection = 2 * self.connection.head_bytes_max + (8 << 10);
+    pub fn memory_bytes_max(&self, has_tls: bool) -> usize {
         let bodies = self.body.all_large_bytes_max + self.body.all_small_bytes_max;
         self.connection
             .all_connections_max()
-            .saturating_mul(connection)
-            .saturating_add(bodies + self.answers_bytes_max)
+            .saturating_mul(self.connection_bytes(has_tls))
+            .saturating_add(bodies)
+            .saturating_add(self.answers_bytes_max)
+    }
+
+    fn connection_bytes(&self, has_tls: bool) -> usize {
+        let tls = if has_tls { TLS_BYTES } else { 0 };
+        connection_bytes(self.connection.head_bytes_max) + tls
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fitting(memory: u64, has_tls: bool, body_bytes_max: u64) -> Limits {
+        let mut limits = Limits::default();
+        limits.body.bytes_max = body_bytes_max;
+        limits.fit_into(Some(memory), has_tls);
+        limits
+    }
+
+    fn rooms(limits: &Limits) -> usize {
+        let body = &limits.body;
+        body.all_large_bytes_max + body.all_small_bytes_max + limits.answers_bytes_max
+    }
+
+    #[test]
+    fn a_machine_with_memory_has_all_the_room_and_all_connections() {
+        for has_tls in [false, true] {
+            let limits = fitting(24 << 30, has_tls, BODY_BYTES_MAX);
+            assert_eq!(rooms(&limits), 112 << 20);
+            assert_eq!(limits.connection.connections_max, 8192);
+        }
+    }
+
+    #[test]
+    fn half_of_a_small_memory_is_for_clients() {
+        for memory in [256 << 20, 512 << 20, 1 << 30] {
+            for has_tls in [false, true] {
+                let limits = fitting(memory, has_tls, BODY_BYTES_MAX);
+                // The addresses for operators come on top.
+                let operators = 256 * limits.connection_bytes(has_tls);
+                let most = limits.memory_bytes_max(has_tls) - operators;
+                assert!(most as u64 <= memory / 2, "{memory}: {most}");
+                assert!(most as u64 > memory / 3, "{memory}: {most}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_body_passes_however_little_memory_there_is() {
+        let limits = fitting(1 << 20, true, 8 << 20);
+        assert_eq!(limits.body.all_large_bytes_max, 24 << 20);
+        assert_eq!(limits.answers_bytes_max, 32 << 20);
+        assert_eq!(limits.connection.connections_max, CONNECTIONS_MIN);
+    }
+
+    #[test]
+    fn where_the_memory_is_not_known_there_are_the_defaults() {
+        let mut limits = Limits::default();
+        limits.fit_into(None, false);
+        assert_eq!(rooms(&limits), rooms(&Limits::default()));
     }
 }

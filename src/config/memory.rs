@@ -15,7 +15,9 @@ pub fn default_cache_bytes() -> u64 {
     memory_limit_bytes().map_or(CACHE_BYTES_FALLBACK, |bytes| bytes / CACHE_SHARE)
 }
 
-fn memory_limit_bytes() -> Option<u64> {
+/// The memory this process may use, in bytes: of its control group, or of the machine.
+#[must_use]
+pub fn memory_limit_bytes() -> Option<u64> {
     let group = fs::read_to_string("/proc/self/cgroup")
         .ok()
         .and_then(|groups| group_limit_bytes(Path::new("/sys/fs/cgroup"), &groups));

@@ -15,7 +15,7 @@ pub use self::limits::{
     BATCH_BYTES_MAX, BODY_BYTES_MAX, BatchLimits, BodyLimits, CLIENT_CONNECTIONS_MAX,
     ConnectionLimits, DRAIN_DELAY, Limits,
 };
-pub use self::memory::default_cache_bytes;
+pub use self::memory::{default_cache_bytes, memory_limit_bytes};
 use crate::access;
 use crate::store;
 
@@ -66,9 +66,9 @@ pub struct Config {
     pub access: access::Settings,
 }
 
-/// What rustls keeps of a connection at most: two records that came, and what it takes ahead of a
-/// client that does not read.
-const TLS_CONNECTION_BYTES: usize = (2 * (16 << 10)) + (64 << 10);
+/// What the process takes for itself, in bytes: the program, its threads, what the store is writing, the
+/// pages of exports, and what a request takes while it is worked on.
+const PROCESS_BYTES: u64 = 48 << 20;
 
 impl Config {
     /// Memory for caches, in bytes.
@@ -77,15 +77,12 @@ impl Config {
         self.store.index_cache_bytes + self.store.message_cache_bytes
     }
 
-    /// What connections, bodies and large answers can take at the very most, in bytes. Caches come on
-    /// top.
+    /// The memory that the process takes at the very most, in bytes. It holds for what is kept for clients,
+    /// whatever they do; caches may take a few per cent more than they were given.
     #[must_use]
-    pub fn memory_bytes_max(&self) -> usize {
-        let tls = match self.tls {
-            Some(_) => TLS_CONNECTION_BYTES.saturating_mul(self.limits.connection.connections_max),
-            None => 0,
-        };
-        self.limits.memory_bytes_max().saturating_add(tls)
+    pub fn memory_bytes_max(&self) -> u64 {
+        let clients = self.limits.memory_bytes_max(self.tls.is_some());
+        (clients as u64).saturating_add(self.cache_bytes() + PROCESS_BYTES)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use super::budget::ByteBudget;
+use super::budget::Budget;
 use super::pages::Pages;
 use super::record::Reporters;
 use super::request::BodyBudget;
@@ -16,6 +16,10 @@ use crate::logging::Logs;
 use crate::metrics::Metrics;
 use crate::service::Service;
 
+/// Requests that may wait for the store to open; others are told at once that it is not. With HTTP/2, 64 KiB
+/// of the body of each may come meanwhile, which nobody counts: 16 MiB.
+const WAITING_MAX: usize = 256;
+
 /// What all requests share.
 #[derive(Debug)]
 pub struct App {
@@ -23,10 +27,13 @@ pub struct App {
     pub(super) limits: Limits,
     pub(super) bodies: BodyBudget,
     pub(super) writes: Arc<Semaphore>,
-    pub(super) batches: Arc<Semaphore>,
-    pub(super) answers: ByteBudget,
+    /// Slots for requests that wait for the store to open.
+    pub(super) waiting: Budget,
+    pub(super) batches: Budget,
+    pub(super) look_ups: Budget,
+    pub(super) answers: Budget,
     /// Slots for exports; `None` where nobody may have all messages.
-    pub(super) exports: Option<Arc<Semaphore>>,
+    pub(super) exports: Option<Budget>,
     pub(super) pages: Pages,
     pub(super) request_ids: RequestIds,
     pub(super) reporters: Arc<Reporters>,
@@ -54,8 +61,10 @@ impl App {
             service,
             bodies: BodyBudget::new(&limits.body),
             writes: Arc::new(Semaphore::new(limits.writes_max)),
-            batches: Arc::new(Semaphore::new(limits.batch.batches_max)),
-            answers: ByteBudget::new(limits.answers_bytes_max),
+            waiting: Budget::new(WAITING_MAX),
+            batches: Budget::new(limits.batch.batches_max),
+            look_ups: Budget::new(limits.batch.look_ups_max),
+            answers: Budget::new(limits.answers_bytes_max),
             exports: None,
             pages: Pages::new(),
             request_ids: RequestIds::new(),
@@ -71,7 +80,7 @@ impl App {
     /// Lets everybody who may read a message have all of them.
     #[must_use]
     pub fn allow_export(self) -> Self {
-        let exports = Some(Arc::new(Semaphore::new(self.limits.exports_max)));
+        let exports = Some(Budget::new(self.limits.exports_max));
         Self { exports, ..self }
     }
 

@@ -25,13 +25,14 @@ use tokio::time::timeout;
 
 use super::app::App;
 use super::body::{BodySender, Gone, Response, ResponseBody};
-use super::budget::Reservation;
+use super::budget::{NoRoom, Reservation};
 use super::digest_fields::RequestDigests;
 use super::error::{HttpError, LineError};
 use super::json;
 use super::lines::{BodyLine, LineSplitter};
 use super::request::{BodyDeadline, BodyError, CoveredBytes, RequestBody, check_size};
 use super::response;
+use crate::access::networks::Client;
 use crate::digest::Digest;
 use crate::message::Message;
 use crate::service::{Put, Receipt, StoreError, offload};
@@ -69,10 +70,15 @@ pub(super) async fn answer(
         BatchOperation::Publish => Some(app.service.durability()?),
         BatchOperation::LookUp | BatchOperation::FindMissing => None,
     };
-    let shares = Shares::take(app, operation)?;
-    let bytes_max = app.limits.batch.answer_bytes_max;
-    let room = app.answers.reserve(bytes_max.min(app.answers.bytes_max()));
-    let room = room.ok_or(HttpError::NoRoomForAnswer)?;
+    let shares = Shares::take(app, body.client(), operation)?;
+    // So that a client that has a batch has room for other answers.
+    let bytes_max = app
+        .limits
+        .batch
+        .answer_bytes_max
+        .min(app.answers.share_max() / 4);
+    let room = app.answers.reserve(body.client(), bytes_max);
+    let room = room.map_err(|NoRoom| HttpError::NoRoomForAnswer)?;
     // Before the head of the answer, which a client that waits to be asked would take for the last word.
     let deadline = BodyDeadline::new(&app.limits.body);
     let first = deadline.next_frame(&mut body).await?;
@@ -100,21 +106,25 @@ pub(super) async fn answer(
 /// What a batch takes for itself while it runs.
 #[derive(Debug)]
 struct Shares {
-    _batch: OwnedSemaphorePermit,
+    _slot: Reservation,
     _writes: Option<OwnedSemaphorePermit>,
     /// Shared with the lines on their way to the disk, which go on when the client has gone away.
     memory: Arc<Reservation>,
 }
 
 impl Shares {
-    fn take(app: &App, operation: BatchOperation) -> Result<Self, HttpError> {
-        let batch = Arc::clone(&app.batches).try_acquire_owned();
+    fn take(app: &App, client: Client, operation: BatchOperation) -> Result<Self, HttpError> {
+        let slots = match operation {
+            BatchOperation::Publish => &app.batches,
+            BatchOperation::LookUp | BatchOperation::FindMissing => &app.look_ups,
+        };
+        let slot = slots.reserve(client, 1);
         let writes = (operation == BatchOperation::Publish)
             .then(|| Arc::clone(&app.writes).try_acquire_many_owned(app.limits.batch.lines_max));
         Ok(Self {
-            _batch: batch.map_err(|_| HttpError::NoRoomForBatch)?,
+            _slot: slot.map_err(|NoRoom| HttpError::NoRoomForBatch)?,
             _writes: writes.transpose().map_err(|_| HttpError::NoRoomForBatch)?,
-            memory: app.bodies.reserve_batch(&app.limits.body)?.into(),
+            memory: app.bodies.reserve_batch(client, &app.limits.body)?.into(),
         })
     }
 }

@@ -20,8 +20,9 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::budget::{ByteBudget, NoRoom, Reservation, covered};
+use super::budget::{Budget, NoRoom, Reservation, covered};
 use super::record::RequestRecord;
+use crate::access::networks::Client;
 
 /// Largest piece of an answer, in bytes: what is buffered for a stream anyway.
 const PIECE_BYTES_MAX: usize = 64 << 10;
@@ -119,19 +120,20 @@ impl DeliveryProgress {
     }
 }
 
-impl ByteBudget {
-    /// Sets aside what `body` keeps in memory, unless it is small. An answer that is larger than all the room
-    /// passes alone.
+impl Budget {
+    /// Sets aside for `client` what `body` keeps in memory, unless it is small. An answer counts as half a share
+    /// at most, so that the largest passes too.
     pub(super) fn reserve_answer(
         &self,
+        client: Client,
         body: &ResponseBody,
     ) -> Result<Option<Reservation>, NoRoom> {
         let bytes = body.rest.len();
         if bytes <= SMALL_BYTES_MAX {
             return Ok(None);
         }
-        let reserved = self.reserve(bytes.min(self.bytes_max()));
-        reserved.map(Some).ok_or(NoRoom)
+        let counted = bytes.min(self.share_max() / 2);
+        self.reserve(client, counted).map(Some)
     }
 }
 
@@ -272,12 +274,16 @@ mod tests {
 
     use super::*;
 
+    fn client() -> Client {
+        Client::of([10, 0, 0, 1].into())
+    }
+
     /// An answer of so many bytes, if there is room for it.
-    fn answer(room: &ByteBudget, bytes: usize) -> Option<ResponseBody> {
+    fn answer(room: &Budget, bytes: usize) -> Result<ResponseBody, NoRoom> {
         let mut body = ResponseBody::from(Bytes::from(vec![b'x'; bytes]));
-        let reserved = room.reserve_answer(&body).ok()?;
+        let reserved = room.reserve_answer(client(), &body)?;
         body.cover(None, reserved);
-        Some(body)
+        Ok(body)
     }
 
     async fn take(body: &mut ResponseBody) -> Bytes {
@@ -286,28 +292,30 @@ mod tests {
 
     #[test]
     fn answers_are_admitted_while_there_is_room() {
-        let room = ByteBudget::new(20_000);
+        let room = Budget::new(40_000);
         let first = answer(&room, 10_000).unwrap();
         let _second = answer(&room, 10_000).unwrap();
-        assert!(answer(&room, SMALL_BYTES_MAX + 1).is_none());
-        assert!(answer(&room, SMALL_BYTES_MAX).is_some());
+        answer(&room, SMALL_BYTES_MAX + 1).unwrap_err();
+        answer(&room, SMALL_BYTES_MAX).unwrap();
         drop(first);
-        assert!(answer(&room, 10_000).is_some());
+        answer(&room, 10_000).unwrap();
     }
 
     #[test]
-    fn an_answer_larger_than_all_the_room_passes_alone() {
-        let room = ByteBudget::new(100_000);
-        let large = answer(&room, 1_000_000).unwrap();
-        assert!(answer(&room, 1_000_000).is_none());
-        drop(large);
-        assert!(answer(&room, 1_000_000).is_some());
+    fn the_largest_answers_count_as_half_a_share() {
+        let room = Budget::new(400_000);
+        let first = answer(&room, 1_000_000).unwrap();
+        let second = answer(&room, 1_000_000).unwrap();
+        answer(&room, 1_000_000).unwrap_err();
+        drop((first, second));
+        answer(&room, 100_000).unwrap();
     }
 
     #[tokio::test]
     async fn an_answer_is_counted_and_followed_until_its_last_byte_is_gone() {
         const BYTES: usize = PIECE_BYTES_MAX + 1;
-        let room = ByteBudget::new(BYTES);
+        let room = Budget::new(4 * BYTES);
+        let _rest = room.reserve(client(), BYTES).unwrap();
         let mut large = answer(&room, BYTES).unwrap();
         let progress = large.delivery().unwrap();
         assert_eq!(progress.pieces(), Some(0));
@@ -318,30 +326,31 @@ mod tests {
         assert!(large.frame().await.is_none());
         drop(large);
         assert_eq!((last.len(), progress.pieces()), (1, Some(2)));
-        assert!(room.reserve(1).is_none());
+        room.reserve(client(), 1).unwrap_err();
         drop(last);
         assert_eq!(progress.pieces(), None);
-        assert!(room.reserve(BYTES).is_some());
+        room.reserve(client(), BYTES).unwrap();
     }
 
     #[tokio::test]
     async fn a_stream_holds_its_room_until_its_answer_is_gone_however_small_that_is() {
-        let room = ByteBudget::new(100);
+        let room = Budget::new(200);
         let mut small = ResponseBody::from(Bytes::from_static(b"x"));
-        small.cover(room.reserve(100), None);
+        small.cover(room.reserve(client(), 100).ok(), None);
         let progress = small.delivery().unwrap();
         let last = take(&mut small).await;
         drop(small);
-        assert!(room.reserve(1).is_none() && progress.pieces().is_some());
+        room.reserve(client(), 1).unwrap_err();
+        assert!(progress.pieces().is_some());
         drop(last);
-        assert!(room.reserve(100).is_some() && progress.pieces().is_none());
+        assert!(progress.pieces().is_none());
 
         let (sender, mut lines) = ResponseBody::stream(1, None);
-        lines.cover(room.reserve(100), None);
+        lines.cover(room.reserve(client(), 100).ok(), None);
         assert!(lines.delivery().is_none());
         sender.end();
         assert!(lines.frame().await.is_none());
-        assert!(room.reserve(100).is_some());
+        room.reserve(client(), 100).unwrap();
     }
 
     #[tokio::test]

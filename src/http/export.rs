@@ -7,13 +7,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 
 use super::app::App;
 use super::body::{BodySender, Gone, Response, ResponseBody};
+use super::budget::{NoRoom, Reservation};
 use super::error::HttpError;
 use super::response;
+use crate::access::networks::Client;
 use crate::digest::Digest;
 use crate::ndjson;
 use crate::service::{Service, StoreError};
@@ -32,11 +33,11 @@ struct Range {
     limit: u64,
 }
 
-pub(super) fn export(app: &App, query: &str) -> Result<Response, HttpError> {
+pub(super) fn export(app: &App, client: Client, query: &str) -> Result<Response, HttpError> {
     let range = Range::parse(query).map_err(HttpError::Query)?;
     let slots = app.exports.as_ref().ok_or(HttpError::NoSuchPath)?;
-    let slot = Arc::clone(slots).try_acquire_owned();
-    let slot = slot.map_err(|_| HttpError::NoRoomForAnswer)?;
+    let slot = slots.reserve(client, 1);
+    let slot = slot.map_err(|NoRoom| HttpError::NoRoomForAnswer)?;
     // While the client can still be told with a status.
     app.service.health().reads.map_err(HttpError::NotReady)?;
     let (sender, answer) = ResponseBody::stream(AHEAD_BYTES_MAX, None);
@@ -47,12 +48,7 @@ pub(super) fn export(app: &App, query: &str) -> Result<Response, HttpError> {
 
 /// Sends page after page, and pauses after each for as long as it took, in which others are served. On
 /// a failure the stream breaks off, which the client sees.
-async fn send(
-    service: Arc<Service>,
-    mut range: Range,
-    sender: BodySender,
-    _slot: OwnedSemaphorePermit,
-) {
+async fn send(service: Arc<Service>, mut range: Range, sender: BodySender, _slot: Reservation) {
     while range.limit > 0 {
         let service = Arc::clone(&service);
         let started = Instant::now();

@@ -17,9 +17,10 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, timeout};
 
-use super::budget::{ByteBudget, Reservation, covered};
+use super::budget::{Budget, NoRoom, Reservation, covered};
 use super::digest_fields::{DigestFieldError, RequestDigests};
 use super::record::BodyProgress;
+use crate::access::networks::Client;
 use crate::config::BodyLimits;
 
 /// Why a body is not taken.
@@ -43,18 +44,30 @@ pub(super) enum BodyError {
 #[derive(Debug)]
 pub(super) struct RequestBody {
     incoming: Incoming,
+    /// Whose it is.
+    client: Client,
     /// `None` for a request without a body.
     progress: Option<Arc<BodyProgress>>,
     has_ended: bool,
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, progress: Option<Arc<BodyProgress>>) -> Self {
+    pub(super) fn new(
+        incoming: Incoming,
+        client: Client,
+        progress: Option<Arc<BodyProgress>>,
+    ) -> Self {
         Self {
             incoming,
+            client,
             progress,
             has_ended: false,
         }
+    }
+
+    /// Whose it is.
+    pub(super) fn client(&self) -> Client {
+        self.client
     }
 }
 
@@ -100,37 +113,42 @@ impl Body for RequestBody {
 /// small ones pass.
 #[derive(Debug)]
 pub(super) struct BodyBudget {
-    small: ByteBudget,
-    large: ByteBudget,
+    small: Budget,
+    large: Budget,
     small_body_bytes_max: usize,
 }
 
 impl BodyBudget {
     pub(super) fn new(limits: &BodyLimits) -> Self {
         Self {
-            small: ByteBudget::new(limits.all_small_bytes_max),
-            large: ByteBudget::new(limits.all_large_bytes_max),
+            small: Budget::new(limits.all_small_bytes_max),
+            large: Budget::new(limits.all_large_bytes_max),
             small_body_bytes_max: limits.small_bytes_max,
         }
     }
 
-    /// Sets aside room for a body of `bytes` bytes; never waits.
-    fn reserve(&self, bytes: usize) -> Result<Reservation, BodyError> {
+    /// Sets aside room for a body of `bytes` bytes of `client`; never waits.
+    fn reserve(&self, client: Client, bytes: usize) -> Result<Reservation, BodyError> {
         let part = if bytes <= self.small_body_bytes_max {
             &self.small
         } else {
             &self.large
         };
-        part.reserve(bytes).ok_or(BodyError::NoRoom)
+        part.reserve(client, bytes)
+            .map_err(|NoRoom| BodyError::NoRoom)
     }
 
     /// Sets aside room for a batch: a line that is gathered, half of it again while its buffer grows, and as
     /// much as a line on its way to the disk.
-    pub(super) fn reserve_batch(&self, limits: &BodyLimits) -> Result<Reservation, BodyError> {
+    pub(super) fn reserve_batch(
+        &self,
+        client: Client,
+        limits: &BodyLimits,
+    ) -> Result<Reservation, BodyError> {
         let line = usize::try_from(limits.bytes_max).unwrap_or(usize::MAX);
-        // Where one line may take all the room there is, it does.
+        // Where one line may take all of a share, it does.
         let bytes = line.saturating_mul(5) / 2;
-        self.reserve(bytes.min(self.large.bytes_max()))
+        self.reserve(client, bytes.min(self.large.share_max()))
     }
 }
 
@@ -222,7 +240,8 @@ pub(super) async fn read_body(
     check_size(bytes_max, &body)?;
     // Exact where the head gave a length; grown as it comes where it did not.
     let declared = usize::try_from(body.size_hint().lower()).map_err(|_| too_large())?;
-    let mut reservation = budget.reserve(declared)?;
+    let client = body.client;
+    let mut reservation = budget.reserve(client, declared)?;
     let deadline = BodyDeadline::new(limits);
     let mut text = BytesMut::new();
     while let Some(frame) = deadline.next_frame(&mut body).await? {
@@ -239,11 +258,11 @@ pub(super) async fn read_body(
         if bytes as u64 > bytes_max {
             return Err(too_large());
         }
-        if bytes > reservation.bytes() {
+        if bytes > reservation.units() {
             // Doubling, so that a long body asks a few times and not for every frame.
             let most = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-            let larger = budget.reserve((2 * bytes).min(most))?;
-            text = copy_into(larger.bytes(), &text);
+            let larger = budget.reserve(client, (2 * bytes).min(most))?;
+            text = copy_into(larger.units(), &text);
             reservation = larger;
         }
         if text.is_empty() && body.is_end_stream() {
@@ -251,7 +270,7 @@ pub(super) async fn read_body(
             return Ok(CoveredBytes::piece(data, reservation.into()));
         }
         if text.capacity() == 0 {
-            text = copy_into(reservation.bytes(), &[]);
+            text = copy_into(reservation.units(), &[]);
         }
         text.extend_from_slice(&data);
         deadline.check(text.len() as u64)?;
@@ -329,25 +348,34 @@ mod tests {
         })
     }
 
+    fn client(last: u8) -> Client {
+        Client::of([10, 0, 0, last].into())
+    }
+
     #[test]
     fn bodies_within_the_budget_are_covered_and_one_more_is_not() {
         let budget = budget();
-        let first = budget.reserve(600).unwrap();
-        let second = budget.reserve(400).unwrap();
-        assert!(matches!(budget.reserve(11), Err(BodyError::NoRoom)));
+        let first = budget.reserve(client(1), 300).unwrap();
+        let second = budget.reserve(client(1), 200).unwrap();
+        let refused = budget.reserve(client(1), 11);
+        assert!(matches!(refused, Err(BodyError::NoRoom)));
+        budget.reserve(client(2), 500).unwrap();
         drop(first);
-        budget.reserve(600).unwrap();
+        budget.reserve(client(1), 300).unwrap();
         drop(second);
     }
 
     #[test]
     fn large_bodies_never_keep_small_ones_out() {
         let budget = budget();
-        let _large = budget.reserve(1000).unwrap();
-        let small: Vec<_> = (0..10).map(|_| budget.reserve(10).unwrap()).collect();
-        assert!(matches!(budget.reserve(10), Err(BodyError::NoRoom)));
+        let _large = budget.reserve(client(1), 500).unwrap();
+        let small: Vec<_> = (0..5)
+            .map(|_| budget.reserve(client(1), 10).unwrap())
+            .collect();
+        let refused = budget.reserve(client(1), 10);
+        assert!(matches!(refused, Err(BodyError::NoRoom)));
         drop(small);
-        budget.reserve(0).unwrap();
+        budget.reserve(client(1), 0).unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -23,7 +23,10 @@ pub(super) async fn route(
     body: RequestBody,
 ) -> Result<Response, HttpError> {
     check_head(app, head)?;
-    if resource.needs_store(&head.method) {
+    if resource.needs_store(&head.method)
+        && !app.service.is_open()
+        && let Ok(_waiting) = app.waiting.reserve(body.client(), 1)
+    {
         app.service.opened(app.limits.opening_timeout).await;
     }
     // Futures of writes are boxed: their state is large, and every request would carry room for it.
@@ -44,7 +47,7 @@ pub(super) async fn route(
             Box::pin(messages::erase(app, address::well_known(name))).await
         }
         (&Method::GET | &Method::HEAD, Resource::Messages) if app.exports.is_some() => {
-            export::export(app, head.uri.query().unwrap_or_default())
+            export::export(app, body.client(), head.uri.query().unwrap_or_default())
         }
         (&Method::GET | &Method::HEAD, Resource::Live) => Ok(health::live()),
         (&Method::GET | &Method::HEAD, Resource::Ready) => {

@@ -2,30 +2,50 @@
 
 use crate::support::{Ask, Protocol, Raw, TestServer};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// More than any flood may bring.
 const BYTES_MAX: usize = 64 << 20;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
+
+/// Names of fields in the static table of HPACK (RFC 7541, appendix A).
+pub(crate) const ACCEPT: u8 = 19;
+pub(crate) const RANGE: u8 = 50;
 
 /// `GET / HTTP/2`, from the static table of HPACK.
 const GET: &[u8] = b"\x82\x86\x84\x41\x01x";
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A field whose name is in the static table, and which is not kept (RFC 7541, 6.2.2).
+pub(crate) fn literal(name: u8, value: &str) -> Vec<u8> {
+    let name = match name.checked_sub(15) {
+        None => vec![name],
+        Some(rest) => vec![15, rest],
+    };
+    let length = u8::try_from(value.len()).unwrap();
+    assert!(length < 127, "longer lengths take several bytes");
+    [&*name, &[length], value.as_bytes()].concat()
+}
+
+/// The pseudo-header field `:path`.
+pub(crate) fn path(path: &str) -> Vec<u8> {
+    literal(4, path)
 }
 
 async fn connect(server: &TestServer) -> Raw {

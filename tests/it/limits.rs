@@ -396,8 +396,8 @@ async fn a_body_that_trickles_is_given_up_once_it_is_behind_its_rate() {
 #[tokio::test]
 async fn the_body_of_a_client_that_goes_away_is_not_stored() {
     let server = TestServer::with(|limits| {
-        // Room for one body, so that the next shows that its room is free again.
-        limits.body.all_large_bytes_max = 100_000;
+        // Room for one body of a client, so that the next shows that its room is free again.
+        limits.body.all_large_bytes_max = 200_000;
         limits.body.bytes_max = 100_000;
     });
     let text = "a".repeat(100_000);
@@ -438,12 +438,12 @@ async fn has_room(server: &TestServer, text: &str) -> bool {
     answer.status == 201
 }
 
-/// Room for one large body and four small ones.
+/// Room for one large body and four small ones of each of two clients.
 fn little_room(limits: &mut Limits) {
     limits.body.bytes_max = 80_000;
     limits.body.small_bytes_max = 1000;
-    limits.body.all_large_bytes_max = 100_000;
-    limits.body.all_small_bytes_max = 4000;
+    limits.body.all_large_bytes_max = 200_000;
+    limits.body.all_small_bytes_max = 8000;
 }
 
 /// A client that has begun to send a body of `bytes` bytes, for which there was room.
@@ -638,8 +638,8 @@ async fn large_answers_are_given_while_there_is_room_for_them_and_refused_beyond
     const BYTES: usize = 8 << 20;
     let server = TestServer::with(|limits| {
         limits.body.bytes_max = BYTES as u64;
-        // Two of them, and what their streams take.
-        limits.answers_bytes_max = 2 * BYTES + (32 << 10);
+        // Two of them for a client, each counted as half of what it may have but for what its stream takes.
+        limits.answers_bytes_max = 4 * BYTES + (64 << 10);
     });
     let large = server.publish(&"x".repeat(BYTES)).await;
     let small = server.publish("small").await;

@@ -7,8 +7,9 @@
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`],
 //!   [`verify`], [`scrub`], [`backup`], [`compact`], [`upgrade`], with [`store_support`];
 //! * the real binaries: [`command`], [`tokens`], [`rates`], [`logs`], [`tls`], [`supervisor`], [`doctor`],
-//!   [`export`], [`import`], [`files`], [`rogue`], [`crash`], [`power`], [`failure`], [`sectors`], [`slow`], [`full`], [`memory`],
-//!   [`samples`], [`readme`], [`browser`], [`caches`], [`strangers`], [`find_pair`] for the second one, and
+//!   [`export`], [`import`], [`files`], [`rogue`], [`crash`], [`power`], [`failure`], [`sectors`], [`slow`],
+//!   [`full`], [`memory`], [`attacks`], [`samples`], [`readme`], [`browser`], [`caches`], [`strangers`],
+//!   [`find_pair`] for the second one, and
 //!   [`loadgen`] for the generator of the bench `load`, with [`process`], [`writers`], [`disk`] and [`trace`].
 
 #![allow(
@@ -22,6 +23,7 @@
 mod access;
 mod addresses;
 mod admission;
+mod attacks;
 mod backup;
 mod batch;
 mod browser;

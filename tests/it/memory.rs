@@ -98,9 +98,9 @@ fn send_and_check(server: &Digestd, wave: Wave) {
     }
 }
 
-/// How many of the largest bodies the server has room for.
+/// How many of the largest bodies the server has room for, of one client.
 fn room() -> usize {
-    Limits::default().body.all_large_bytes_max / BODY_BYTES
+    Limits::default().body.all_large_bytes_max / 2 / BODY_BYTES
 }
 
 /// Whether as many of the largest bodies as there is room for can be begun at once.

@@ -923,6 +923,51 @@ impl Raw {
         answer
     }
 
+    /// Reads the next answer, whatever its framing, and returns its status; an error if the connection ends
+    /// before.
+    pub(crate) async fn status(&mut self) -> io::Result<u16> {
+        let status = loop {
+            let mut fields = [httparse::EMPTY_HEADER; 32];
+            let mut head = httparse::Response::new(&mut fields);
+            let parsed = head.parse(&self.unread).expect("the head of an answer");
+            if let httparse::Status::Complete(end) = parsed {
+                let status = head.code.expect("a status");
+                let length = head
+                    .headers
+                    .iter()
+                    .find(|field| field.name == "content-length");
+                let length = length.map(|field| {
+                    std::str::from_utf8(field.value)
+                        .unwrap()
+                        .parse::<usize>()
+                        .unwrap()
+                });
+                self.unread.drain(..end);
+                match length {
+                    Some(length) => {
+                        while self.unread.len() < length {
+                            self.read_more().await?;
+                        }
+                        self.unread.drain(..length);
+                    }
+                    // In chunks, of which the last is empty.
+                    None => loop {
+                        if let Some(end) =
+                            self.unread.windows(5).position(|end| end == b"0\r\n\r\n")
+                        {
+                            self.unread.drain(..end + 5);
+                            break;
+                        }
+                        self.read_more().await?;
+                    },
+                }
+                break status;
+            }
+            self.read_more().await?;
+        };
+        Ok(status)
+    }
+
     /// Reads the invitation to send the body.
     pub(crate) async fn continue_line(&mut self) {
         let head = self.head().await;

@@ -257,7 +257,9 @@ impl ServeArgs {
             }
         }
         let (read_rate, write_rate) = (self.limits.read_rate, self.limits.write_rate);
-        let limits = self.limits.into_limits(self.operation.drain_delay.into());
+        let tls = self.tls.into_config()?;
+        let mut limits = self.limits.into_limits(self.operation.drain_delay.into());
+        limits.fit_into(config::memory_limit_bytes(), tls.is_some());
         let storage = &self.storage;
         let cache_bytes = storage.cache.map(|size| size.0);
         let cache_bytes = cache_bytes.unwrap_or_else(config::default_cache_bytes);
@@ -271,7 +273,7 @@ impl ServeArgs {
             ..Options::new(cache_bytes - message_cache_bytes, limits.body.bytes_max)
         };
         Ok(Config {
-            tls: self.tls.into_config()?,
+            tls,
             listen: self.listening.listen,
             admin_listen: self.listening.admin_listen,
             data_dir: self.storage.data_dir,
@@ -295,9 +297,6 @@ impl LimitArgs {
         limits.batch.bytes_max = self.batch_max.0;
         limits.connection.drain_delay = drain_delay;
         limits.connection.client_connections_max = self.client_connections_max.get().into();
-        // One body of the largest size must always be able to pass.
-        let body_bytes_max = usize::try_from(self.body_max.0).unwrap_or(usize::MAX);
-        limits.body.all_large_bytes_max = limits.body.all_large_bytes_max.max(body_bytes_max);
         limits
     }
 }
@@ -397,7 +396,7 @@ mod tests {
     #[test]
     fn a_body_larger_than_the_budget_raises_the_budget() {
         let config = serve(&["--body-max", "63MiB"]).unwrap();
-        assert_eq!(config.limits.body.all_large_bytes_max, 63 << 20);
+        assert_eq!(config.limits.body.all_large_bytes_max, 3 * (63 << 20));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use super::addresses::or_default;
 use super::exposure::{Exposure, Purpose};
 use super::process_limits::set_process_limits;
 use crate::access::Access;
-use crate::config::{CertificateConfig, Config};
+use crate::config::{self, CertificateConfig, Config};
 use crate::http::{App, ListenerRole};
 use crate::logging::{self, Logs};
 use crate::metrics::Metrics;
@@ -279,12 +279,21 @@ fn announce(config: &Config, access: &Access, files: Option<u64>, listeners: &[L
         data_dir = %config.data_dir.display(),
         durability = config.store.durability.name(),
         cache = %ByteSize(config.cache_bytes()),
-        connections_and_bodies_at_most = %ByteSize(config.memory_bytes_max() as u64),
+        connections_at_most = config.limits.connection.connections_max,
+        memory_at_most = %ByteSize(config.memory_bytes_max()),
         open_files_at_most = files,
         tls = config.tls.is_some(),
         "digestd starts; {}",
         access.summary()
     );
+    if let Some(limit) = config::memory_limit_bytes()
+        && config.memory_bytes_max() > limit
+    {
+        warn!(
+            limit = %ByteSize(limit),
+            "clients could make it take more memory than it may; give it a smaller --cache or more memory"
+        );
+    }
     for listener in listeners {
         let Ok(address) = listener.socket.local_addr() else {
             continue;
