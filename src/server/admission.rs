@@ -450,6 +450,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_idle_connection_is_not_looked_for_without_end() {
+        for (idle, ended) in [(56, 56), (57, 0)] {
+            let admissions = admissions(100);
+            let held: Vec<_> = (0..90)
+                .map(|last| admissions.run(peer(&format!("10.0.0.{last}"))).unwrap())
+                .collect();
+            set_all(&held, 1, 1);
+            held[idle].set(1, 0);
+            let _probe = admissions.run(peer("10.0.1.1")).unwrap();
+            assert_eq!(ending(&held), [ended]);
+        }
+    }
+
+    #[tokio::test]
     async fn connections_of_a_proxy_go_last_and_a_running_one_never() {
         let admissions = admissions(10);
         let proxied = admissions.run_many(proxy("10.0.0.1"), 7);

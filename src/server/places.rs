@@ -21,6 +21,9 @@ use crate::access::networks::{Client, ClientNetwork};
 /// Connections looked at to find one that can end, however many there are: all of a client's twice over.
 const LOOKS_MAX: usize = 512;
 
+/// An owner counts for so many: to find its connections takes about as long as to look at these.
+const OWNER_LOOKS: usize = 8;
+
 /// A client that means a request sends it in the same moment: a connection that brought none for so long
 /// goes before those that did.
 pub(super) const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
@@ -115,7 +118,7 @@ impl Places {
                 continue;
             };
             let seen = in_turn(connections, looks, turn);
-            looks -= connections.len().min(looks);
+            looks = looks.saturating_sub(connections.len() + OWNER_LOOKS);
             let first = seen
                 .filter_map(|(&number, progress)| Some((Worth::of(progress, now)?, number)))
                 .min();
