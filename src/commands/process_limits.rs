@@ -44,9 +44,7 @@ pub(super) fn set_process_limits(limits: &mut ConnectionLimits) -> Option<u64> {
             connections,
             "fewer connections than usual: the limit on open files is low"
         );
-        let of_operators = limits.admin_connections_max.min(connections / ADMIN_SHARE);
-        limits.admin_connections_max = of_operators;
-        limits.connections_max = connections - of_operators;
+        share_out(connections, limits);
     }
     let none = Rlimit {
         current: Some(0),
@@ -56,4 +54,29 @@ pub(super) fn set_process_limits(limits: &mut ConnectionLimits) -> Option<u64> {
         warn!(%error, "cannot turn off core dumps");
     }
     getrlimit(Resource::Nofile).current
+}
+
+/// Has no more than so many `connections` in all.
+fn share_out(connections: usize, limits: &mut ConnectionLimits) {
+    let of_operators = limits
+        .admin_connections_max
+        .min(connections.div_ceil(ADMIN_SHARE));
+    limits.admin_connections_max = of_operators;
+    limits.connections_max = connections - of_operators;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_connections_are_shared_by_clients_and_operators() {
+        let all = ConnectionLimits::default().all_connections_max();
+        for (connections, of_operators) in [(96, 6), (1600, 100), (all - 1, 256), (15, 1)] {
+            let mut limits = ConnectionLimits::default();
+            share_out(connections, &mut limits);
+            assert_eq!(limits.admin_connections_max, of_operators);
+            assert_eq!(limits.all_connections_max(), connections);
+        }
+    }
 }
