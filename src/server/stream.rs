@@ -1,5 +1,5 @@
-//! The byte stream below HTTP: a socket, or TLS on one, that counts what passes, ends when it is
-//! too much for what is asked, and closes with patience.
+//! The byte stream below HTTP: a socket, or TLS on one, that counts what passes, ends when that is more than
+//! what is asked for explains, and closes with patience.
 
 use std::io;
 use std::pin::Pin;
@@ -179,6 +179,35 @@ fn join<'a>(pieces: &[io::IoSlice<'_>], room: &'a mut [u8]) -> Option<&'a [u8]> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whether all of `bytes` is read where so many requests are running.
+    async fn is_read(bytes: &[u8], running: usize) -> bool {
+        let progress = Arc::new(ConnectionProgress::new(tokio::time::Instant::now()));
+        progress.running.store(running, Relaxed);
+        let mut stream = CountingStream::new(bytes, Arc::clone(&progress));
+        let read = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+        assert_eq!(read.is_err(), progress.has_flooded.load(Relaxed));
+        read.is_ok()
+    }
+
+    #[tokio::test]
+    async fn bytes_that_no_request_runs_for_are_read_up_to_their_limit() {
+        let mut bytes = vec![b'a'; UNASKED_BYTES_MAX];
+        assert!(is_read(&bytes, 0).await);
+        bytes.push(b'a');
+        assert!(!is_read(&bytes, 0).await);
+        assert!(is_read(&bytes, 1).await);
+    }
+
+    #[tokio::test]
+    async fn control_frames_are_read_up_to_their_limit_whatever_runs() {
+        let ping = b"\0\0\x08\x06\0\0\0\0\0abcdefgh";
+        let bytes = |pings| [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &*ping.repeat(pings)].concat();
+        for running in [0, 1] {
+            assert!(is_read(&bytes(3855), running).await);
+            assert!(!is_read(&bytes(3856), running).await);
+        }
+    }
 
     #[test]
     fn pieces_are_joined_in_their_order_if_there_is_room_for_all_of_them() {
