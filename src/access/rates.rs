@@ -7,9 +7,9 @@
 //! go before those who come again and again, which is the order of the cache that the table is, so a
 //! flood of strangers does not wash out the client that is being limited.
 //!
-//! Whoever has one IPv6 address often has a /48, which is 65,536 clients. All of those together have the rate of
-//! [`NEIGHBOURS`]; it is asked after that of the client, so that one who asks too often takes nothing from the
-//! others.
+//! Whoever has one IPv6 address often has a /48, which is 65,536 clients. All of those together have
+//! [`PREFIX_RATE_FACTOR`] times the rate; it is asked after that of the client, so that one who asks too often
+//! takes nothing from the others.
 
 use std::convert::Infallible;
 use std::hash::Hash;
@@ -30,12 +30,12 @@ use super::networks::{Client, ClientNetwork};
 /// Clients that a table remembers: some 10 MB, when all of them are there.
 pub const CLIENTS_MAX: usize = 65_536;
 
-/// Networks that a table remembers: a quarter of that more.
-const NEIGHBOURHOODS_MAX: usize = CLIENTS_MAX / 4;
+/// /48 networks that a table remembers: a quarter of that more.
+const PREFIXES_MAX: usize = CLIENTS_MAX / 4;
 
-/// Times the rate of a client that all clients of a network have together: more than ask in a household, or
+/// Times the rate of a client that all clients of a /48 network have together: more than ask in a household, or
 /// in most offices, and far from all that there can be.
-const NEIGHBOURS: NonZeroU32 = NonZeroU32::new(16).unwrap();
+const PREFIX_RATE_FACTOR: NonZeroU32 = NonZeroU32::new(16).unwrap();
 
 /// The part of a unit of time whose requests may come at once. A rate then holds within 2.5 % over
 /// ten units.
@@ -85,28 +85,28 @@ impl FromStr for Rate {
 #[error("a rate is a number of requests, `/`, and `s`, `m` or `h`, like 100/s")]
 pub struct InvalidRate;
 
-/// Holds every client to one rate, and its network to a multiple of it.
+/// Holds every client to one rate, and those of a /48 network together to a multiple of it.
 #[derive(Debug)]
 pub struct Limiter<C: Clock = MonotonicClock> {
     clients: Buckets<Client, C>,
     /// `None` if the multiple is too much to be counted.
-    networks: Option<Buckets<ClientNetwork, C>>,
+    prefixes: Option<Buckets<ClientNetwork, C>>,
 }
 
 impl Limiter {
     /// For this rate.
     #[must_use]
     pub fn new(rate: Rate) -> Option<Self> {
-        Self::with_clock(rate, CLIENTS_MAX, NEIGHBOURHOODS_MAX, MonotonicClock)
+        Self::with_clock(rate, CLIENTS_MAX, PREFIXES_MAX, MonotonicClock)
     }
 }
 
 impl<C: Clock + Clone> Limiter<C> {
-    fn with_clock(rate: Rate, clients_max: usize, networks_max: usize, clock: C) -> Option<Self> {
-        let networks = rate.quota(NEIGHBOURS);
+    fn with_clock(rate: Rate, clients_max: usize, prefixes_max: usize, clock: C) -> Option<Self> {
+        let prefixes = rate.quota(PREFIX_RATE_FACTOR);
         Some(Self {
             clients: Buckets::new(rate.quota(NonZeroU32::MIN)?, clients_max, clock.clone()),
-            networks: networks.map(|quota| Buckets::new(quota, networks_max, clock)),
+            prefixes: prefixes.map(|quota| Buckets::new(quota, prefixes_max, clock)),
         })
     }
 }
@@ -126,8 +126,8 @@ impl<C: Clock> Limiter<C> {
     pub fn check(&self, client: Client) -> Result<(), Duration> {
         self.clients.check(&client)?;
         let network = client.network();
-        match &self.networks {
-            Some(networks) if network.is_shared() => networks.check(&network),
+        match &self.prefixes {
+            Some(prefixes) if network.is_shared() => prefixes.check(&network),
             _ => Ok(()),
         }
     }
@@ -190,7 +190,7 @@ mod tests {
     }
 
     /// A client of a /48 network.
-    fn neighbour(network: u32, number: u16) -> Client {
+    fn client_in(network: u32, number: u16) -> Client {
         let bits = (0x2001 << 112) | (u128::from(network) << 80) | (u128::from(number) << 64);
         Client::of(IpAddr::V6(Ipv6Addr::from_bits(bits)))
     }
@@ -299,10 +299,10 @@ mod tests {
     }
 
     #[test]
-    fn a_network_has_sixteen_times_the_rate_and_the_burst_of_a_client() {
+    fn a_network_of_48_bits_has_sixteen_times_the_rate_and_the_burst_of_a_client() {
         let (limiter, clock) = limiter("8/m", 1000);
         let passed = |network| {
-            let asked = (0..400).map(|number| limiter.check(neighbour(network, number)));
+            let asked = (0..400).map(|number| limiter.check(client_in(network, number)));
             asked.flatten().count()
         };
         assert_eq!(passed(1), 16 * 2);
@@ -310,40 +310,40 @@ mod tests {
         clock.advance(Duration::from_secs(3));
         assert_eq!(passed(1), 6, "128 a minute are 6.4 in three seconds");
         assert_eq!(
-            limiter.check(neighbour(1, 500)),
+            limiter.check(client_in(1, 500)),
             Err(Duration::from_micros(281_250)),
             "the seventh of 128 a minute"
         );
     }
 
     #[test]
-    fn one_client_that_asks_too_often_takes_no_more_than_its_rate_from_its_neighbours() {
+    fn one_client_that_asks_too_often_takes_no_more_than_its_rate_from_its_network() {
         let (limiter, _) = limiter("8/m", 1000);
-        let noisy = (0..1000).map(|_| limiter.check(neighbour(1, 0)));
+        let noisy = (0..1000).map(|_| limiter.check(client_in(1, 0)));
         assert_eq!(noisy.flatten().count(), 2);
         for number in 1..=15 {
             for _ in 0..2 {
-                limiter.check(neighbour(1, number)).unwrap();
+                limiter.check(client_in(1, number)).unwrap();
             }
         }
-        limiter.check(neighbour(1, 16)).unwrap_err();
+        limiter.check(client_in(1, 16)).unwrap_err();
     }
 
     #[test]
     fn networks_beyond_the_bound_are_forgotten_as_clients_are() {
         let (limiter, _) = limiter("1/h", 1000);
         for network in 0..100_000 {
-            limiter.check(neighbour(network, 0)).unwrap();
+            limiter.check(client_in(network, 0)).unwrap();
         }
-        let networks = limiter.networks.as_ref().unwrap();
-        assert!(networks.table.0.len() <= 1000);
+        let prefixes = limiter.prefixes.as_ref().unwrap();
+        assert!(prefixes.table.0.len() <= 1000);
     }
 
     #[test]
     fn a_rate_too_high_to_be_multiplied_holds_for_clients_alone() {
         for (rate, is_multiplied) in [("62500000/s", true), ("62500001/s", false)] {
             let (limiter, _) = limiter(rate, 10);
-            assert_eq!(limiter.networks.is_some(), is_multiplied, "{rate}");
+            assert_eq!(limiter.prefixes.is_some(), is_multiplied, "{rate}");
         }
     }
 }

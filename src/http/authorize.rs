@@ -1,8 +1,8 @@
 //! Who may make this request: the questions of [`access`](crate::access), asked of HTTP.
 //!
 //! Cheap questions come first, and a client that is not admitted learns nothing of tokens: the network, the
-//! host that the request is for, the rate, the page that a browser makes the request for, and then the token, which must allow what
-//! [`Resource::scope`] says.
+//! host that the request is for, the rate, the page that a browser makes the request for, and then the token,
+//! which must allow what [`Resource::scope`] says.
 
 use std::borrow::Cow;
 use std::net::IpAddr;

@@ -295,7 +295,7 @@ impl Batch {
     }
 
     fn gather(&mut self, (number, outcome): Numbered<Outcome>) {
-        // Others that fail were counted when they were begun; a digest of no message is no mistake.
+        // What could not be begun was counted then; why there is no message for a digest is an answer.
         let is_put = matches!(outcome, Outcome::Put { .. });
         if let Err(error) = self.write_answer(outcome) {
             self.errors += u32::from(is_put);

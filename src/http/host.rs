@@ -1,8 +1,8 @@
 //! The host that a request is for (RFC 9110, 7.2): that of its target, or of its `Host`.
 //!
 //! It refuses to know which hosts are answered to; [`access`](crate::access) does. **Invariant:** a
-//! [`RequestHost`] is what RFC 3986 calls a host and a port, and the request says no second one that
-//! another reader might go by.
+//! [`RequestHost`] is what RFC 3986 calls a host and a port, and where a request says two, the one that
+//! counts.
 
 use std::net::Ipv6Addr;
 
