@@ -10,7 +10,7 @@ use digestd::access::{Access, Settings};
 use digestd::digest::Digest;
 use tokio::net::TcpSocket;
 
-use crate::support::{Answer, Ask, FOO, Protocol, Raw, TestServer, within};
+use crate::support::{Answer, Ask, FOO, Protocol, Raw, TestServer, milliseconds, within};
 
 const TOKENS: [(&str, &str); 5] = [
     ("reader", "read"),
@@ -377,6 +377,31 @@ async fn a_verbose_probe_names_what_was_found_damaged_to_those_who_may_see_figur
     }
 }
 
+#[tokio::test]
+async fn a_refused_body_that_does_not_come_ends_its_connection_and_the_answer_says_so() {
+    let access = with_tokens(Settings::default());
+    let server = TestServer::guarded_with(&access, |limits| {
+        limits.body.stall_timeout = milliseconds(50);
+    });
+    let body = "x".repeat(20);
+    for missing in [1, 20] {
+        // What came is as long as a head with its body, or is not.
+        for spaces in [0, missing, 1 + missing] {
+            let (whole, _) = cut_post(spaces, &body, usize::MAX);
+            let (start, _) = cut_post(spaces, &body, whole.len() - missing);
+            let mut client = server.connect_raw().await;
+            client.send(start).await;
+            let answer = client.answer().await;
+            assert_eq!(answer.status, 401, "{missing} {spaces}");
+            assert_eq!(
+                answer.field("connection"),
+                Some("close"),
+                "{missing} {spaces}"
+            );
+        }
+    }
+}
+
 // Networks.
 
 #[tokio::test]
@@ -606,7 +631,7 @@ async fn a_preamble_of_anybody_else_is_a_bad_request() {
 async fn a_proxy_that_does_not_finish_its_preamble_is_not_waited_for_for_ever() {
     let access = open(behind_a_proxy());
     let server = TestServer::guarded_with(&access, |limits| {
-        limits.connection.head_timeout = crate::support::milliseconds(50);
+        limits.connection.head_timeout = milliseconds(50);
     });
     for begun in ["", "PROXY TCP4 "] {
         let mut client = server.connect_raw().await;
