@@ -157,6 +157,12 @@ impl Access {
         }
     }
 
+    /// Whether nobody needs a token, and no network has to be named to be let in.
+    #[must_use]
+    pub fn is_open_to_anybody(&self) -> bool {
+        self.settings.tokens.is_none() && self.rules.load().lists.are_open()
+    }
+
     /// The other end of a connection from `address`.
     #[must_use]
     pub fn peer(&self, address: IpAddr) -> Peer {

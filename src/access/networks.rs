@@ -143,6 +143,12 @@ impl Lists {
         }
     }
 
+    /// Whether nobody has to be named to be let in.
+    #[must_use]
+    pub fn are_open(&self) -> bool {
+        self.allow.are_none()
+    }
+
     /// Whether `address` is let in.
     #[must_use]
     pub fn admit(&self, address: IpAddr) -> bool {
@@ -275,6 +281,7 @@ mod tests {
     #[test]
     fn nobody_named_means_everybody() {
         let lists = Lists::default();
+        assert!(lists.are_open());
         for address in ["127.0.0.1", "203.0.113.9", "2001:db8::1"] {
             assert!(lists.admit(ip(address)));
         }
@@ -283,6 +290,7 @@ mod tests {
     #[test]
     fn once_somebody_is_allowed_others_are_not() {
         let lists = Lists::new(&networks(&["10.0.0.0/8", "2001:db8::/32"]), &[], &[]);
+        assert!(!lists.are_open());
         for (address, expected) in [
             ("10.0.0.0", true),
             ("10.255.255.255", true),
@@ -320,6 +328,7 @@ mod tests {
         let lists = Lists::new(&[], &networks(&["0.0.0.0/0"]), &[]);
         assert!(!lists.admit(ip("1.2.3.4")));
         assert!(lists.admit(ip("::1")));
+        assert!(lists.are_open());
     }
 
     #[test]

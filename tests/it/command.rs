@@ -417,6 +417,31 @@ fn port_in_the_environment_means_all_addresses_at_that_port() {
 }
 
 #[test]
+fn a_server_that_is_open_to_anybody_warns_of_it_and_one_on_loopback_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let tokens = directory.path().join("tokens");
+    fs::write(&tokens, format!("reader read {}\n", Digest::of(b"reader"))).unwrap();
+    let data = directory.path().join("data");
+    let open = || Launch::new(&data).option("--listen", "0.0.0.0:0");
+    for (launch, warnings) in [
+        (Launch::new(&data), 0),
+        (open(), 1),
+        (open().option("--deny", "192.0.2.0/24"), 1),
+        (open().option("--allow", "127.0.0.0/8"), 0),
+        (open().option("--tokens", &tokens), 0),
+        (Launch::new(&data).option("--admin-listen", "0.0.0.0:0"), 0),
+    ] {
+        let log = launch.start().stop();
+        let lines: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
+        assert_eq!(lines.len(), warnings, "{launch:?}\n{log}");
+        for line in lines {
+            assert!(line.contains("--tokens FILE"), "{line}");
+            assert!(line.contains("anybody who reaches 0.0.0.0:"), "{line}");
+        }
+    }
+}
+
+#[test]
 fn an_empty_port_in_the_environment_means_none() {
     let data = tempfile::tempdir().unwrap();
     let server = Launch::new(data.path()).env("PORT", "").start();

@@ -306,5 +306,12 @@ fn announce(config: &Config, access: &Access, files: Option<u64>, listeners: &[L
             ListenerRole::All | ListenerRole::Public => info!("listening on {scheme}://{address}"),
             ListenerRole::Admin => info!("metrics on {scheme}://{address}/metrics"),
         }
+        let has_messages = listener.role != ListenerRole::Admin;
+        if has_messages && access.is_open_to_anybody() && !listener.is_on_loopback() {
+            warn!(
+                "anybody who reaches {address} may read and write; --tokens FILE asks for a token, --allow CIDR \
+                 lets in only some networks, and a container may have its ports published on 127.0.0.1 alone"
+            );
+        }
     }
 }
