@@ -21,7 +21,10 @@ pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 
 /// Names of fields in the static table of HPACK (RFC 7541, appendix A).
+pub(crate) const AUTHORITY: u8 = 1;
 pub(crate) const ACCEPT: u8 = 19;
+pub(crate) const CONTENT_LENGTH: u8 = 28;
+pub(crate) const CONTENT_TYPE: u8 = 31;
 pub(crate) const RANGE: u8 = 50;
 
 /// `GET / HTTP/2`, from the static table of HPACK.
@@ -41,6 +44,16 @@ pub(crate) fn literal(name: u8, value: &str) -> Vec<u8> {
     let length = u8::try_from(value.len()).unwrap();
     assert!(length < 127, "longer lengths take several bytes");
     [&*name, &[length], value.as_bytes()].concat()
+}
+
+/// A field with a name of its own, which is not kept.
+pub(crate) fn literal_named(name: &str, value: &str) -> Vec<u8> {
+    [
+        &[0, u8::try_from(name.len()).unwrap()],
+        name.as_bytes(),
+        &literal(0, value)[1..],
+    ]
+    .concat()
 }
 
 /// The pseudo-header field `:path`.
