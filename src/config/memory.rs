@@ -34,7 +34,12 @@ fn machine_bytes() -> Option<u64> {
     #[cfg(target_os = "linux")]
     {
         let info = rustix::system::sysinfo();
-        u64::from(info.totalram).checked_mul(info.mem_unit.into())
+        #[allow(
+            clippy::useless_conversion,
+            reason = "a machine of 32 bits has a smaller number"
+        )]
+        let units = u64::from(info.totalram);
+        units.checked_mul(info.mem_unit.into())
     }
     #[cfg(not(target_os = "linux"))]
     None

@@ -317,3 +317,26 @@ fn a_group_that_this_process_is_not_in_should_not_write() {
     crate::full::as_root("chgrp", &["12345"], directory.path());
     assert!(String::from_utf8(doctor().stdout).unwrap().contains(said));
 }
+
+/// As systemd, Kubernetes and Docker mount secrets.
+#[test]
+#[ignore = "needs root, who mounts a file system"]
+fn a_secret_that_is_mounted_from_memory_for_reading_is_for_nobody_else() {
+    const MOUNT: &str = "mount -t tmpfs -o mode=755 tmpfs \"$0\" && echo digestd_0 >\"$0/token\" \
+                         && chmod 644 \"$0/token\" && mount -o \"remount,$1\" \"$0\" \
+                         && exec \"$2\" get \"$3\" --url http://127.0.0.1:1 --token-file \"$0/token\"";
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+    for (option, is_said) in [("rw", true), ("ro", false)] {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", MOUNT]);
+        command.arg(directory.path()).arg(option);
+        let digest = "0".repeat(64);
+        let outcome = run(command.arg(digestd().get_program()).arg(digest), b"");
+        assert_eq!(outcome.code, Some(7), "{outcome:?}");
+        let said = outcome
+            .stderr
+            .contains("token has mode 0644: others may read it");
+        assert_eq!(said, is_said, "{option}: {outcome:?}");
+    }
+}

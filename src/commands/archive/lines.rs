@@ -121,11 +121,10 @@ mod tests {
         }
     }
 
-    /// A gigabyte without an end would take a minute.
     #[test]
     fn a_line_without_an_end_is_not_kept() {
         let mut line = Vec::new();
-        let mut endless = io::BufReader::new(io::repeat(b'x').take(1 << 40));
+        let mut endless = io::BufReader::new(io::repeat(b'x').take(16 << 20));
         assert!(read_line(&mut endless, 1 << 20, &mut line).unwrap());
         assert!(line.len() <= (1 << 20) + (128 << 10), "{}", line.len());
     }

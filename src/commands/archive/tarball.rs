@@ -93,13 +93,13 @@ pub(super) fn read(
         let mut entry = entry?;
         if extension
             .take(&mut entry)
-            .map_err(|error| at(number, &error))?
+            .map_err(|error| at(number, error))?
         {
             continue;
         }
         let Extension { name, bytes, .. } = mem::take(&mut extension);
         if bytes.is_some_and(|bytes| bytes != entry.size()) {
-            return Err(at(number, &wrong("its length is stated twice")));
+            return Err(at(number, wrong("its length is stated twice")));
         }
         let kind = entry.header().entry_type();
         let name = name.unwrap_or_else(|| entry.path_bytes().into_owned());
@@ -123,7 +123,7 @@ pub(super) fn read(
         number += 1;
     }
     if extension.headers > 0 {
-        return Err(at(number, &io::ErrorKind::UnexpectedEof.into()));
+        return Err(at(number, io::ErrorKind::UnexpectedEof.into()));
     }
     Ok(())
 }
@@ -195,8 +195,11 @@ fn wrong(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// An error of the tar itself, after which nothing of it can be read.
-fn at(number: u64, error: &io::Error) -> io::Error {
+/// Says which entry it is that is wrong, unless it is the disk.
+fn at(number: u64, error: io::Error) -> io::Error {
+    if error.raw_os_error().is_some() {
+        return error;
+    }
     io::Error::new(error.kind(), format!("entry {number}: {error}"))
 }
 

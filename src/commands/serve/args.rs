@@ -193,7 +193,7 @@ struct LogArgs {
         value_parser = one_of([("on", true), ("off", false)]))]
     access_log: bool,
 
-    /// Log to this file instead of standard error; SIGHUP opens it anew
+    /// Log to this file, for nobody else to read, instead of standard error; SIGHUP opens it anew
     #[arg(long, value_name = "PATH", env = "DIGESTD_LOG_FILE")]
     log_file: Option<PathBuf>,
 
