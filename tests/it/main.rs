@@ -8,7 +8,7 @@
 //!   [`verify`], [`scrub`], [`backup`], [`compact`], [`upgrade`], with [`store_support`];
 //! * the real binaries: [`command`], [`tokens`], [`rates`], [`logs`], [`tls`], [`supervisor`], [`doctor`],
 //!   [`export`], [`import`], [`files`], [`rogue`], [`crash`], [`power`], [`failure`], [`sectors`], [`slow`],
-//!   [`full`], [`memory`], [`attacks`], [`samples`], [`readme`], [`browser`], [`caches`], [`strangers`],
+//!   [`full`], [`memory`], [`attacks`], [`samples`], [`readme`], [`documents`], [`browser`], [`caches`], [`strangers`],
 //!   [`find_pair`] for the second one, and
 //!   [`loadgen`] for the generator of the bench `load`, with [`process`], [`writers`], [`disk`] and [`trace`].
 
@@ -38,6 +38,7 @@ mod digest_fields;
 mod directory;
 mod disk;
 mod doctor;
+mod documents;
 mod export;
 mod failure;
 mod files;
