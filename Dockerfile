@@ -1,5 +1,9 @@
 # One static binary in an empty image: nothing to patch but digestd, no shell for an intruder.
-FROM rust:1.95-slim-bookworm AS build
+#
+# The tag moves on. A build that is to be repeated names the image by its digest as well:
+# --build-arg BASE=rust:1.95-slim-bookworm@sha256:…, as `docker buildx imagetools inspect` shows it.
+ARG BASE=rust:1.95-slim-bookworm
+FROM ${BASE} AS build
 WORKDIR /build
 
 # Static with the glibc that everything was tested with. It takes a target, since procedural macros
@@ -24,11 +28,17 @@ RUN touch src/lib.rs src/main.rs \
     && mkdir data \
     && mv target/*/release/digestd .
 
+# What the licenses of all that is linked ask for.
+COPY LICENSE ./
+COPY deploy/notices deploy/
+RUN deploy/notices >NOTICE
+
 FROM scratch
 LABEL org.opencontainers.image.title="digestd" \
       org.opencontainers.image.description="Keeps messages and finds them by their SHA-256 digest" \
       org.opencontainers.image.licenses="MIT"
 COPY --from=build /build/digestd /usr/local/bin/digestd
+COPY --from=build /build/NOTICE /NOTICE
 COPY --from=build --chown=65532:65532 /build/data /data
 
 USER 65532:65532
