@@ -1,17 +1,33 @@
 //! What is scarce and shared by all clients: bytes of memory, or slots for something costly.
 //!
-//! **Invariants:** no client has more than its share, half of it all, and neither has an IPv6 /48 network; so
-//! whatever one of them does, there is something left for the others. What is set aside for bytes is given back
-//! when the last of them is dropped, wherever they went: into the queue of the store, into the buffers of
-//! HTTP/2 (see [`covered`]). A client is remembered only while something is set aside for it.
+//! **Invariants:** no client has more than its share, half of it all, and neither has an IPv6 /48 network, but
+//! for the first of its bodies that grows; so whatever one of them does, there is something left for the
+//! others. Who waits for room while another client has more than an eighth ends what that client began last.
+//! What grows first in all can always grow to its end, so bodies never wait for each other. What is set aside
+//! for bytes is given back when the last of them is dropped, wherever they went: into the queue of the store,
+//! into the buffers of HTTP/2 (see [`covered`]). A client is remembered only while something is set aside for
+//! it, and so many may wait.
 
-use std::collections::HashMap;
-use std::hash::Hash;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use crate::access::networks::{Client, ClientNetwork};
+
+/// Above this part of it all, what a client has is ended once another client waits.
+const PROTECTED_PART: usize = 8;
+
+/// Who waits ends something of another client this often, as long as it waits.
+const ENDING_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Waits at once, half of them of one client; more are refused. Each holds a body that is not read meanwhile,
+/// 64 KiB of which may have come over HTTP/2: 16 MiB.
+const WAITING_MAX: usize = 256;
 
 /// A number of bytes or slots of which parts can be set aside.
 #[derive(Debug)]
@@ -21,16 +37,43 @@ pub(super) struct Budget(Arc<Inner>);
 struct Inner {
     units_max: usize,
     share_max: usize,
-    taken: Mutex<Taken>,
+    state: Mutex<State>,
 }
 
-/// What was set aside, in all and for whom.
+/// What was set aside, in all and for whom, and who waits.
 #[derive(Debug, Default)]
-struct Taken {
-    all: usize,
-    clients: HashMap<Client, usize>,
+struct State {
+    taken: usize,
+    clients: HashMap<Client, Holding>,
     /// Those that may be of many clients.
     networks: HashMap<ClientNetwork, usize>,
+    waiting: VecDeque<Waiting>,
+    /// Numbers what can be ended.
+    begun: u64,
+}
+
+/// What a client has.
+#[derive(Debug, Default)]
+struct Holding {
+    units: usize,
+    /// What of it can be ended, in the order in which it was begun; `None` once it was told to end.
+    endings: BTreeMap<u64, Option<Ending>>,
+}
+
+/// Somebody who waits.
+#[derive(Debug)]
+struct Waiting {
+    claim: Claim,
+    granted: oneshot::Sender<Reservation>,
+}
+
+/// Who wants how much.
+#[derive(Clone, Copy, Debug)]
+struct Claim {
+    client: Client,
+    units: usize,
+    /// For what was begun under this number.
+    number: Option<u64>,
 }
 
 /// A part of a [`Budget`], given back when dropped.
@@ -39,6 +82,38 @@ pub(super) struct Reservation {
     budget: Arc<Inner>,
     client: Client,
     units: usize,
+}
+
+/// Something that can be ended while it holds a part of a [`Budget`], until dropped.
+#[derive(Debug)]
+pub(super) struct Begun {
+    budget: Arc<Inner>,
+    client: Client,
+    number: u64,
+}
+
+/// How something is ended.
+#[derive(Clone, Debug)]
+pub(super) enum Ending {
+    /// It is told, and ends by itself.
+    Told(Arc<Notify>),
+    /// With its connection.
+    Connection(Arc<dyn EndConnection>),
+}
+
+/// A connection that can be ended.
+pub trait EndConnection: Debug + Send + Sync {
+    /// Ends it soon, whatever runs on it.
+    fn end(&self);
+}
+
+impl Ending {
+    fn end(&self) {
+        match self {
+            Self::Told(told) => told.notify_one(),
+            Self::Connection(connection) => connection.end(),
+        }
+    }
 }
 
 /// There is no room at the moment, or not for this client; nothing was done.
@@ -56,7 +131,7 @@ impl Budget {
         Self(Arc::new(Inner {
             units_max,
             share_max,
-            taken: Mutex::default(),
+            state: Mutex::default(),
         }))
     }
 
@@ -67,56 +142,250 @@ impl Budget {
 
     /// Sets aside `units` for `client`; never waits.
     pub(super) fn reserve(&self, client: Client, units: usize) -> Result<Reservation, NoRoom> {
-        let Inner {
-            units_max,
-            share_max,
-            ..
-        } = *self.0;
-        let mut taken = self.0.taken();
-        let network = client.network();
-        let of_client = taken.clients.get(&client).copied().unwrap_or(0);
-        let of_network = taken.networks.get(&network).copied().unwrap_or(0);
-        let fits = |taken: usize, max| taken.checked_add(units).is_some_and(|all| all <= max);
-        let is_there = fits(taken.all, units_max);
-        if !is_there || !fits(of_client, share_max) || !fits(of_network, share_max) {
-            return Err(NoRoom);
-        }
-        taken.all += units;
-        *taken.clients.entry(client).or_default() += units;
-        if network.is_shared() {
-            *taken.networks.entry(network).or_default() += units;
-        }
-        Ok(Reservation {
-            budget: Arc::clone(&self.0),
+        let claim = Claim {
             client,
             units,
-        })
+            number: None,
+        };
+        self.0.state().take(&self.0, claim).ok_or(NoRoom)
+    }
+
+    /// The same, and waits for it up to `patience`, while what others have too much of is ended.
+    pub(super) async fn reserve_within(
+        &self,
+        client: Client,
+        units: usize,
+        patience: Duration,
+    ) -> Result<Reservation, NoRoom> {
+        let claim = Claim {
+            client,
+            units,
+            number: None,
+        };
+        self.0.reserve_within(claim, patience).await
+    }
+
+    /// Begins something of `client` that can be ended.
+    pub(super) fn begin(&self, client: Client, ending: Ending) -> Begun {
+        let mut state = self.0.state();
+        state.begun += 1;
+        let number = state.begun;
+        let holding = state.clients.entry(client).or_default();
+        holding.endings.insert(number, Some(ending));
+        Begun {
+            budget: Arc::clone(&self.0),
+            client,
+            number,
+        }
+    }
+
+    /// Ends something of another client than `client` that has too much, if there is one.
+    pub(super) fn make_room(&self, client: Client) {
+        self.0.end_one(client, self.0.units_max / PROTECTED_PART);
+    }
+
+    /// Whether others wait while `client` has more than all of it divided by those who have some.
+    pub(super) fn is_crowded_by(&self, client: Client) -> bool {
+        let state = self.0.state();
+        let of_client = state.clients.get(&client);
+        let fair = self.0.units_max / state.clients.len().max(1);
+        let others_wait = |waiting: &Waiting| waiting.claim.client != client;
+        of_client.is_some_and(|holding| holding.units > fair)
+            && state.waiting.iter().any(others_wait)
+    }
+}
+
+impl Begun {
+    /// Sets aside `units` more for it, waiting up to `patience`. If it is the first of its client, it may have
+    /// more than the share; if it is the first of all, there is always room.
+    pub(super) async fn reserve(
+        &self,
+        units: usize,
+        patience: Duration,
+    ) -> Result<Reservation, NoRoom> {
+        let claim = Claim {
+            client: self.client,
+            units,
+            number: Some(self.number),
+        };
+        self.budget.reserve_within(claim, patience).await
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let mut state = self.budget.state();
+        let forget = state.clients.get_mut(&self.client).is_some_and(|holding| {
+            holding.endings.remove(&self.number);
+            holding.is_nothing()
+        });
+        if forget {
+            state.clients.remove(&self.client);
+        }
+        let granted = state.grant(&self.budget);
+        drop(state);
+        hand_over(granted);
+    }
+}
+
+impl Holding {
+    fn is_nothing(&self) -> bool {
+        self.units == 0 && self.endings.is_empty()
     }
 }
 
 impl Inner {
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn give_back(&self, client: Client, units: usize) {
-        let mut taken = self.taken();
-        taken.all -= units;
-        give_back(&mut taken.clients, &client, units);
-        let network = client.network();
-        if network.is_shared() {
-            give_back(&mut taken.networks, &network, units);
+    async fn reserve_within(
+        self: &Arc<Self>,
+        claim: Claim,
+        patience: Duration,
+    ) -> Result<Reservation, NoRoom> {
+        let mut granted = {
+            let mut state = self.state();
+            if let Some(reservation) = state.take(self, claim) {
+                return Ok(reservation);
+            }
+            state.wait(claim)?
+        };
+        let deadline = Instant::now() + patience;
+        // At the end of the wait whoever has most gives way, unless that is who waits.
+        let last = deadline + ENDING_INTERVAL;
+        loop {
+            let now = Instant::now();
+            let protected = if now < deadline {
+                self.units_max / PROTECTED_PART
+            } else {
+                self.units_of(claim.client)
+            };
+            self.end_one(claim.client, protected);
+            let until = (now + ENDING_INTERVAL).min(last);
+            match timeout_at(until, &mut granted).await {
+                Ok(granted) => return granted.map_err(|_| NoRoom),
+                Err(_) if Instant::now() >= last => return Err(NoRoom),
+                Err(_) => {}
+            }
         }
+    }
+
+    fn units_of(&self, client: Client) -> usize {
+        let state = self.state();
+        state
+            .clients
+            .get(&client)
+            .map_or(0, |holding| holding.units)
+    }
+
+    /// Ends what was begun last by the client that has most, and more than `protected`, if that is not
+    /// `client`.
+    fn end_one(&self, client: Client, protected: usize) {
+        let mut state = self.state();
+        let others = state
+            .clients
+            .iter_mut()
+            .filter(|(other, holding)| **other != client && holding.units > protected);
+        let Some((_, most)) = others.max_by_key(|(_, holding)| holding.units) else {
+            return;
+        };
+        let ending = most.endings.values_mut().rev().find_map(Option::take);
+        drop(state);
+        if let Some(ending) = ending {
+            ending.end();
+        }
+    }
+
+    fn give_back(self: &Arc<Self>, client: Client, units: usize) {
+        let mut state = self.state();
+        state.taken -= units;
+        let forget = state.clients.get_mut(&client).is_some_and(|holding| {
+            holding.units -= units;
+            holding.is_nothing()
+        });
+        if forget {
+            state.clients.remove(&client);
+        }
+        let network = client.network();
+        if let Some(taken) = state.networks.get_mut(&network) {
+            *taken -= units;
+            if *taken == 0 {
+                state.networks.remove(&network);
+            }
+        }
+        let granted = state.grant(self);
+        drop(state);
+        hand_over(granted);
     }
 }
 
-fn give_back<K: Eq + Hash>(taken: &mut HashMap<K, usize>, key: &K, units: usize) {
-    let rest = taken.get_mut(key).map(|taken| {
-        *taken -= units;
-        *taken
-    });
-    if rest == Some(0) {
-        taken.remove(key);
+/// To those who waited; what somebody does not wait for any more is given back.
+fn hand_over(granted: Vec<(oneshot::Sender<Reservation>, Reservation)>) {
+    for (granted, reservation) in granted {
+        drop(granted.send(reservation));
+    }
+}
+
+impl State {
+    fn take(&mut self, budget: &Arc<Inner>, claim: Claim) -> Option<Reservation> {
+        let Claim {
+            client,
+            units,
+            number,
+        } = claim;
+        let network = client.network();
+        let holding = self.clients.get(&client);
+        let of_client = holding.map_or(0, |holding| holding.units);
+        let of_network = self.networks.get(&network).copied().unwrap_or(0);
+        let first = |holding: &Holding| holding.endings.keys().next().copied();
+        let is_first_of_client = number.is_some() && holding.and_then(first) == number;
+        let is_first =
+            is_first_of_client && self.clients.values().filter_map(first).min() == number;
+        let fits = |taken: usize, max| taken.checked_add(units).is_some_and(|all| all <= max);
+        let is_share = fits(of_client, budget.share_max) && fits(of_network, budget.share_max);
+        if !(fits(self.taken, budget.units_max) || is_first) || !(is_share || is_first_of_client) {
+            return None;
+        }
+        self.taken += units;
+        self.clients.entry(client).or_default().units += units;
+        if network.is_shared() {
+            *self.networks.entry(network).or_default() += units;
+        }
+        Some(Reservation {
+            budget: Arc::clone(budget),
+            client,
+            units,
+        })
+    }
+
+    fn wait(&mut self, claim: Claim) -> Result<oneshot::Receiver<Reservation>, NoRoom> {
+        self.waiting.retain(|waiting| !waiting.granted.is_closed());
+        let of_client = self
+            .waiting
+            .iter()
+            .filter(|waiting| waiting.claim.client == claim.client);
+        if self.waiting.len() >= WAITING_MAX || of_client.count() >= WAITING_MAX / 2 {
+            return Err(NoRoom);
+        }
+        let (granted, receiver) = oneshot::channel();
+        self.waiting.push_back(Waiting { claim, granted });
+        Ok(receiver)
+    }
+
+    /// Takes for those who wait what they can have now, in their order.
+    fn grant(&mut self, budget: &Arc<Inner>) -> Vec<(oneshot::Sender<Reservation>, Reservation)> {
+        let mut granted = Vec::new();
+        for waiting in std::mem::take(&mut self.waiting) {
+            if waiting.granted.is_closed() {
+                continue;
+            }
+            match self.take(budget, waiting.claim) {
+                Some(reservation) => granted.push((waiting.granted, reservation)),
+                None => self.waiting.push_back(waiting),
+            }
+        }
+        granted
     }
 }
 
@@ -229,6 +498,147 @@ mod tests {
         budget.reserve(one(), 10).unwrap();
     }
 
+    /// Something that was begun, and how it is told to end.
+    fn begin(budget: &Budget, client: Client) -> (Begun, Arc<Notify>) {
+        let told = Arc::new(Notify::new());
+        (budget.begin(client, Ending::Told(Arc::clone(&told))), told)
+    }
+
+    async fn is_told(told: &Notify) -> bool {
+        timeout_at(Instant::now(), told.notified()).await.is_ok()
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_next_when_something_is_given_back() {
+        let budget = Budget::new(10);
+        let first = budget.reserve(one(), 5).unwrap();
+        let waiting = budget.reserve_within(one(), 3, PATIENCE);
+        let (waited, ()) = tokio::join!(waiting, async { drop(first) });
+        assert_eq!(waited.unwrap().units(), 3);
+        budget.reserve(one(), 5).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_and_its_end_leaves_nothing_behind() {
+        let budget = Budget::new(10);
+        let first = budget.reserve(one(), 5).unwrap();
+        let started = Instant::now();
+        budget.reserve_within(one(), 1, PATIENCE).await.unwrap_err();
+        assert_eq!(started.elapsed(), PATIENCE + ENDING_INTERVAL);
+        drop(first);
+        budget.reserve(one(), 5).unwrap();
+        assert!(budget.0.state().waiting.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_wait_half_of_them_of_one_client_and_not_one_more() {
+        let budget = Budget::new(10);
+        let others = client("10.0.0.2");
+        let _held = [one(), others].map(|client| budget.reserve(client, 5).unwrap());
+        let wait = |client| {
+            budget.0.state().wait(Claim {
+                client,
+                units: 1,
+                number: None,
+            })
+        };
+        let mut waiting = Vec::new();
+        for client in [one(), others] {
+            waiting.extend((0..WAITING_MAX / 2).map(|_| wait(client).unwrap()));
+            wait(client).unwrap_err();
+        }
+        wait(client("10.0.0.3")).unwrap_err();
+        waiting.pop();
+        wait(client("10.0.0.3")).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_client_with_more_than_an_eighth_began_last_ends_when_another_waits() {
+        let budget = Budget::new(80);
+        let (old, old_told) = begin(&budget, one());
+        let _old = old.reserve(30, PATIENCE).await.unwrap();
+        let (new, new_told) = begin(&budget, one());
+        let ended = new.reserve(10, PATIENCE).await.unwrap();
+        let rest: Vec<_> = (2..6)
+            .map(|last| {
+                budget
+                    .reserve(client(&format!("10.0.0.{last}")), 10)
+                    .unwrap()
+            })
+            .collect();
+        let waiting = budget.reserve_within(client("10.0.0.9"), 10, PATIENCE);
+        let ending = async {
+            new_told.notified().await;
+            assert!(!is_told(&old_told).await);
+            drop((ended, new));
+        };
+        let started = Instant::now();
+        let (waited, ()) = tokio::join!(waiting, ending);
+        waited.unwrap();
+        assert!(started.elapsed() < ENDING_INTERVAL);
+        drop(rest);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_end_of_a_wait_who_has_most_gives_way_and_nobody_before() {
+        let budget = Budget::new(16);
+        let mut held = Vec::new();
+        for last in 1..=8 {
+            let (begun, told) = begin(&budget, client(&format!("10.0.0.{last}")));
+            let reservation = begun.reserve(2, PATIENCE).await.unwrap();
+            held.push((begun, told, reservation));
+        }
+        let started = Instant::now();
+        let waiting = budget.reserve_within(client("10.0.0.9"), 1, PATIENCE);
+        let ending = async {
+            let told: Vec<_> = held.iter().map(|(_, told, _)| Arc::clone(told)).collect();
+            loop {
+                for (number, told) in told.iter().enumerate() {
+                    if is_told(told).await {
+                        assert!(started.elapsed() >= PATIENCE);
+                        drop(held.remove(number));
+                        return;
+                    }
+                }
+                tokio::time::sleep(ENDING_INTERVAL / 4).await;
+            }
+        };
+        let (waited, ()) = tokio::join!(waiting, ending);
+        waited.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_begun_first_grows_to_its_end_and_others_wait() {
+        let budget = Budget::new(10);
+        let (first, _) = begin(&budget, one());
+        let (second, _) = begin(&budget, one());
+        let small = first.reserve(2, PATIENCE).await.unwrap();
+        let _rest = second.reserve(3, PATIENCE).await.unwrap();
+        let _others = budget.reserve(client("10.0.0.2"), 5).unwrap();
+        second.reserve(1, Duration::ZERO).await.unwrap_err();
+        let whole = first.reserve(9, Duration::ZERO).await.unwrap();
+        drop((small, whole, first));
+        second.reserve(2, Duration::ZERO).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_crowds_others_that_wait_if_it_has_more_than_a_fair_part() {
+        let budget = Budget::new(10);
+        let others = client("10.0.0.2");
+        let _held = [(one(), 5), (others, 4), (client("10.0.0.3"), 1)]
+            .map(|(client, units)| budget.reserve(client, units).unwrap());
+        assert!(!budget.is_crowded_by(one()));
+        let _waiting = budget.0.state().wait(Claim {
+            client: others,
+            units: 1,
+            number: None,
+        });
+        assert!(budget.is_crowded_by(one()) && !budget.is_crowded_by(others));
+        assert!(!budget.is_crowded_by(client("10.0.0.3")));
+    }
+
     proptest! {
         #[test]
         fn nobody_ever_has_more_than_a_share_and_nobody_is_remembered_for_nothing(
@@ -254,8 +664,8 @@ mod tests {
                 prop_assert!(sum(&held, &|client| client.network() == of.network()) <= 10);
             }
             held.clear();
-            let taken = budget.0.taken();
-            prop_assert!(taken.all == 0 && taken.clients.is_empty() && taken.networks.is_empty());
+            let state = budget.0.state();
+            prop_assert!(state.taken == 0 && state.clients.is_empty() && state.networks.is_empty());
         }
     }
 }

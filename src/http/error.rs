@@ -189,7 +189,7 @@ impl HttpError {
             Self::DigestOfBatch => row(S::BAD_REQUEST, "digest-of-batch", "Digest of a batch"),
             Self::OtherDigest { .. } => row(S::UNPROCESSABLE_ENTITY, "other-digest", "Message with another digest"),
             Self::Exists => row(S::PRECONDITION_FAILED, "exists", "Message stored already"),
-            Self::Body(BodyError::NoRoom) | Self::NoRoomForAnswer | Self::NoRoomForBatch | Self::Busy => busy,
+            Self::Body(BodyError::NoRoom | BodyError::GaveWay) | Self::NoRoomForAnswer | Self::NoRoomForBatch | Self::Busy => busy,
             Self::NotReady(_) => not_ready,
             Self::Store(error) | Self::NotDeleted(error) => match error {
                 StoreError::Starting | StoreError::Closed => not_ready,

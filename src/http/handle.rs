@@ -55,7 +55,9 @@ impl App {
         let mut stream = None;
         if head.version >= Version::HTTP_2 {
             let bytes = STREAM_BYTES + HEAD_FACTOR * listed_bytes(&head);
-            stream = Some(self.answers.reserve(client, bytes)?);
+            let room_timeout = self.limits.body.room_timeout;
+            let reserving = self.answers.reserve_within(client, bytes, room_timeout);
+            stream = Some(Box::pin(reserving).await?);
         }
         let progress = (!body.is_end_stream()).then(Arc::default);
         let body = RequestBody::new(body, client, progress.clone());
@@ -83,6 +85,7 @@ impl App {
         }
         let reserved = self.answers.reserve_answer(client, response.body());
         let reserved = reserved.unwrap_or_else(|NoRoom| {
+            self.answers.make_room(client);
             response = failure(&HttpError::NoRoomForAnswer, &head, record.id());
             None
         });

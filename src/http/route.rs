@@ -47,7 +47,8 @@ pub(super) async fn route(
             Box::pin(messages::erase(app, address::well_known(name))).await
         }
         (&Method::GET | &Method::HEAD, Resource::Messages) if app.exports.is_some() => {
-            export::export(app, body.client(), head.uri.query().unwrap_or_default())
+            let query = head.uri.query().unwrap_or_default();
+            Box::pin(export::export(app, body.client(), query)).await
         }
         (&Method::GET | &Method::HEAD, Resource::Live) => Ok(health::live()),
         (&Method::GET | &Method::HEAD, Resource::Ready) => {
