@@ -119,14 +119,16 @@ struct Shares {
 
 impl Shares {
     async fn take(app: &App, client: Client, operation: BatchOperation) -> Result<Self, HttpError> {
-        let slots = match operation {
-            BatchOperation::Publish => &app.batches,
-            BatchOperation::LookUp | BatchOperation::FindMissing => &app.look_ups,
+        let (slots, no_room) = match operation {
+            BatchOperation::Publish => (&app.batches, HttpError::NoRoomForBatch),
+            BatchOperation::LookUp | BatchOperation::FindMissing => {
+                (&app.look_ups, HttpError::NoRoomForLookUp)
+            }
         };
         let told = Arc::new(Notify::new());
         let begun = slots.begin(client, Ending::Told(Arc::clone(&told)));
         let slot = begun.reserve(1, app.limits.body.room_timeout).await;
-        let slot = slot.map_err(|NoRoom| HttpError::NoRoomForBatch)?;
+        let slot = slot.map_err(|NoRoom| no_room)?;
         let writes = (operation == BatchOperation::Publish)
             .then(|| Arc::clone(&app.writes).try_acquire_many_owned(app.limits.batch.lines_max));
         Ok(Self {

@@ -16,6 +16,7 @@ use super::negotiation::FormatError;
 use super::request::BodyError;
 use crate::access::Refusal;
 use crate::digest::Digest;
+use crate::metrics::KeptOut;
 use crate::service::StoreError;
 
 /// Seconds after which what is busy now may not be any more.
@@ -75,6 +76,12 @@ pub(super) enum HttpError {
         "Too many batches are on their way at the moment; this one was not read. Try again soon."
     )]
     NoRoomForBatch,
+    #[error(
+        "Too many look-ups are on their way at the moment; this one was not read. Try again soon."
+    )]
+    NoRoomForLookUp,
+    #[error("Too many exports are on their way at the moment. Try again soon.")]
+    NoRoomForExport,
     #[error("Not ready: {0}.")]
     NotReady(String),
     #[error("{}", store_text(*.0))]
@@ -146,59 +153,66 @@ fn deletion_text(error: StoreError) -> &'static str {
 }
 
 impl HttpError {
-    /// The table of failures: status, kind and title of each, and when to try again.
+    /// The table of failures: status, kind and title of each, why it is refused if the request is not to blame,
+    /// and when to try again.
     #[rustfmt::skip]
     pub(super) fn meaning(&self) -> Meaning {
+        use KeptOut as K;
         use StatusCode as S;
-        let row = Meaning::new;
-        let not_ready = row(S::SERVICE_UNAVAILABLE, "not-ready", "Not ready").retry(RETRY_SOON);
-        let busy = row(S::SERVICE_UNAVAILABLE, "busy", "Too busy").retry(RETRY_SOON);
-        let too_large = row(S::PAYLOAD_TOO_LARGE, "body-too-large", "Body too large");
+        let (wrong, kept_out) = (Meaning::wrong, Meaning::kept_out);
+        let not_ready = kept_out(S::SERVICE_UNAVAILABLE, "not-ready", "Not ready", K::NotReady).retry(RETRY_SOON);
+        let busy = |cause| kept_out(S::SERVICE_UNAVAILABLE, "busy", "Too busy", cause).retry(RETRY_SOON);
+        let too_large = wrong(S::PAYLOAD_TOO_LARGE, "body-too-large", "Body too large");
         match self {
             Self::Denied(denied) => match denied {
-                Denied::Unclear(_) => row(S::BAD_REQUEST, "unclear-client", "Unclear whose request it is"),
-                Denied::Network => row(S::FORBIDDEN, "network", "Network not let in"),
-                Denied::Host(_) => row(S::BAD_REQUEST, "host", "Not exactly one valid host"),
-                Denied::OtherHost => row(S::MISDIRECTED_REQUEST, "other-host", "Not a host of this service"),
-                Denied::Rate(wait) => row(S::TOO_MANY_REQUESTS, "rate", "Too many requests").retry(seconds(*wait)),
-                Denied::Site => row(S::FORBIDDEN, "other-site", "Page of another site"),
-                Denied::Token(Refusal::NoToken) => row(S::UNAUTHORIZED, "no-token", "No token"),
-                Denied::Token(Refusal::UnknownToken) => row(S::UNAUTHORIZED, "unknown-token", "Unknown token"),
-                Denied::Token(Refusal::Scope(_)) => row(S::FORBIDDEN, "scope", "Token for other things"),
-                Denied::Token(Refusal::Closed(_)) => row(S::FORBIDDEN, "closed", "For nobody"),
+                Denied::Unclear(_) => kept_out(S::BAD_REQUEST, "unclear-client", "Unclear whose request it is", K::UnclearClient),
+                Denied::Network => kept_out(S::FORBIDDEN, "network", "Network not let in", K::Network),
+                Denied::Host(_) => wrong(S::BAD_REQUEST, "host", "Not exactly one valid host"),
+                Denied::OtherHost => kept_out(S::MISDIRECTED_REQUEST, "other-host", "Not a host of this service", K::OtherHost),
+                Denied::Rate(wait) => kept_out(S::TOO_MANY_REQUESTS, "rate", "Too many requests", K::Rate).retry(seconds(*wait)),
+                Denied::Site => kept_out(S::FORBIDDEN, "other-site", "Page of another site", K::OtherSite),
+                Denied::Token(Refusal::NoToken) => kept_out(S::UNAUTHORIZED, "no-token", "No token", K::NoToken),
+                Denied::Token(Refusal::UnknownToken) => kept_out(S::UNAUTHORIZED, "unknown-token", "Unknown token", K::UnknownToken),
+                Denied::Token(Refusal::Scope(_)) => kept_out(S::FORBIDDEN, "scope", "Token for other things", K::Scope),
+                Denied::Token(Refusal::Closed(_)) => kept_out(S::FORBIDDEN, "closed", "For nobody", K::Closed),
             },
-            Self::TransferCoding => row(S::NOT_IMPLEMENTED, "transfer-coding", "Unknown transfer coding"),
-            Self::TooManyFields => row(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too-many-fields", "Too many header fields"),
-            Self::NoSuchPath => row(S::NOT_FOUND, "no-such-path", "Nothing at this path"),
-            Self::NoSuchMessage => row(S::NOT_FOUND, "no-such-message", "Message not found"),
-            Self::NoSuchRange { .. } => row(S::RANGE_NOT_SATISFIABLE, "no-such-range", "Range behind the end"),
-            Self::MethodNotAllowed(_) => row(S::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
-            Self::Query(_) => row(S::BAD_REQUEST, "query", "Wrong query"),
-            Self::LinesOnly | Self::Format(FormatError::Type) => row(S::UNSUPPORTED_MEDIA_TYPE, "content-type", "Unknown content type"),
-            Self::Format(FormatError::Encoding) => row(S::UNSUPPORTED_MEDIA_TYPE, "content-encoding", "Encoded body"),
+            Self::TransferCoding => wrong(S::NOT_IMPLEMENTED, "transfer-coding", "Unknown transfer coding"),
+            Self::TooManyFields => wrong(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too-many-fields", "Too many header fields"),
+            Self::NoSuchPath => wrong(S::NOT_FOUND, "no-such-path", "Nothing at this path"),
+            Self::NoSuchMessage => wrong(S::NOT_FOUND, "no-such-message", "Message not found"),
+            Self::NoSuchRange { .. } => wrong(S::RANGE_NOT_SATISFIABLE, "no-such-range", "Range behind the end"),
+            Self::MethodNotAllowed(_) => wrong(S::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
+            Self::Query(_) => wrong(S::BAD_REQUEST, "query", "Wrong query"),
+            Self::LinesOnly | Self::Format(FormatError::Type) => wrong(S::UNSUPPORTED_MEDIA_TYPE, "content-type", "Unknown content type"),
+            Self::Format(FormatError::Encoding) => wrong(S::UNSUPPORTED_MEDIA_TYPE, "content-encoding", "Encoded body"),
             Self::Body(BodyError::TooLarge { .. }) => too_large,
-            Self::Body(BodyError::TooSlow) => row(S::REQUEST_TIMEOUT, "body-too-slow", "Body too slow"),
-            Self::Body(BodyError::Broken) => row(S::BAD_REQUEST, "body-broken", "Body ended early"),
+            Self::Body(BodyError::TooSlow) => wrong(S::REQUEST_TIMEOUT, "body-too-slow", "Body too slow"),
+            Self::Body(BodyError::Broken) => wrong(S::BAD_REQUEST, "body-broken", "Body ended early"),
             Self::Body(BodyError::Trailers(error)) | Self::DigestField(error) => match error {
-                DigestFieldError::Unreadable(_) => row(S::BAD_REQUEST, "digest-field", "Unreadable digest field"),
-                DigestFieldError::Mismatch(_) => row(S::BAD_REQUEST, "digest-mismatch", "Body with another digest"),
+                DigestFieldError::Unreadable(_) => wrong(S::BAD_REQUEST, "digest-field", "Unreadable digest field"),
+                DigestFieldError::Mismatch(_) => wrong(S::BAD_REQUEST, "digest-mismatch", "Body with another digest"),
             },
-            Self::NotUtf8(_) => row(S::BAD_REQUEST, "not-utf-8", "Not UTF-8"),
-            Self::Json { error, .. } if error.is_syntax() => row(S::BAD_REQUEST, "not-json", "Not JSON"),
-            Self::Json { .. } => row(S::BAD_REQUEST, "not-a-message", "Not a message"),
-            Self::DigestOfBatch => row(S::BAD_REQUEST, "digest-of-batch", "Digest of a batch"),
-            Self::OtherDigest { .. } => row(S::UNPROCESSABLE_ENTITY, "other-digest", "Message with another digest"),
-            Self::Exists => row(S::PRECONDITION_FAILED, "exists", "Message stored already"),
-            Self::Body(BodyError::NoRoom | BodyError::GaveWay) | Self::NoRoomForAnswer | Self::NoRoomForBatch | Self::Busy => busy,
+            Self::NotUtf8(_) => wrong(S::BAD_REQUEST, "not-utf-8", "Not UTF-8"),
+            Self::Json { error, .. } if error.is_syntax() => wrong(S::BAD_REQUEST, "not-json", "Not JSON"),
+            Self::Json { .. } => wrong(S::BAD_REQUEST, "not-a-message", "Not a message"),
+            Self::DigestOfBatch => wrong(S::BAD_REQUEST, "digest-of-batch", "Digest of a batch"),
+            Self::OtherDigest { .. } => wrong(S::UNPROCESSABLE_ENTITY, "other-digest", "Message with another digest"),
+            Self::Exists => wrong(S::PRECONDITION_FAILED, "exists", "Message stored already"),
+            Self::Body(BodyError::NoRoom | BodyError::GaveWay) => busy(K::BodyRoom),
+            Self::NoRoomForAnswer => busy(K::AnswerRoom),
+            Self::NoRoomForBatch => busy(K::BatchRoom),
+            Self::NoRoomForLookUp => busy(K::LookUpRoom),
+            Self::NoRoomForExport => busy(K::ExportRoom),
+            Self::Busy => busy(K::WriteRoom),
             Self::NotReady(_) => not_ready,
             Self::Store(error) | Self::NotDeleted(error) => match error {
                 StoreError::Starting | StoreError::Closed => not_ready,
-                StoreError::Busy => busy,
-                StoreError::Full => row(S::INSUFFICIENT_STORAGE, "full", "Disk full").retry(RETRY_LATER),
+                StoreError::Busy => busy(K::WriteRoom),
+                StoreError::Full => kept_out(S::INSUFFICIENT_STORAGE, "full", "Disk full", K::DiskFull).retry(RETRY_LATER),
                 StoreError::TooLarge => too_large,
-                StoreError::PrefixTaken => row(S::CONFLICT, "prefix-taken", "Digest prefix taken"),
-                StoreError::Failed => row(S::SERVICE_UNAVAILABLE, "store-failed", "Store failed").retry(RETRY_LATER),
-                StoreError::Damaged => row(S::INTERNAL_SERVER_ERROR, "damaged", "Message damaged"),
+                StoreError::PrefixTaken => wrong(S::CONFLICT, "prefix-taken", "Digest prefix taken"),
+                StoreError::Failed => kept_out(S::SERVICE_UNAVAILABLE, "store-failed", "Store failed", K::StoreFailed).retry(RETRY_LATER),
+                StoreError::Damaged => wrong(S::INTERNAL_SERVER_ERROR, "damaged", "Message damaged"),
             },
         }
     }
@@ -239,17 +253,34 @@ pub(super) struct Meaning {
     /// interface, which never changes.
     pub(super) kind: &'static str,
     pub(super) title: &'static str,
+    /// Why the request was refused, if nothing is wrong with it. It is counted then.
+    pub(super) kept_out: Option<KeptOut>,
     /// When it may be over, in seconds.
     pub(super) retry_seconds: Option<u32>,
 }
 
 impl Meaning {
-    fn new(status: StatusCode, kind: &'static str, title: &'static str) -> Self {
+    /// The request cannot be answered as it wished, whoever makes it and when.
+    fn wrong(status: StatusCode, kind: &'static str, title: &'static str) -> Self {
         Self {
             status,
             kind,
             title,
+            kept_out: None,
             retry_seconds: None,
+        }
+    }
+
+    /// Another client would be answered, or the same one at another time.
+    fn kept_out(
+        status: StatusCode,
+        kind: &'static str,
+        title: &'static str,
+        cause: KeptOut,
+    ) -> Self {
+        Self {
+            kept_out: Some(cause),
+            ..Self::wrong(status, kind, title)
         }
     }
 

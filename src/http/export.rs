@@ -40,7 +40,7 @@ pub(super) async fn export(app: &App, client: Client, query: &str) -> Result<Res
     let told = Arc::new(Notify::new());
     let begun = slots.begin(client, Ending::Told(Arc::clone(&told)));
     let slot = begun.reserve(1, app.limits.body.room_timeout).await;
-    let slot = slot.map_err(|NoRoom| HttpError::NoRoomForAnswer)?;
+    let slot = slot.map_err(|NoRoom| HttpError::NoRoomForExport)?;
     // While the client can still be told with a status.
     app.service.health().reads.map_err(HttpError::NotReady)?;
     let (sender, answer) = ResponseBody::stream(AHEAD_BYTES_MAX, None);

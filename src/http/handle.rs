@@ -27,6 +27,7 @@ use super::response;
 use super::route;
 use super::trace;
 use crate::access::networks::Client;
+use crate::metrics::KeptOut;
 
 /// What an open HTTP/2 stream takes beside a large head and a large answer, in bytes: its state here, in
 /// hyper and in h2, and a small answer. Measured: 64 streams on each of 250 connections, answers of 4 KiB.
@@ -57,7 +58,8 @@ impl App {
             let bytes = STREAM_BYTES + HEAD_FACTOR * listed_bytes(&head);
             let room_timeout = self.limits.body.room_timeout;
             let reserving = self.answers.reserve_within(client, bytes, room_timeout);
-            stream = Some(Box::pin(reserving).await?);
+            let refuse = |_: &NoRoom| self.metrics().refuse_request(KeptOut::StreamRoom);
+            stream = Some(Box::pin(reserving).await.inspect_err(refuse)?);
         }
         let progress = (!body.is_end_stream()).then(Arc::default);
         let body = RequestBody::new(body, client, progress.clone());
@@ -76,7 +78,7 @@ impl App {
         let result = self
             .handle(info.role, resource, &head, admitted, body)
             .await;
-        let mut response = result.unwrap_or_else(|error| failure(&error, &head, record.id()));
+        let mut response = result.unwrap_or_else(|error| self.failure(&error, &head, record.id()));
         if let Some(wanted) = WantedDigests::of(&head.headers) {
             wanted.add_to(&mut response).await;
         }
@@ -86,7 +88,7 @@ impl App {
         let reserved = self.answers.reserve_answer(client, response.body());
         let reserved = reserved.unwrap_or_else(|NoRoom| {
             self.answers.make_room(client);
-            response = failure(&HttpError::NoRoomForAnswer, &head, record.id());
+            response = self.failure(&HttpError::NoRoomForAnswer, &head, record.id());
             None
         });
         self.add_constant_fields(&mut response, &head, record.id());
@@ -127,6 +129,35 @@ impl App {
         route::route(self, resource, head, body).await
     }
 
+    /// The answer to a request that failed, and what the log and the metrics have to say of it.
+    fn failure(&self, error: &HttpError, head: &Parts, id: &RequestId) -> Response {
+        if error.is_of_operator() {
+            let (request_id, trace_id) = (id.as_str(), trace::trace_id(&head.headers));
+            warn!(request_id, trace_id, %error, "answered 500");
+        }
+        let meaning = error.meaning();
+        if let Some(cause) = meaning.kept_out {
+            self.metrics().refuse_request(cause);
+        }
+        let text = error.text();
+        let (kind, body) = if wants_problem(&head.headers) {
+            let kind = format!("/openapi.yaml#/x-problems/{}", meaning.kind);
+            let body = json::problem(&kind, meaning.title, meaning.status.as_u16(), &text);
+            ("application/problem+json", body)
+        } else {
+            ("application/json", json::object("error", &text))
+        };
+        let mut response = response::new(meaning.status, kind, body.into());
+        let fields = response.headers_mut();
+        if let Some((name, value)) = error.field() {
+            fields.insert(name, value);
+        }
+        if let Some(seconds) = meaning.retry_seconds {
+            fields.insert(RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+
     /// Adds the fields that follow from no single kind of answer. What pages of other sites may see of them is
     /// listed in `cors`.
     fn add_constant_fields(&self, response: &mut Response, head: &Parts, id: &RequestId) {
@@ -161,32 +192,6 @@ fn listed_bytes(head: &Parts) -> usize {
         .authority()
         .map_or(0, |authority| authority.as_str().len());
     fields.sum::<usize>() + field(path, authority)
-}
-
-/// The answer to a request that failed, and what the log has to say of it.
-fn failure(error: &HttpError, head: &Parts, id: &RequestId) -> Response {
-    if error.is_of_operator() {
-        let (request_id, trace_id) = (id.as_str(), trace::trace_id(&head.headers));
-        warn!(request_id, trace_id, %error, "answered 500");
-    }
-    let meaning = error.meaning();
-    let text = error.text();
-    let (kind, body) = if wants_problem(&head.headers) {
-        let kind = format!("/openapi.yaml#/x-problems/{}", meaning.kind);
-        let body = json::problem(&kind, meaning.title, meaning.status.as_u16(), &text);
-        ("application/problem+json", body)
-    } else {
-        ("application/json", json::object("error", &text))
-    };
-    let mut response = response::new(meaning.status, kind, body.into());
-    let fields = response.headers_mut();
-    if let Some((name, value)) = error.field() {
-        fields.insert(name, value);
-    }
-    if let Some(seconds) = meaning.retry_seconds {
-        fields.insert(RETRY_AFTER, seconds.into());
-    }
-    response
 }
 
 /// An answer to HEAD says how long the body would be and does not bring it (RFC 9110, 9.3.2); one

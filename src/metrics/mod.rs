@@ -10,6 +10,7 @@
 
 mod connections;
 mod histogram;
+mod refusals;
 mod requests;
 mod text;
 
@@ -24,6 +25,8 @@ use rustix::time::{ClockId, clock_gettime};
 use self::connections::Connections;
 pub use self::connections::{Ended, Refused};
 use self::histogram::{Counts, Scale};
+pub use self::refusals::KeptOut;
+use self::refusals::Refusals;
 use self::requests::Requests;
 pub use self::requests::{Labels, Request};
 use self::text::{Decimal, Exposition, Kind};
@@ -82,6 +85,7 @@ pub struct Figures {
 #[derive(Debug)]
 pub struct Metrics {
     requests: Requests,
+    refusals: Refusals,
     connections: Connections,
     commits: Mutex<Commits>,
     /// Seconds since 1970, 0 while there is no certificate.
@@ -101,6 +105,7 @@ impl Default for Metrics {
     fn default() -> Self {
         Self {
             requests: Requests::default(),
+            refusals: Refusals::default(),
             connections: Connections::default(),
             commits: Mutex::default(),
             certificate_expiry: AtomicU64::new(0),
@@ -118,6 +123,11 @@ impl Metrics {
     /// Counts the end of a request.
     pub fn end(&self, labels: Labels, request: &Request) {
         self.requests.end(labels, request);
+    }
+
+    /// Counts a request that was refused though nothing was wrong with it.
+    pub fn refuse_request(&self, cause: KeptOut) {
+        self.refusals.add(cause);
     }
 
     /// Counts a connection that was not accepted.
@@ -147,6 +157,7 @@ impl Metrics {
     pub fn render(&self, figures: &Figures) -> String {
         let mut page = Exposition::default();
         self.requests.write(&mut page);
+        self.refusals.write(&mut page);
         self.connections.write(&mut page);
         self.write_store(&mut page, figures);
         self.write_service(&mut page, figures);

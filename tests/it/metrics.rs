@@ -3,11 +3,16 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
-use digestd::store::Fault;
+use digestd::access::hosts::Hosts;
+use digestd::access::{Access, Settings};
+use digestd::digest::Digest;
+use digestd::store::{Fault, StoreError};
 
 use crate::process::{Client, Digestd, Launch, address_in};
-use crate::support::{Ask, Protocol, TestServer, until};
+use crate::support::{Ask, FOO, Protocol, TestServer, until};
 
 /// The value of a series as it is printed, if there is one.
 fn printed<'a>(text: &'a str, series: &str) -> Option<&'a str> {
@@ -203,6 +208,138 @@ async fn metrics_are_there_before_the_store_is() {
     let text = scrape(&server).await;
     assert!(text.contains("digestd_ready{scope=\"read\"} 0\n"), "{text}");
     assert!(!text.contains("digestd_store_messages"), "{text}");
+}
+
+/// How many requests were refused for this cause.
+async fn refused(server: &TestServer, cause: &str) -> u64 {
+    let series = format!("digestd_requests_refused_total{{cause=\"{cause}\"}}");
+    let text = scrape(server).await;
+    assert!(printed(&text, &series).is_some(), "{cause}\n{text}");
+    value(&text, &series)
+}
+
+/// Asks, and looks whether that was counted under this cause, once.
+async fn is_refused(server: &TestServer, ask: &Ask, status: u16, cause: &str) {
+    assert_eq!(refused(server, cause).await, 0, "{cause}");
+    let answer = server.ask_over(Protocol::Http1, ask).await;
+    assert_eq!(answer.status, status, "{cause}: {answer:?}");
+    assert_eq!(refused(server, cause).await, 1, "{cause}");
+}
+
+fn lines(path: &str) -> Ask {
+    Ask::post(path).field("content-type", "application/x-ndjson")
+}
+
+#[tokio::test]
+async fn requests_of_clients_that_are_kept_out_are_counted_by_cause() {
+    let directory = tempfile::tempdir().unwrap();
+    let tokens = directory.path().join("tokens");
+    let line = |name: &str, scope| format!("{name} {scope} {}\n", Digest::of(name.as_bytes()));
+    std::fs::write(&tokens, [line("r", "read"), line("m", "metrics")].concat()).unwrap();
+    let guarded = |settings| TestServer::guarded(&Arc::new(Access::new(settings).unwrap()));
+    let server = guarded(Settings {
+        deny: vec!["192.0.2.1".parse().unwrap()],
+        trusted_proxies: vec!["127.0.0.1".parse().unwrap()],
+        hosts: Hosts::new(vec!["localhost".parse().unwrap()], None),
+        write_rate: Some("8/h".parse().unwrap()),
+        ..Settings::default()
+    });
+    let get = || Ask::get(format!("/messages/{FOO}"));
+    let unclear = get().field("forwarded", "for=\"");
+    let network = get().field("x-forwarded-for", "192.0.2.1");
+    let other_site = Ask::publish("foo").field("origin", "null");
+    let delete = Ask::new("DELETE", format!("/messages/{FOO}"));
+    for (ask, status, cause) in [
+        (unclear, 400, "unclear-client"),
+        (network, 403, "network"),
+        (other_site, 403, "other-site"),
+        (delete.clone(), 403, "closed"),
+        (Ask::publish("foo"), 429, "rate"),
+        (get().host("evil.example"), 421, "other-host"),
+    ] {
+        is_refused(&server, &ask, status, cause).await;
+    }
+
+    let server = guarded(Settings {
+        tokens: Some(tokens),
+        ..Settings::default()
+    });
+    let with = |ask: Ask, token: &str| ask.field("authorization", &format!("Bearer {token}"));
+    for ask in [get(), with(get(), "x"), with(delete, "r")] {
+        server.ask_over(Protocol::Http1, &ask).await;
+    }
+    let scrape = with(Ask::get("/metrics"), "m");
+    let answer = server.ask_over(Protocol::Http1, &scrape).await;
+    for cause in ["no-token", "unknown-token", "scope"] {
+        let series = format!("digestd_requests_refused_total{{cause=\"{cause}\"}}");
+        assert_eq!(printed(answer.text(), &series), Some("1"), "{cause}");
+    }
+}
+
+#[tokio::test]
+async fn requests_for_which_there_is_no_room_are_counted_by_what_there_was_none_of() {
+    let server = TestServer::with(|limits| {
+        limits.body.all_small_bytes_max = 0;
+        limits.batch.batches_max = 0;
+        limits.batch.look_ups_max = 0;
+    });
+    for (ask, cause) in [
+        (Ask::publish("foo"), "body-room"),
+        (lines("/messages"), "batch-room"),
+        (lines("/messages/lookup"), "look-up-room"),
+    ] {
+        is_refused(&server, &ask, 503, cause).await;
+    }
+
+    // A stream fits into the half of it that one client may have, but neither a large answer beside it nor a
+    // stream with a large head.
+    let server = TestServer::with(|limits| limits.answers_bytes_max = 32_000);
+    let path = server.publish(&"x".repeat(60_000)).await;
+    let answer = server.ask_over(Protocol::Http2, &Ask::get(path)).await;
+    assert_eq!(answer.status, 503);
+    assert_eq!(refused(&server, "answer-room").await, 1);
+    let large = Ask::get("/livez").field("x-large", &"x".repeat(15_000));
+    let mut client = server.connect(Protocol::Http2).await;
+    client.try_ask(&large).await.unwrap_err();
+    assert_eq!(refused(&server, "stream-room").await, 1);
+
+    let server = TestServer::exporting_with(|limits| limits.exports_max = 0).started();
+    is_refused(&server, &Ask::get("/messages"), 503, "export-room").await;
+}
+
+#[tokio::test]
+async fn requests_that_the_store_does_not_take_are_counted_by_why() {
+    let server = TestServer::start();
+    for (error, status, cause) in [
+        (StoreError::Busy, 503, "write-room"),
+        (StoreError::Full, 507, "disk-full"),
+        (StoreError::Failed, 503, "store-failed"),
+    ] {
+        server.store.set_fault(Some(Fault::Puts(error)));
+        is_refused(&server, &Ask::publish(cause), status, cause).await;
+    }
+    let server = TestServer::with(|limits| limits.writes_max = 0);
+    is_refused(&server, &Ask::publish("foo"), 503, "write-room").await;
+    let server = TestServer::starting(|limits| limits.opening_timeout = Duration::ZERO);
+    is_refused(&server, &Ask::publish("foo"), 503, "not-ready").await;
+}
+
+#[tokio::test]
+async fn requests_that_are_wrong_are_not_counted_as_refused() {
+    let server = TestServer::start();
+    for ask in [
+        Ask::get("/nowhere"),
+        Ask::get(format!("/messages/{FOO}")),
+        Ask::publish_json("{"),
+        Ask::put(format!("/messages/{FOO}"), "bar"),
+    ] {
+        server.ask_over(Protocol::Http1, &ask).await;
+    }
+    let text = scrape(&server).await;
+    let mut series = text
+        .lines()
+        .filter(|line| line.starts_with("digestd_requests_refused_total"));
+    assert!(series.all(|line| line.ends_with(" 0")), "{text}");
 }
 
 fn metrics(client: &mut Client) -> String {

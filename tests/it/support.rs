@@ -161,7 +161,15 @@ impl TestServer {
 
     /// Serves no store yet, and lets nobody wait for it; everybody may have all messages.
     pub(crate) fn exporting() -> Self {
-        let no_waiting = |limits: &mut Limits| limits.opening_timeout = Duration::ZERO;
+        Self::exporting_with(|_| {})
+    }
+
+    /// The same within the default limits as changed by `adjust`.
+    pub(crate) fn exporting_with(adjust: impl FnOnce(&mut Limits)) -> Self {
+        let no_waiting = |limits: &mut Limits| {
+            limits.opening_timeout = Duration::ZERO;
+            adjust(limits);
+        };
         Self::run(MemoryStore::default(), None, no_waiting, App::allow_export)
     }
 
