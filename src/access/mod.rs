@@ -215,14 +215,14 @@ impl Access {
         forwarded::client_behind(peer.address, &self.trusted, forwarded(), x_forwarded_for())
     }
 
-    /// Counts a request of the client at `address` that reads, or one that writes.
+    /// Counts a request of `client` that reads, or one that writes, or a line of a batch.
     ///
     /// # Errors
     /// If it is one too many: how long the client has to wait.
-    pub fn check_rate(&self, address: IpAddr, is_write: bool) -> Result<(), Duration> {
+    pub fn check_rate(&self, client: Client, is_write: bool) -> Result<(), Duration> {
         let limiter = if is_write { &self.writes } else { &self.reads };
         match limiter {
-            Some(limiter) => limiter.check(Client::of(address)),
+            Some(limiter) => limiter.check(client),
             None => Ok(()),
         }
     }

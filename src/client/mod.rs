@@ -6,6 +6,7 @@
 
 mod batch;
 mod session;
+mod waits;
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -14,7 +15,9 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure};
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::request;
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
@@ -271,6 +274,8 @@ struct Reply {
     status: StatusCode,
     /// It is refused for want of another token.
     wants_token: bool,
+    /// When to come again, in seconds.
+    retry_after: Option<u64>,
     body: Bytes,
 }
 
@@ -280,6 +285,8 @@ impl Reply {
         let status = response.status();
         let challenge = response.headers().get(WWW_AUTHENTICATE);
         let wants_token = challenge.is_some_and(|value| value.as_bytes().starts_with(b"Bearer"));
+        let retry_after = response.headers().get(RETRY_AFTER);
+        let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
         let bytes_max = match status {
             StatusCode::OK => bytes_max,
             _ => WORDS_BYTES_MAX,
@@ -301,6 +308,7 @@ impl Reply {
         Ok(Self {
             status,
             wants_token,
+            retry_after,
             body: body.freeze(),
         })
     }

@@ -1,5 +1,6 @@
 //! A connection that is kept, for who stores one message after the other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,8 +8,10 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Method, StatusCode};
 use http_body_util::Full;
 use hyper::client::conn::http1::SendRequest;
+use tokio::sync::RwLock;
 use tokio::time::sleep;
 
+use super::waits::Waits;
 use super::{Client, Reply, WORDS_BYTES_MAX, in_time};
 use crate::message::Message;
 
@@ -27,6 +30,9 @@ pub struct Refused(String);
 #[derive(Debug)]
 pub struct Session {
     client: Client,
+    /// Shared with others that ask for the same client: whom the server tells to wait has this alone until his
+    /// message is stored, so that the others neither ask in vain nor take what he waits for.
+    turn: Arc<RwLock<()>>,
     sender: Option<SendRequest<Full<Bytes>>>,
 }
 
@@ -36,33 +42,63 @@ impl Session {
     pub fn new(client: Client) -> Self {
         Self {
             client,
+            turn: Arc::default(),
             sender: None,
         }
     }
 
+    /// Another connection to the same server; both wait if the server tells one of them to.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self {
+            turn: Arc::clone(&self.turn),
+            ..Self::new(self.client.clone())
+        }
+    }
+
     /// Stores a message; on return the server has said that it is stored. Tries again, within limits,
-    /// when the server is busy or the connection breaks.
+    /// when the server is busy, says that the client asks too often, or the connection breaks.
     ///
     /// # Errors
     /// [`Refused`] if it is this message's fault; [`super::Unreachable`], or what the server said.
     pub async fn put(&mut self, message: &Message) -> anyhow::Result<()> {
-        for attempt in 1.. {
-            match self.post(message).await {
-                Ok(reply) => match reply.status {
-                    StatusCode::SERVICE_UNAVAILABLE if attempt < ATTEMPTS_MAX => {
-                        sleep(BUSY_PAUSE).await;
-                    }
-                    StatusCode::PAYLOAD_TOO_LARGE | StatusCode::CONFLICT => {
-                        return Err(Refused(reply.words()).into());
-                    }
-                    _ => return reply.check_stored(&message.digest()),
-                },
-                // A connection that was kept too long, most of the time.
-                Err(error) if error.is::<hyper::Error>() && attempt < ATTEMPTS_MAX => {}
-                Err(error) => return Err(error),
+        let turn = Arc::clone(&self.turn);
+        let mut reply = {
+            let _with_others = turn.read().await;
+            self.ask(message).await?
+        };
+        if reply.status == StatusCode::TOO_MANY_REQUESTS {
+            let _alone = turn.write().await;
+            let mut waits = Waits::default();
+            // Others may have waited long enough meanwhile.
+            reply = self.ask(message).await?;
+            while reply.status == StatusCode::TOO_MANY_REQUESTS
+                && waits.wait(reply.retry_after).await
+            {
+                reply = self.ask(message).await?;
             }
         }
-        Ok(())
+        match reply.status {
+            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::CONFLICT => {
+                Err(Refused(reply.words()).into())
+            }
+            _ => reply.check_stored(&message.digest()),
+        }
+    }
+
+    /// Sends a message until there is an answer to it, within limits.
+    async fn ask(&mut self, message: &Message) -> anyhow::Result<Reply> {
+        let mut attempt = 1;
+        loop {
+            match self.post(message).await {
+                Ok(reply) if reply.status != StatusCode::SERVICE_UNAVAILABLE => return Ok(reply),
+                Ok(_) if attempt < ATTEMPTS_MAX => sleep(BUSY_PAUSE).await,
+                // A connection that was kept too long, most of the time.
+                Err(error) if error.is::<hyper::Error>() && attempt < ATTEMPTS_MAX => {}
+                result => return result,
+            }
+            attempt += 1;
+        }
     }
 
     async fn post(&mut self, message: &Message) -> anyhow::Result<Reply> {
@@ -132,6 +168,23 @@ mod tests {
         session.put(&Message::new("foo")).await.unwrap();
         // The connection is gone by now.
         session.put(&Message::new("foo")).await.unwrap();
+    }
+
+    fn held() -> String {
+        "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\nRetry-After: 0\r\n\r\n".into()
+    }
+
+    #[tokio::test]
+    async fn who_asks_too_often_waits_as_long_as_the_server_says_and_asks_again() {
+        let mut session = serve(vec![held(), held(), held(), created()]).await;
+        session.put(&Message::new("foo")).await.unwrap();
+        let unclear = answer("429 Too Many Requests", "");
+        let mut session = serve(vec![unclear.clone(), unclear, created()]).await;
+        let error = session.put(&Message::new("foo")).await.unwrap_err();
+        assert!(error.to_string().contains("429"), "{error:#}");
+        let mut session = serve(vec![held(); 20]).await;
+        let error = session.put(&Message::new("foo")).await.unwrap_err();
+        assert!(error.to_string().contains("429"), "{error:#}");
     }
 
     #[tokio::test]

@@ -298,9 +298,9 @@ impl Pool {
     fn new(client: &Client, runtime: &Runtime) -> Self {
         let (sender, orders) = mpsc::channel(CONNECTIONS);
         let orders = Arc::new(Mutex::new(orders));
+        let session = Session::new(client.clone());
         for _ in 0..CONNECTIONS {
-            let session = Session::new(client.clone());
-            runtime.spawn(work(session, Arc::clone(&orders)));
+            runtime.spawn(work(session.beside(), Arc::clone(&orders)));
         }
         Self(sender)
     }

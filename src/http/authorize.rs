@@ -16,6 +16,7 @@ use http::{Method, Uri};
 use super::cors;
 use super::host::{HostError, RequestHost};
 use super::resource::Resource;
+use crate::access::networks::Client;
 use crate::access::origins::Page;
 use crate::access::tokens::Scope;
 use crate::access::{Access, Peer, Refusal, Unclear};
@@ -133,7 +134,9 @@ pub(super) fn check(
     let scope = resource.scope(method);
     if !resource.is_unlimited() {
         let is_write = matches!(scope, Some(Scope::Write | Scope::Delete));
-        access.check_rate(client, is_write).map_err(Denied::Rate)?;
+        access
+            .check_rate(Client::of(client), is_write)
+            .map_err(Denied::Rate)?;
     }
     if !is_safe(method)
         && !access

@@ -2,7 +2,8 @@
 //!
 //! A batch reads lines while earlier ones are on their way to the disk, and answers each in its turn
 //! when its message is durable. A line that fails says so in its place and does nothing to the others; after
-//! so many the batch ends. Blank lines have numbers and no answers.
+//! so many the batch ends. Blank lines have numbers, no answers and no cost; each other one counts as a request
+//! does where the client is held to a rate, and the batch ends before the first that is too much.
 //! An answer waits in a pipe until the client takes it, so a client may write all before it reads.
 //!
 //! **Invariant:** what a batch holds is limited, however long it is: lines not yet answered in number
@@ -24,6 +25,7 @@ use tokio::task::consume_budget;
 use tokio::time::timeout;
 
 use super::app::App;
+use super::authorize::seconds;
 use super::body::{BodySender, Gone, Response, ResponseBody};
 use super::budget::{Begun, Ending, NoRoom, Reservation};
 use super::digest_fields::RequestDigests;
@@ -35,6 +37,7 @@ use super::response;
 use crate::access::networks::Client;
 use crate::digest::Digest;
 use crate::message::Message;
+use crate::metrics::KeptOut;
 use crate::service::{Put, Receipt, StoreError, offload};
 
 /// Answers gathered before they are handed over, in bytes, if more are ready: fewer hand-overs, no
@@ -97,6 +100,7 @@ pub(super) async fn answer(
         waiting_bytes: 0,
         number: 0,
         errors: 0,
+        is_paid: true,
         gathered: Vec::new(),
         answers,
         shares,
@@ -162,6 +166,8 @@ struct Batch {
     number: u64,
     /// Lines that failed, so far as is known.
     errors: u32,
+    /// The next line was counted in the client's rate already: the first one, with the request.
+    is_paid: bool,
     /// Answers to be handed over.
     gathered: Vec<u8>,
     answers: BodySender,
@@ -220,7 +226,13 @@ impl Batch {
             }
         }
         if let Some(failure) = failure {
-            json::write_error_line(&mut self.gathered, &failure.to_string(), self.number + 1);
+            let (text, number) = (failure.to_string(), self.number + 1);
+            if let LineError::Rate(wait) = failure {
+                self.app.metrics().refuse_request(KeptOut::Rate);
+                json::write_rate_line(&mut self.gathered, &text, number, seconds(wait));
+            } else {
+                json::write_error_line(&mut self.gathered, &text, number);
+            }
         }
         self.hand_over().await
     }
@@ -263,11 +275,10 @@ impl Batch {
             let Some(line) = line else { return Ok(()) };
             let number = self.number + 1;
             if !line.is_blank() {
-                let errors_max = self.app.limits.batch.errors_max;
-                if self.errors >= errors_max {
+                if let Err(error) = self.admit() {
                     self.lines.discard();
                     self.has_ended = true;
-                    return Err(LineError::TooMany { errors_max });
+                    return Err(error);
                 }
                 let waiting = self.begin(line).await.unwrap_or_else(Waiting::Failed);
                 match &waiting {
@@ -280,6 +291,21 @@ impl Batch {
             self.number = number;
         }
         Ok(())
+    }
+
+    /// Whether the batch goes on with another line, which counts in the rate of its client.
+    fn admit(&mut self) -> Result<(), LineError> {
+        let errors_max = self.app.limits.batch.errors_max;
+        if self.errors >= errors_max {
+            return Err(LineError::TooMany { errors_max });
+        }
+        if mem::take(&mut self.is_paid) {
+            return Ok(());
+        }
+        let is_write = self.operation == BatchOperation::Publish;
+        let access = &self.app.access;
+        let checked = access.check_rate(self.body.client(), is_write);
+        checked.map_err(LineError::Rate)
     }
 
     async fn begin(&self, line: BodyLine) -> Result<Waiting, LineError> {

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::str::Utf8Error;
+use std::time::Duration;
 
 use http::StatusCode;
 use http::header::{ALLOW, CONTENT_RANGE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
@@ -99,6 +100,8 @@ pub(super) enum LineError {
     NotUtf8(Utf8Error),
     #[error("{errors_max} lines before this one failed; the batch ends here.")]
     TooMany { errors_max: u32 },
+    #[error("Too many lines; wait {} seconds and go on with this one.", seconds(*.0))]
+    Rate(Duration),
     #[error("The line is not what it should be: {}.", .0.in_line())]
     Json(#[from] JsonError),
     #[error(transparent)]

@@ -118,11 +118,23 @@ pub(super) fn write_message_line(lines: &mut Vec<u8>, text: &str) {
 
 /// Writes `{"error": "<text>", "line": <number>}` as a line.
 pub(super) fn write_error_line(lines: &mut Vec<u8>, text: &str, number: u64) {
+    begin_error_line(lines, text, number);
+    lines.extend_from_slice(b"}\n");
+}
+
+/// Writes `{"error": "<text>", "line": <number>, "status": 429, "retry_after": <seconds>}` as a line.
+pub(super) fn write_rate_line(lines: &mut Vec<u8>, text: &str, number: u64, seconds: u32) {
+    begin_error_line(lines, text, number);
+    lines.extend_from_slice(b", \"status\": 429, \"retry_after\": ");
+    let _ = serde_json::to_writer(&mut *lines, &seconds);
+    lines.extend_from_slice(b"}\n");
+}
+
+fn begin_error_line(lines: &mut Vec<u8>, text: &str, number: u64) {
     lines.extend_from_slice(b"{\"error\": ");
     write_string(lines, text);
     lines.extend_from_slice(b", \"line\": ");
-    let _ = serde_json::to_writer(&mut *lines, &number);
-    lines.extend_from_slice(b"}\n");
+    let _ = serde_json::to_writer(lines, &number);
 }
 
 /// What a body looks like.

@@ -5,9 +5,11 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use digestd::access::networks::Network;
+use digestd::access::networks::{Client, Network};
 use digestd::access::{Access, Settings};
 use digestd::digest::Digest;
+use digestd::message::Message;
+use serde_json::Value;
 use tokio::net::TcpSocket;
 
 use crate::support::{Answer, Ask, FOO, Protocol, Raw, TestServer, milliseconds, within};
@@ -725,7 +727,7 @@ fn a_hundred_thousand_clients_of_a_proxy_leave_the_table_within_its_bound() {
         let client = access.client(proxy, nothing, values).unwrap();
         assert_eq!(client.to_string(), field);
         for is_write in [false, true] {
-            assert_eq!(access.check_rate(client, is_write), Ok(()));
+            assert_eq!(access.check_rate(Client::of(client), is_write), Ok(()));
         }
     }
     let bound = digestd::access::rates::CLIENTS_MAX;
@@ -735,6 +737,94 @@ fn a_hundred_thousand_clients_of_a_proxy_leave_the_table_within_its_bound() {
         remembered > bound,
         "the bound is what held them: {remembered}"
     );
+}
+
+/// A batch with so many lines, and a blank one before each.
+fn batch(path: &str, line: &str, count: usize) -> Ask {
+    Ask::post(path)
+        .field("content-type", "application/x-ndjson")
+        .body(format!("\n{line}\n").repeat(count))
+}
+
+#[tokio::test]
+async fn each_line_of_a_batch_counts_as_a_request_and_the_batch_ends_where_the_rate_does() {
+    let rate = || Some("16/h".parse().unwrap());
+    let message = "{\"message\": \"foo\"}";
+    let digest = format!("\"{FOO}\"");
+    for (path, line, one) in [
+        ("/messages", message, Ask::publish("foo")),
+        (
+            "/messages/lookup",
+            &digest,
+            Ask::get(format!("/messages/{FOO}")),
+        ),
+        ("/messages/lookup?missing", &digest, Ask::get("/messages")),
+    ] {
+        let access = open(Settings {
+            read_rate: rate(),
+            write_rate: rate(),
+            ..Settings::default()
+        });
+        let server = TestServer::guarded(&access);
+        server.service.publish(Message::new("foo")).await.unwrap();
+        let mut client = server.connect(Protocol::Http2).await;
+        // Four may come at once. Of an empty one the request is one.
+        for (lines, answered) in [(0, 0), (1, 1), (3, 2)] {
+            let answer = client.ask(&batch(path, line, lines)).await;
+            assert_eq!(answer.status, 200);
+            let mut answers: Vec<_> = answer.text().lines().collect();
+            if lines > answered {
+                let last: Value = serde_json::from_str(answers.pop().unwrap()).unwrap();
+                assert_eq!(last["line"], 6, "{path}: {last}");
+                assert_eq!(last["status"], 429);
+                let seconds = last["retry_after"].as_u64().unwrap();
+                assert!((200..=225).contains(&seconds), "{last}");
+                let text =
+                    format!("Too many lines; wait {seconds} seconds and go on with this one.");
+                assert_eq!(last["error"], text);
+            }
+            let is_answered = !path.ends_with("missing");
+            assert_eq!(answers.len(), if is_answered { answered } else { 0 });
+            assert!(
+                answers
+                    .iter()
+                    .all(|answer| answer.contains(FOO) || *answer == message)
+            );
+        }
+        for ask in [one, batch(path, line, 1)] {
+            assert_eq!(client.ask(&ask).await.status, 429, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn lines_before_the_end_of_a_rate_are_answered_before_it_and_stored_and_none_after() {
+    let access = open(Settings {
+        write_rate: Some("8/h".parse().unwrap()),
+        ..Settings::default()
+    });
+    let server = TestServer::guarded(&access);
+    let lines = ["a", "b", "c", "d"].map(|text| format!("{{\"message\": \"{text}\"}}\n"));
+    let ask = batch("/messages", lines.concat().trim(), 1);
+    let answer = server.ask_over(Protocol::Http1, &ask).await;
+    let answers: Vec<_> = answer.text().lines().collect();
+    assert_eq!(answers.len(), 3, "{answers:?}");
+    for (text, answer) in ["a", "b"].iter().zip(&answers) {
+        let digest = Digest::of(text.as_bytes());
+        assert_eq!(*answer, format!("{{\"digest\": \"{digest}\"}}"));
+    }
+    assert!(
+        answers[2].contains("\"line\": 4, \"status\": 429"),
+        "{answers:?}"
+    );
+    for (text, expected) in [("a", true), ("b", true), ("c", false), ("d", false)] {
+        let digest = Digest::of(text.as_bytes());
+        assert_eq!(server.service.holds(&digest).unwrap(), expected, "{text}");
+    }
+    let ask = Ask::get("/metrics");
+    let metrics = server.ask_over(Protocol::Http1, &ask).await;
+    let series = "\ndigestd_requests_refused_total{cause=\"rate\"} 1\n";
+    assert!(metrics.text().contains(series), "{}", metrics.text());
 }
 
 // Pages of other sites.

@@ -85,7 +85,9 @@ fn constant(name: &str) -> u64 {
         let value = value.strip_prefix(unit)?.strip_suffix(')')?;
         Some(value.parse::<u64>().unwrap() * seconds)
     };
-    let times = time("Duration::fromsecs(", 1).or_else(|| time("Duration::frommins(", 60));
+    let times = time("Duration::fromsecs(", 1)
+        .or_else(|| time("Duration::frommins(", 60))
+        .or_else(|| time("Duration::fromhours(", 3600));
     times.unwrap_or_else(|| match value.split_once(" << ") {
         Some((number, shift)) => number.parse::<u64>().unwrap() << shift.parse::<u32>().unwrap(),
         None => value.parse().unwrap(),

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use digestd::access::hosts::Hosts;
+use digestd::access::networks::Client;
 use digestd::access::{Access, Settings};
 use digestd::digest::Digest;
 use digestd::message::Message;
@@ -290,7 +291,7 @@ fn exhausted() -> Arc<Access> {
     });
     for is_write in [false, true] {
         access
-            .check_rate(Ipv4Addr::LOCALHOST.into(), is_write)
+            .check_rate(Client::of(Ipv4Addr::LOCALHOST.into()), is_write)
             .unwrap();
     }
     access

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use digestd::access::rates::CLIENTS_MAX;
 use digestd::digest::Digest;
+use digestd::message::Message;
+use digestd::ndjson;
 
-use crate::process::{Answer, Client, Digestd, Launch};
+use crate::process::{Answer, Client, Digestd, Launch, digestd, run};
 
 /// A server with these rates; no line for each request.
 fn server(data_dir: &Path, read_rate: &str, write_rate: &str) -> Launch {
@@ -44,6 +46,45 @@ fn wait_as_told(mut client: Client, ask: impl Fn(&mut Client) -> Answer) {
     assert_eq!(wait, 1);
     thread::sleep(Duration::from_secs(wait));
     assert_ne!(ask(&mut client).status, 429);
+}
+
+/// More lines than may come at once: those that are held up take a second.
+const LINES: usize = 300;
+
+#[test]
+fn a_batch_and_an_import_go_on_where_the_rate_ended_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = server(directory.path(), "1000/s", "600/s").start();
+    let url = server.url();
+    let texts = |name: &str| {
+        (0..LINES)
+            .map(|number| format!("{name} {number}"))
+            .collect()
+    };
+    let texts: [Vec<String>; 2] = [texts("put"), texts("import")];
+
+    let line = |text: &String| format!("\n{{\"message\": \"{text}\"}}\n");
+    let lines: String = texts[0].iter().map(line).collect();
+    let arguments = ["put", "--batch", "-", "--url", &url];
+    let outcome = run(digestd().args(arguments), lines.as_bytes());
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let digest = |text: &String| format!("{}\n", Digest::of(text.as_bytes()));
+    let digests: String = texts[0].iter().map(digest).collect();
+    assert_eq!(String::from_utf8(outcome.stdout).unwrap(), digests);
+
+    let mut lines = Vec::new();
+    for text in &texts[1] {
+        ndjson::write(&mut lines, &Message::new(text.as_str()));
+    }
+    let outcome = run(digestd().args(["import", "--url", &url]), &lines);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+
+    let metrics = server.client().ask("GET", "/metrics", &[], b"").unwrap();
+    let stored = format!("\ndigestd_store_messages {}\n", 2 * LINES);
+    assert!(metrics.text().contains(&stored), "{}", metrics.text());
+    let held = "\ndigestd_requests_refused_total{cause=\"rate\"} ";
+    let (_, held) = metrics.text().split_once(held).unwrap();
+    assert!(!held.starts_with("0\n"), "nothing was held up");
 }
 
 const SECONDS: u32 = 10;

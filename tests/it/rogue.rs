@@ -2,6 +2,8 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread;
 
 use digestd::digest::Digest;
@@ -104,6 +106,42 @@ fn what_a_server_says_is_printed_as_text() {
     let outcome = ask(&["put", "--batch", "-"], &url);
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
     assert_harmless(&outcome);
+}
+
+#[test]
+fn a_server_that_holds_everything_up_is_given_up_after_ten_waits() {
+    let line = |seconds| {
+        format!(
+            "{{\"error\": \"Wait.\", \"line\": 1, \"status\": 429, \"retry_after\": {seconds}}}\n"
+        )
+    };
+    for (words, status, seconds, expected) in [
+        (["put", "--batch", "-"].as_slice(), "200 OK", 0, 11),
+        (&["put", "--batch", "-"], "200 OK", 3601, 1),
+        (&["put", "--batch", "-"], "429 Too Many Requests", 0, 11),
+        // Once beside others, then alone.
+        (&["import"], "429 Too Many Requests", 0, 12),
+        (&["import"], "429 Too Many Requests", 3601, 2),
+    ] {
+        let (asked, line) = (Arc::new(AtomicU32::new(0)), line(seconds));
+        let count = Arc::clone(&asked);
+        let url = serve(move |stream| {
+            count.fetch_add(1, Relaxed);
+            let length = line.len();
+            write!(
+                stream,
+                "HTTP/1.1 {status}\r\nConnection: close\r\nRetry-After: {seconds}\r\nContent-Length: {length}\r\n\r\n{line}"
+            )
+        });
+        let outcome = ask(words, &url);
+        assert_eq!(outcome.code, Some(1), "{words:?} {status}: {outcome:?}");
+        assert!(outcome.stderr.contains("Wait."), "{outcome:?}");
+        assert_eq!(
+            asked.load(Relaxed),
+            expected,
+            "{words:?} {status} {seconds}"
+        );
+    }
 }
 
 #[test]

@@ -114,12 +114,12 @@ struct LimitArgs {
     #[arg(value_name = "N", default_value_t = config::CLIENT_CONNECTIONS_MAX)]
     client_connections_max: NonZeroU16,
 
-    /// Requests that read, for each client (an IPv4 address, an IPv6 /64 network), like 100/s, 100/m
-    /// or 100/h; all clients of a /48 network have 16 times as many [default: no limit]
+    /// Requests that read, and lines of look-ups, for each client (an IPv4 address, an IPv6 /64 network), like
+    /// 100/s, 100/m or 100/h; all clients of a /48 network have 16 times as many [default: no limit]
     #[arg(long, value_name = "RATE", env = "DIGESTD_READ_RATE")]
     read_rate: Option<Rate>,
 
-    /// The same for requests that write
+    /// The same for requests that write, and lines of batches
     #[arg(long, value_name = "RATE", env = "DIGESTD_WRITE_RATE")]
     write_rate: Option<Rate>,
 }
