@@ -6,6 +6,7 @@
         clippy::expect_used,
         clippy::panic,
         clippy::indexing_slicing,
+        clippy::missing_panics_doc,
         reason = "a test that panics is a test that fails"
     )
 )]
@@ -32,3 +33,6 @@ pub mod config;
 pub mod logging;
 pub mod metrics;
 pub mod supervisor;
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;

@@ -18,6 +18,9 @@ pub mod proxy_protocol;
 pub mod rates;
 pub mod tokens;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+
 use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;

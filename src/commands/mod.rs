@@ -28,6 +28,9 @@ mod setup;
 mod token;
 mod verify;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+
 use clap::{Parser, Subcommand};
 
 pub use self::options::ServerArgs;

@@ -71,6 +71,9 @@ mod range;
 mod request_id;
 mod trace;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+
 pub use self::app::{App, ConnectionInfo};
 pub use self::body::{DeliveryProgress, ResponseBody};
 pub use self::budget::{EndConnection, NoRoom};

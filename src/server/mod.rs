@@ -20,6 +20,9 @@ mod tls;
 
 mod signal;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;

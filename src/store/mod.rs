@@ -129,6 +129,9 @@ mod state;
 mod verify;
 mod watchdog;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
