@@ -2,7 +2,8 @@
 //!
 //! **Invariants:** no client has more than its share, half of it all, and neither has an IPv6 /48 network, but
 //! for the first of its bodies that grows; so whatever one of them does, there is something left for the
-//! others. Who waits for room while another client has more than an eighth ends what that client began last.
+//! others. Who waits for room, within its share, while another client has more than an eighth, and more than
+//! itself, ends what that client began last.
 //! What grows first in all can always grow to its end, so bodies never wait for each other. What is set aside
 //! for bytes is given back when the last of them is dropped, wherever they went: into the queue of the store,
 //! into the buffers of HTTP/2 (see [`covered`]). A client is remembered only while something is set aside for
@@ -179,9 +180,20 @@ impl Budget {
         }
     }
 
-    /// Ends something of another client than `client` that has too much, if there is one.
-    pub(super) fn make_room(&self, client: Client) {
-        self.0.end_one(client, self.0.units_max / PROTECTED_PART);
+    /// The same, and makes room for the next try if there is none.
+    pub(super) fn reserve_or_make_room(
+        &self,
+        client: Client,
+        units: usize,
+    ) -> Result<Reservation, NoRoom> {
+        self.reserve(client, units).inspect_err(|NoRoom| {
+            let claim = Claim {
+                client,
+                units,
+                number: None,
+            };
+            self.0.end_one(claim, self.0.units_max / PROTECTED_PART);
+        })
     }
 
     /// Whether others wait while `client` has more than all of it divided by those who have some.
@@ -259,9 +271,9 @@ impl Inner {
             let protected = if now < deadline {
                 self.units_max / PROTECTED_PART
             } else {
-                self.units_of(claim.client)
+                0
             };
-            self.end_one(claim.client, protected);
+            self.end_one(claim, protected);
             let until = (now + ENDING_INTERVAL).min(last);
             match timeout_at(until, &mut granted).await {
                 Ok(granted) => return granted.map_err(|_| NoRoom),
@@ -271,23 +283,18 @@ impl Inner {
         }
     }
 
-    fn units_of(&self, client: Client) -> usize {
-        let state = self.state();
-        state
-            .clients
-            .get(&client)
-            .map_or(0, |holding| holding.units)
-    }
-
-    /// Ends what was begun last by the client that has most, and more than `protected`, if that is not
-    /// `client`.
-    fn end_one(&self, client: Client, protected: usize) {
+    /// Ends what was begun last by the client that has most, if that is more than `protected` and more than
+    /// `claim` would bring its own client to. Who waits for its own share ends nothing.
+    fn end_one(&self, claim: Claim, protected: usize) {
         let mut state = self.state();
-        let others = state
-            .clients
-            .iter_mut()
-            .filter(|(other, holding)| **other != client && holding.units > protected);
-        let Some((_, most)) = others.max_by_key(|(_, holding)| holding.units) else {
+        if !state.is_in_share(self, claim) {
+            return;
+        }
+        let protected = protected.max(state.of_client(claim.client) + claim.units);
+        let can_end = |holding: &Holding| holding.endings.values().any(Option::is_some);
+        let others = state.clients.values_mut();
+        let others = others.filter(|holding| holding.units > protected && can_end(holding));
+        let Some(most) = others.max_by_key(|holding| holding.units) else {
             return;
         };
         let ending = most.endings.values_mut().rev().find_map(Option::take);
@@ -327,6 +334,10 @@ fn hand_over(granted: Vec<(oneshot::Sender<Reservation>, Reservation)>) {
     }
 }
 
+fn fits(taken: usize, units: usize, max: usize) -> bool {
+    taken.checked_add(units).is_some_and(|all| all <= max)
+}
+
 impl State {
     fn take(&mut self, budget: &Arc<Inner>, claim: Claim) -> Option<Reservation> {
         let Claim {
@@ -335,16 +346,15 @@ impl State {
             number,
         } = claim;
         let network = client.network();
-        let holding = self.clients.get(&client);
-        let of_client = holding.map_or(0, |holding| holding.units);
-        let of_network = self.networks.get(&network).copied().unwrap_or(0);
         let first = |holding: &Holding| holding.endings.keys().next().copied();
-        let is_first_of_client = number.is_some() && holding.and_then(first) == number;
+        let is_first_of_client =
+            number.is_some() && self.clients.get(&client).and_then(first) == number;
         let is_first =
             is_first_of_client && self.clients.values().filter_map(first).min() == number;
-        let fits = |taken: usize, max| taken.checked_add(units).is_some_and(|all| all <= max);
-        let is_share = fits(of_client, budget.share_max) && fits(of_network, budget.share_max);
-        if !(fits(self.taken, budget.units_max) || is_first) || !(is_share || is_first_of_client) {
+        let is_there = fits(self.taken, units, budget.units_max);
+        let is_in_share = self.is_in_share(budget, claim)
+            || is_first_of_client && self.is_in_network_share(budget, claim);
+        if !(is_first || is_there && is_in_share) {
             return None;
         }
         self.taken += units;
@@ -357,6 +367,22 @@ impl State {
             client,
             units,
         })
+    }
+
+    fn of_client(&self, client: Client) -> usize {
+        let holding = self.clients.get(&client);
+        holding.map_or(0, |holding| holding.units)
+    }
+
+    fn is_in_share(&self, budget: &Inner, claim: Claim) -> bool {
+        fits(self.of_client(claim.client), claim.units, budget.share_max)
+            && self.is_in_network_share(budget, claim)
+    }
+
+    fn is_in_network_share(&self, budget: &Inner, claim: Claim) -> bool {
+        let network = claim.client.network();
+        let of_network = self.networks.get(&network).copied().unwrap_or(0);
+        !network.is_shared() || fits(of_network, claim.units, budget.share_max)
     }
 
     fn wait(&mut self, claim: Claim) -> Result<oneshot::Receiver<Reservation>, NoRoom> {
@@ -579,6 +605,37 @@ mod tests {
         waited.unwrap();
         assert!(started.elapsed() < ENDING_INTERVAL);
         drop(rest);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_its_own_share_or_has_as_much_ends_nothing() {
+        let budget = Budget::new(100);
+        let (others, told) = begin(&budget, client("10.0.0.2"));
+        let _others = others.reserve(30, PATIENCE).await.unwrap();
+        let share = budget.reserve(one(), 50).unwrap();
+        budget.reserve_within(one(), 1, PATIENCE).await.unwrap_err();
+        assert!(!is_told(&told).await);
+        drop(share);
+        let _rest = [(one(), 25), (client("10.0.0.3"), 45)]
+            .map(|(client, units)| budget.reserve(client, units).unwrap());
+        budget.reserve_within(one(), 5, PATIENCE).await.unwrap_err();
+        assert!(!is_told(&told).await);
+        // The one with most has nothing that can be ended.
+        let refused = budget.reserve_or_make_room(client("10.0.0.4"), 5);
+        refused.unwrap_err();
+        assert!(is_told(&told).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_bodies_of_many_clients_of_a_network_have_no_more_than_its_share() {
+        let budget = Budget::new(10);
+        let (oldest, _) = begin(&budget, client("10.0.0.2"));
+        let _oldest = oldest.reserve(1, PATIENCE).await.unwrap();
+        let (first, _) = begin(&budget, client("2001:db8:1:1::1"));
+        let _first = first.reserve(4, PATIENCE).await.unwrap();
+        let (other, _) = begin(&budget, client("2001:db8:1:2::1"));
+        other.reserve(2, Duration::ZERO).await.unwrap_err();
+        other.reserve(1, Duration::ZERO).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -87,7 +87,6 @@ impl App {
         }
         let reserved = self.answers.reserve_answer(client, response.body());
         let reserved = reserved.unwrap_or_else(|NoRoom| {
-            self.answers.make_room(client);
             response = self.failure(&HttpError::NoRoomForAnswer, &head, record.id());
             None
         });
