@@ -38,7 +38,7 @@ pub struct Limits {
     pub body: BodyLimits,
     /// Of batches.
     pub batch: BatchLimits,
-    /// Answers larger than 64 KiB that clients have not taken yet, all connections together, in bytes.
+    /// Answers above 4 KiB and streams of HTTP/2 that clients have not taken yet, all connections together, in bytes.
     pub answers_bytes_max: usize,
     /// Writes at once, from the end of their body to their answer.
     pub writes_max: usize,

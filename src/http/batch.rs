@@ -129,10 +129,10 @@ impl Shares {
                 (&app.look_ups, HttpError::NoRoomForLookUp)
             }
         };
+        let slot = slots.reserve_within(client, 1, app.limits.body.room_timeout);
+        let slot = slot.await.map_err(|NoRoom| no_room)?;
         let told = Arc::new(Notify::new());
         let begun = slots.begin(client, Ending::Told(Arc::clone(&told)));
-        let slot = begun.reserve(1, app.limits.body.room_timeout).await;
-        let slot = slot.map_err(|NoRoom| no_room)?;
         let writes = (operation == BatchOperation::Publish)
             .then(|| Arc::clone(&app.writes).try_acquire_many_owned(app.limits.batch.lines_max));
         Ok(Self {

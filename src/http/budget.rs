@@ -27,8 +27,8 @@ const PROTECTED_PART: usize = 8;
 const ENDING_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Waits at once, half of them of one client; more are refused. Each holds a body that is not read meanwhile,
-/// 64 KiB of which may have come over HTTP/2: 16 MiB.
-const WAITING_MAX: usize = 256;
+/// 64 KiB of which may have come over HTTP/2: 4 MiB.
+const WAITING_MAX: usize = 64;
 
 /// A number of bytes or slots of which parts can be set aside.
 #[derive(Debug)]
@@ -151,7 +151,7 @@ impl Budget {
         self.0.state().take(&self.0, claim).ok_or(NoRoom)
     }
 
-    /// The same, and waits for it up to `patience`, while what others have too much of is ended.
+    /// The same, and waits up to `patience` for what others have, while what they have too much of is ended.
     pub(super) async fn reserve_within(
         &self,
         client: Client,
@@ -192,7 +192,7 @@ impl Budget {
                 units,
                 number: None,
             };
-            self.0.end_one(claim, self.0.units_max / PROTECTED_PART);
+            self.0.end_one(claim, false);
         })
     }
 
@@ -261,6 +261,10 @@ impl Inner {
             if let Some(reservation) = state.take(self, claim) {
                 return Ok(reservation);
             }
+            // Beyond its share a client waits for nobody but itself: that would only keep bodies here.
+            if !state.is_in_share(self, claim) {
+                return Err(NoRoom);
+            }
             state.wait(claim)?
         };
         let deadline = Instant::now() + patience;
@@ -268,12 +272,7 @@ impl Inner {
         let last = deadline + ENDING_INTERVAL;
         loop {
             let now = Instant::now();
-            let protected = if now < deadline {
-                self.units_max / PROTECTED_PART
-            } else {
-                0
-            };
-            self.end_one(claim, protected);
+            self.end_one(claim, now >= deadline);
             let until = (now + ENDING_INTERVAL).min(last);
             match timeout_at(until, &mut granted).await {
                 Ok(granted) => return granted.map_err(|_| NoRoom),
@@ -283,14 +282,20 @@ impl Inner {
         }
     }
 
-    /// Ends what was begun last by the client that has most, if that is more than `protected` and more than
-    /// `claim` would bring its own client to. Who waits for its own share ends nothing.
-    fn end_one(&self, claim: Claim, protected: usize) {
+    /// Ends what was begun last by the client that has most, if that is more than an eighth and more than
+    /// `claim` would bring its own client to, or `at_last` more than that has already. Who waits for its own
+    /// share ends nothing.
+    fn end_one(&self, claim: Claim, at_last: bool) {
         let mut state = self.state();
         if !state.is_in_share(self, claim) {
             return;
         }
-        let protected = protected.max(state.of_client(claim.client) + claim.units);
+        let of_client = state.of_client(claim.client);
+        let protected = if at_last {
+            of_client
+        } else {
+            (of_client + claim.units).max(self.units_max / PROTECTED_PART)
+        };
         let can_end = |holding: &Holding| holding.endings.values().any(Option::is_some);
         let others = state.clients.values_mut();
         let others = others.filter(|holding| holding.units > protected && can_end(holding));
@@ -402,6 +407,9 @@ impl State {
     /// Takes for those who wait what they can have now, in their order.
     fn grant(&mut self, budget: &Arc<Inner>) -> Vec<(oneshot::Sender<Reservation>, Reservation)> {
         let mut granted = Vec::new();
+        if self.waiting.is_empty() {
+            return granted;
+        }
         for waiting in std::mem::take(&mut self.waiting) {
             if waiting.granted.is_closed() {
                 continue;
@@ -455,274 +463,4 @@ pub(super) fn covered(bytes: Bytes, cover: impl Send + 'static) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn client(address: &str) -> Client {
-        Client::of(address.parse().unwrap())
-    }
-
-    fn one() -> Client {
-        client("10.0.0.1")
-    }
-
-    #[test]
-    fn a_client_has_half_and_another_the_other_half() {
-        let budget = Budget::new(10);
-        let first = budget.reserve(one(), 5).unwrap();
-        assert_eq!(budget.reserve(one(), 1).unwrap_err(), NoRoom);
-        let _other = budget.reserve(client("10.0.0.2"), 5).unwrap();
-        assert_eq!(budget.reserve(client("10.0.0.3"), 1).unwrap_err(), NoRoom);
-        drop(first);
-        budget.reserve(client("10.0.0.3"), 5).unwrap();
-    }
-
-    #[test]
-    fn a_network_of_many_clients_has_half_too() {
-        let budget = Budget::new(10);
-        let _first = budget.reserve(client("2001:db8:1:1::1"), 3).unwrap();
-        budget.reserve(client("2001:db8:1:2::1"), 3).unwrap_err();
-        budget.reserve(client("2001:db8:1:2::1"), 2).unwrap();
-        budget.reserve(client("2001:db8:2:1::1"), 5).unwrap();
-    }
-
-    #[test]
-    fn of_slots_one_is_left_to_others_if_there_are_two() {
-        for (slots, share) in [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)] {
-            let budget = Budget::new(slots);
-            assert_eq!(budget.share_max(), share, "{slots}");
-            let held: Vec<_> = (0..slots)
-                .map_while(|_| budget.reserve(one(), 1).ok())
-                .collect();
-            assert_eq!(held.len(), share, "{slots}");
-        }
-    }
-
-    #[test]
-    fn what_was_set_aside_comes_back_with_the_last_slice_of_what_it_covers() {
-        let budget = Budget::new(20);
-        let whole = covered(Bytes::from_static(b"0123456789"), budget.reserve(one(), 10));
-        let slice = whole.slice(4..5);
-        drop(whole);
-        budget.reserve(one(), 1).unwrap_err();
-        drop(slice);
-        budget.reserve(one(), 10).unwrap();
-    }
-
-    #[test]
-    fn a_part_can_be_given_back_and_never_more_than_there_is() {
-        let budget = Budget::new(20);
-        let mut reservation = budget.reserve(one(), 10).unwrap();
-        reservation.shrink_to(4);
-        let other = budget.reserve(one(), 6).unwrap();
-        reservation.shrink_to(7);
-        assert_eq!(reservation.units(), 4);
-        budget.reserve(one(), 1).unwrap_err();
-        drop((reservation, other));
-        budget.reserve(one(), 10).unwrap();
-    }
-
-    /// Something that was begun, and how it is told to end.
-    fn begin(budget: &Budget, client: Client) -> (Begun, Arc<Notify>) {
-        let told = Arc::new(Notify::new());
-        (budget.begin(client, Ending::Told(Arc::clone(&told))), told)
-    }
-
-    async fn is_told(told: &Notify) -> bool {
-        timeout_at(Instant::now(), told.notified()).await.is_ok()
-    }
-
-    const PATIENCE: Duration = Duration::from_secs(5);
-
-    #[tokio::test(start_paused = true)]
-    async fn who_waits_is_next_when_something_is_given_back() {
-        let budget = Budget::new(10);
-        let first = budget.reserve(one(), 5).unwrap();
-        let waiting = budget.reserve_within(one(), 3, PATIENCE);
-        let (waited, ()) = tokio::join!(waiting, async { drop(first) });
-        assert_eq!(waited.unwrap().units(), 3);
-        budget.reserve(one(), 5).unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_wait_ends_and_its_end_leaves_nothing_behind() {
-        let budget = Budget::new(10);
-        let first = budget.reserve(one(), 5).unwrap();
-        let started = Instant::now();
-        budget.reserve_within(one(), 1, PATIENCE).await.unwrap_err();
-        assert_eq!(started.elapsed(), PATIENCE + ENDING_INTERVAL);
-        drop(first);
-        budget.reserve(one(), 5).unwrap();
-        assert!(budget.0.state().waiting.is_empty());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn so_many_wait_half_of_them_of_one_client_and_not_one_more() {
-        let budget = Budget::new(10);
-        let others = client("10.0.0.2");
-        let _held = [one(), others].map(|client| budget.reserve(client, 5).unwrap());
-        let wait = |client| {
-            budget.0.state().wait(Claim {
-                client,
-                units: 1,
-                number: None,
-            })
-        };
-        let mut waiting = Vec::new();
-        for client in [one(), others] {
-            waiting.extend((0..WAITING_MAX / 2).map(|_| wait(client).unwrap()));
-            wait(client).unwrap_err();
-        }
-        wait(client("10.0.0.3")).unwrap_err();
-        waiting.pop();
-        wait(client("10.0.0.3")).unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_a_client_with_more_than_an_eighth_began_last_ends_when_another_waits() {
-        let budget = Budget::new(80);
-        let (old, old_told) = begin(&budget, one());
-        let _old = old.reserve(30, PATIENCE).await.unwrap();
-        let (new, new_told) = begin(&budget, one());
-        let ended = new.reserve(10, PATIENCE).await.unwrap();
-        let rest: Vec<_> = (2..6)
-            .map(|last| {
-                budget
-                    .reserve(client(&format!("10.0.0.{last}")), 10)
-                    .unwrap()
-            })
-            .collect();
-        let waiting = budget.reserve_within(client("10.0.0.9"), 10, PATIENCE);
-        let ending = async {
-            new_told.notified().await;
-            assert!(!is_told(&old_told).await);
-            drop((ended, new));
-        };
-        let started = Instant::now();
-        let (waited, ()) = tokio::join!(waiting, ending);
-        waited.unwrap();
-        assert!(started.elapsed() < ENDING_INTERVAL);
-        drop(rest);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_waits_for_its_own_share_or_has_as_much_ends_nothing() {
-        let budget = Budget::new(100);
-        let (others, told) = begin(&budget, client("10.0.0.2"));
-        let _others = others.reserve(30, PATIENCE).await.unwrap();
-        let share = budget.reserve(one(), 50).unwrap();
-        budget.reserve_within(one(), 1, PATIENCE).await.unwrap_err();
-        assert!(!is_told(&told).await);
-        drop(share);
-        let _rest = [(one(), 25), (client("10.0.0.3"), 45)]
-            .map(|(client, units)| budget.reserve(client, units).unwrap());
-        budget.reserve_within(one(), 5, PATIENCE).await.unwrap_err();
-        assert!(!is_told(&told).await);
-        // The one with most has nothing that can be ended.
-        let refused = budget.reserve_or_make_room(client("10.0.0.4"), 5);
-        refused.unwrap_err();
-        assert!(is_told(&told).await);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_first_bodies_of_many_clients_of_a_network_have_no_more_than_its_share() {
-        let budget = Budget::new(10);
-        let (oldest, _) = begin(&budget, client("10.0.0.2"));
-        let _oldest = oldest.reserve(1, PATIENCE).await.unwrap();
-        let (first, _) = begin(&budget, client("2001:db8:1:1::1"));
-        let _first = first.reserve(4, PATIENCE).await.unwrap();
-        let (other, _) = begin(&budget, client("2001:db8:1:2::1"));
-        other.reserve(2, Duration::ZERO).await.unwrap_err();
-        other.reserve(1, Duration::ZERO).await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn at_the_end_of_a_wait_who_has_most_gives_way_and_nobody_before() {
-        let budget = Budget::new(16);
-        let mut held = Vec::new();
-        for last in 1..=8 {
-            let (begun, told) = begin(&budget, client(&format!("10.0.0.{last}")));
-            let reservation = begun.reserve(2, PATIENCE).await.unwrap();
-            held.push((begun, told, reservation));
-        }
-        let started = Instant::now();
-        let waiting = budget.reserve_within(client("10.0.0.9"), 1, PATIENCE);
-        let ending = async {
-            let told: Vec<_> = held.iter().map(|(_, told, _)| Arc::clone(told)).collect();
-            loop {
-                for (number, told) in told.iter().enumerate() {
-                    if is_told(told).await {
-                        assert!(started.elapsed() >= PATIENCE);
-                        drop(held.remove(number));
-                        return;
-                    }
-                }
-                tokio::time::sleep(ENDING_INTERVAL / 4).await;
-            }
-        };
-        let (waited, ()) = tokio::join!(waiting, ending);
-        waited.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_was_begun_first_grows_to_its_end_and_others_wait() {
-        let budget = Budget::new(10);
-        let (first, _) = begin(&budget, one());
-        let (second, _) = begin(&budget, one());
-        let small = first.reserve(2, PATIENCE).await.unwrap();
-        let _rest = second.reserve(3, PATIENCE).await.unwrap();
-        let _others = budget.reserve(client("10.0.0.2"), 5).unwrap();
-        second.reserve(1, Duration::ZERO).await.unwrap_err();
-        let whole = first.reserve(9, Duration::ZERO).await.unwrap();
-        drop((small, whole, first));
-        second.reserve(2, Duration::ZERO).await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_crowds_others_that_wait_if_it_has_more_than_a_fair_part() {
-        let budget = Budget::new(10);
-        let others = client("10.0.0.2");
-        let _held = [(one(), 5), (others, 4), (client("10.0.0.3"), 1)]
-            .map(|(client, units)| budget.reserve(client, units).unwrap());
-        assert!(!budget.is_crowded_by(one()));
-        let _waiting = budget.0.state().wait(Claim {
-            client: others,
-            units: 1,
-            number: None,
-        });
-        assert!(budget.is_crowded_by(one()) && !budget.is_crowded_by(others));
-        assert!(!budget.is_crowded_by(client("10.0.0.3")));
-    }
-
-    proptest! {
-        #[test]
-        fn nobody_ever_has_more_than_a_share_and_nobody_is_remembered_for_nothing(
-            steps in proptest::collection::vec((0..6_u8, 0..8_usize, any::<bool>()), 0..60),
-        ) {
-            let budget = Budget::new(20);
-            let mut held: Vec<Reservation> = Vec::new();
-            for (number, units, takes) in steps {
-                let of = match number {
-                    0..3 => client(&format!("10.0.0.{number}")),
-                    _ => client(&format!("2001:db8:1:{number}::1")),
-                };
-                if takes {
-                    held.extend(budget.reserve(of, units));
-                } else if units < held.len() {
-                    held.swap_remove(units);
-                }
-                let sum = |held: &[Reservation], is_in: &dyn Fn(Client) -> bool| -> usize {
-                    held.iter().filter(|part| is_in(part.client)).map(Reservation::units).sum()
-                };
-                prop_assert!(sum(&held, &|_| true) <= 20);
-                prop_assert!(sum(&held, &|client| client == of) <= 10);
-                prop_assert!(sum(&held, &|client| client.network() == of.network()) <= 10);
-            }
-            held.clear();
-            let state = budget.0.state();
-            prop_assert!(state.taken == 0 && state.clients.is_empty() && state.networks.is_empty());
-        }
-    }
-}
+mod tests;

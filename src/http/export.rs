@@ -37,10 +37,10 @@ struct Range {
 pub(super) async fn export(app: &App, client: Client, query: &str) -> Result<Response, HttpError> {
     let range = Range::parse(query).map_err(HttpError::Query)?;
     let slots = app.exports.as_ref().ok_or(HttpError::NoSuchPath)?;
+    let slot = slots.reserve_within(client, 1, app.limits.body.room_timeout);
+    let slot = slot.await.map_err(|NoRoom| HttpError::NoRoomForExport)?;
     let told = Arc::new(Notify::new());
     let begun = slots.begin(client, Ending::Told(Arc::clone(&told)));
-    let slot = begun.reserve(1, app.limits.body.room_timeout).await;
-    let slot = slot.map_err(|NoRoom| HttpError::NoRoomForExport)?;
     // While the client can still be told with a status.
     app.service.health().reads.map_err(HttpError::NotReady)?;
     let (sender, answer) = ResponseBody::stream(AHEAD_BYTES_MAX, None);

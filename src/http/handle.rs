@@ -79,17 +79,19 @@ impl App {
             .handle(info.role, resource, &head, admitted, body)
             .await;
         let mut response = result.unwrap_or_else(|error| self.failure(&error, &head, record.id()));
+        match self.answers.reserve_answer(client, response.body()) {
+            Ok(reserved) => response.body_mut().cover(None, reserved),
+            Err(NoRoom) => {
+                response = self.failure(&HttpError::NoRoomForAnswer, &head, record.id());
+            }
+        }
+        // It is hashed in its turn, which is waited for: it is covered until then.
         if let Some(wanted) = WantedDigests::of(&head.headers) {
             wanted.add_to(&mut response).await;
         }
         if head.method == Method::HEAD {
             remove_body(&mut response);
         }
-        let reserved = self.answers.reserve_answer(client, response.body());
-        let reserved = reserved.unwrap_or_else(|NoRoom| {
-            response = self.failure(&HttpError::NoRoomForAnswer, &head, record.id());
-            None
-        });
         self.add_constant_fields(&mut response, &head, record.id());
         if head.version < Version::HTTP_2 && record.has_abandoned_body() {
             let close = HeaderValue::from_static("close");
@@ -101,7 +103,7 @@ impl App {
         if let Some(stream) = &mut stream {
             stream.shrink_to(STREAM_BYTES);
         }
-        body.cover(stream, reserved);
+        body.cover(stream, None);
         Ok(response)
     }
 

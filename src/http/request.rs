@@ -373,7 +373,13 @@ pub(super) async fn discard(limits: &BodyLimits, fields: &HeaderMap, mut body: R
         return;
     }
     let mut deadline = BodyDeadline::new(limits);
-    while let Ok(Some(_)) = deadline.next_frame(&mut body).await {}
+    let mut received = 0;
+    while let Ok(Some(frame)) = deadline.next_frame(&mut body).await {
+        received += frame.data_ref().map_or(0, |data| data.len() as u64);
+        if deadline.check(received, || false).is_err() {
+            return;
+        }
+    }
 }
 
 /// How long a body may take. Only time in which it is waited for counts.

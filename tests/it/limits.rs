@@ -507,18 +507,26 @@ async fn slow_small_bodies_keep_out_small_ones_and_not_large_ones() {
 }
 
 #[tokio::test]
-async fn a_body_waits_for_room() {
+async fn a_body_waits_for_room_that_others_have() {
     let server = TestServer::with(|limits| {
         little_room(limits);
         limits.body.room_timeout = PATIENCE;
     });
-    let mut first = begin_body(&server, 60_000).await;
-    let mut second = server.connect_raw().await;
-    second.send(post(80_000) + &"b".repeat(80_000)).await;
+    let mut others = Vec::new();
+    for address in ["127.0.0.2", "127.0.0.3"] {
+        let mut client = connect(address, server.address).await;
+        client.send(post(80_000) + &"a".repeat(79_999)).await;
+        others.push(client);
+    }
     server.has_seen_all().await;
-    first.send("a").await;
-    assert_eq!(first.answer().await.status, 201);
-    assert_eq!(second.answer().await.status, 201);
+    let mut waiting = server.connect_raw().await;
+    waiting.send(post(80_000) + &"b".repeat(80_000)).await;
+    server.has_seen_all().await;
+    for client in &mut others {
+        client.send("a").await;
+        assert_eq!(client.answer().await.status, 201);
+    }
+    assert_eq!(waiting.answer().await.status, 201);
 }
 
 #[tokio::test]
@@ -536,7 +544,7 @@ async fn a_body_of_who_has_most_gives_way_to_another_client() {
         server.has_seen_all().await;
         slow.push(client);
     }
-    let large = Ask::publish("b".repeat(80_000));
+    let large = Ask::publish("b".repeat(60_000));
     assert_eq!(server.ask_over(Protocol::Http1, &large).await.status, 201);
     let mut statuses = Vec::new();
     for client in &mut slow {

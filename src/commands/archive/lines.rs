@@ -81,7 +81,9 @@ fn read_line(
         let more = piece.iter().filter(|&&byte| byte == b'\\').count();
         escapes += more;
         let text_bytes_min = line.len().saturating_sub(ESCAPE_BYTES_MAX * escapes);
-        if text_bytes_min > message_bytes_max + FRAME_BYTES_MAX {
+        // However many of its backslashes are themselves escaped.
+        let line_bytes_max = (1 + ESCAPE_BYTES_MAX) * message_bytes_max + FRAME_BYTES_MAX;
+        if text_bytes_min > message_bytes_max + FRAME_BYTES_MAX || line.len() > line_bytes_max {
             return Ok(true);
         }
     }
@@ -123,9 +125,15 @@ mod tests {
 
     #[test]
     fn a_line_without_an_end_is_not_kept() {
-        let mut line = Vec::new();
-        let mut endless = io::BufReader::new(io::repeat(b'x').take(16 << 20));
-        assert!(read_line(&mut endless, 1 << 20, &mut line).unwrap());
-        assert!(line.len() <= (1 << 20) + (128 << 10), "{}", line.len());
+        for (byte, times) in [(b'x', 1), (b'\\', 1 + ESCAPE_BYTES_MAX)] {
+            let mut line = Vec::new();
+            let mut endless = io::BufReader::new(io::repeat(byte).take(16 << 20));
+            assert!(read_line(&mut endless, 1 << 20, &mut line).unwrap());
+            assert!(
+                line.len() <= times * (1 << 20) + (128 << 10),
+                "{}",
+                line.len()
+            );
+        }
     }
 }
