@@ -92,8 +92,6 @@ pub struct BodyLimits {
     pub all_large_bytes_max: usize,
     /// The same for small ones, so that large bodies never keep them out.
     pub all_small_bytes_max: usize,
-    /// A body or a batch may wait this long for room that others have.
-    pub room_timeout: Duration,
     /// A body may pause this long.
     pub stall_timeout: Duration,
     /// What a body must bring on average once it took longer than a pause, in bytes a second.
@@ -178,8 +176,6 @@ impl Default for BodyLimits {
             // Together 48 MiB: 32 of the largest bodies, and a thousand small ones beside them.
             all_large_bytes_max: 32 << 20,
             all_small_bytes_max: 16 << 20,
-            // A sixth of what a body may pause, and far below what clients wait for an answer.
-            room_timeout: Duration::from_secs(5),
             // Long enough for a lost packet's third retry, on a bad line.
             stall_timeout: Duration::from_secs(30),
             // A modem of 1990; a client below it holds memory and sends nothing.
@@ -224,9 +220,8 @@ const MEMORY_SHARE: u64 = 4;
 /// Connections at the least, however little memory there is: a proxy and those who look after the service.
 const CONNECTIONS_MIN: usize = 64;
 
-/// Two buffers that a body of the largest size may take while it grows, in the share of its client, which is
-/// half of it all.
-const BODY_BUFFERS: usize = 4;
+/// Buffers that a body of the largest size may take while it grows, and the same for its client's share.
+const BODY_BUFFERS: usize = 3;
 
 /// The part of the room for answers that the largest answer is counted with.
 const ANSWER_PARTS: usize = 4;
@@ -324,7 +319,7 @@ mod tests {
     #[test]
     fn the_largest_body_passes_however_little_memory_there_is() {
         let limits = fitting(1 << 20, true, 8 << 20);
-        assert_eq!(limits.body.all_large_bytes_max, 32 << 20);
+        assert_eq!(limits.body.all_large_bytes_max, 24 << 20);
         assert_eq!(limits.answers_bytes_max, 32 << 20);
         assert_eq!(limits.connection.connections_max, CONNECTIONS_MIN);
     }

@@ -1,17 +1,15 @@
 //! What all requests share, and how a request came.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use super::budget::{Budget, EndConnection, Ending};
+use super::budget::Budget;
 use super::pages::Pages;
 use super::record::Reporters;
 use super::request::BodyBudget;
 use super::request_id::RequestIds;
 use super::resource::ListenerRole;
-use crate::access::networks::Client;
 use crate::access::{Access, Peer};
 use crate::config::Limits;
 use crate::logging::Logs;
@@ -97,13 +95,6 @@ impl App {
     #[must_use]
     pub fn guarded_by(self, access: Arc<Access>) -> Self {
         Self { access, ..self }
-    }
-
-    /// Lets `connection` of `client` be ended while it holds answers for which others wait, until what is
-    /// returned is dropped.
-    pub fn may_end(&self, client: IpAddr, connection: Arc<dyn EndConnection>) -> impl Send + use<> {
-        let ending = Ending::Connection(connection);
-        self.answers.begin(Client::of(client), ending)
     }
 
     /// Who is admitted.

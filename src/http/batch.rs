@@ -20,14 +20,14 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use http::request::Parts;
 use hyper::body::Frame;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::consume_budget;
 use tokio::time::timeout;
 
 use super::app::App;
 use super::authorize::seconds;
 use super::body::{BodySender, Gone, Response, ResponseBody};
-use super::budget::{Begun, Ending, NoRoom, Reservation};
+use super::budget::{NoRoom, Reservation};
 use super::digest_fields::RequestDigests;
 use super::error::{HttpError, LineError};
 use super::json;
@@ -73,19 +73,17 @@ pub(super) async fn answer(
         BatchOperation::Publish => Some(app.service.durability()?),
         BatchOperation::LookUp | BatchOperation::FindMissing => None,
     };
-    let shares = Shares::take(app, body.client(), operation).await?;
+    let shares = Shares::take(app, body.client(), operation)?;
     // So that a client that has a batch has room for other answers.
     let bytes_max = app
         .limits
         .batch
         .answer_bytes_max
         .min(app.answers.share_max() / 4);
-    let room = app
-        .answers
-        .reserve_within(body.client(), bytes_max, app.limits.body.room_timeout);
-    let room = room.await.map_err(|NoRoom| HttpError::NoRoomForAnswer)?;
+    let room = app.answers.reserve(body.client(), bytes_max);
+    let room = room.map_err(|NoRoom| HttpError::NoRoomForAnswer)?;
     // Before the head of the answer, which a client that waits to be asked would take for the last word.
-    let mut deadline = BodyDeadline::new(&app.limits.body);
+    let deadline = BodyDeadline::new(&app.limits.body);
     let first = deadline.next_frame(&mut body).await?;
     let (answers, streamed) = ResponseBody::stream(bytes_max, Some(room));
     let batch = Batch {
@@ -113,38 +111,26 @@ pub(super) async fn answer(
 #[derive(Debug)]
 struct Shares {
     _slot: Reservation,
-    _begun: Begun,
-    /// Told when others wait for the slot.
-    told: Arc<Notify>,
     _writes: Option<OwnedSemaphorePermit>,
     /// Shared with the lines on their way to the disk, which go on when the client has gone away.
     memory: Arc<Reservation>,
 }
 
 impl Shares {
-    async fn take(app: &App, client: Client, operation: BatchOperation) -> Result<Self, HttpError> {
+    fn take(app: &App, client: Client, operation: BatchOperation) -> Result<Self, HttpError> {
         let (slots, no_room) = match operation {
             BatchOperation::Publish => (&app.batches, HttpError::NoRoomForBatch),
             BatchOperation::LookUp | BatchOperation::FindMissing => {
                 (&app.look_ups, HttpError::NoRoomForLookUp)
             }
         };
-        let slot = slots.reserve_within(client, 1, app.limits.body.room_timeout);
-        let slot = slot.await.map_err(|NoRoom| no_room)?;
-        let told = Arc::new(Notify::new());
-        let begun = slots.begin(client, Ending::Told(Arc::clone(&told)));
+        let slot = slots.reserve(client, 1);
         let writes = (operation == BatchOperation::Publish)
             .then(|| Arc::clone(&app.writes).try_acquire_many_owned(app.limits.batch.lines_max));
         Ok(Self {
-            _slot: slot,
-            _begun: begun,
-            told,
+            _slot: slot.map_err(|NoRoom| no_room)?,
             _writes: writes.transpose().map_err(|_| HttpError::NoRoomForBatch)?,
-            memory: app
-                .bodies
-                .reserve_batch(client, &app.limits.body)
-                .await?
-                .into(),
+            memory: app.bodies.reserve_batch(client, &app.limits.body)?.into(),
         })
     }
 }
@@ -210,7 +196,6 @@ impl Batch {
             if self.waiting.is_empty() && !may_read && self.lines.is_empty() {
                 break;
             }
-            let waits = !self.waiting.is_empty() || (may_read && has_room);
             tokio::select! {
                 biased;
                 outcome = poll_fn(|context| poll_first(&mut self.waiting, context)), if !self.waiting.is_empty() => {
@@ -218,9 +203,6 @@ impl Batch {
                 }
                 frame = self.deadline.next_frame(&mut self.body), if may_read && has_room => {
                     failure = self.take(frame).err();
-                }
-                () = self.shares.told.notified(), if waits && failure.is_none() => {
-                    failure = Some(HttpError::from(BodyError::GaveWay).into());
                 }
                 else => {}
             }
@@ -250,7 +232,7 @@ impl Batch {
             if self.received > bytes_max {
                 return Err(HttpError::from(BodyError::TooLarge { bytes_max }).into());
             }
-            let is_in_time = self.deadline.check(self.received, || false);
+            let is_in_time = self.deadline.check(self.received);
             is_in_time.map_err(HttpError::from)?;
             self.lines.feed(piece);
         }
@@ -386,13 +368,8 @@ impl Batch {
             Bytes::from(mem::take(&mut self.gathered).into_boxed_slice())
         };
         let sending = self.answers.send(piece);
-        let sending = timeout(self.app.limits.connection.write_stall_timeout, sending);
-        tokio::select! {
-            biased;
-            sent = sending => sent.map_err(|_| Gone)?,
-            // It takes no answers, so it cannot be told that this one ends.
-            () = self.shares.told.notified() => Err(Gone),
-        }
+        let sent = timeout(self.app.limits.connection.write_stall_timeout, sending).await;
+        sent.map_err(|_| Gone)?
     }
 }
 

@@ -133,7 +133,7 @@ impl Budget {
             return Ok(None);
         }
         let counted = bytes.min(self.share_max() / 2);
-        self.reserve_or_make_room(client, counted).map(Some)
+        self.reserve(client, counted).map(Some)
     }
 }
 

@@ -1,34 +1,17 @@
 //! What is scarce and shared by all clients: bytes of memory, or slots for something costly.
 //!
-//! **Invariants:** no client has more than its share, half of it all, and neither has an IPv6 /48 network, but
-//! for the first of its bodies that grows; so whatever one of them does, there is something left for the
-//! others. Who waits for room, within its share, while another client has more than an eighth, and more than
-//! itself, ends what that client began last.
-//! What grows first in all can always grow to its end, so bodies never wait for each other. What is set aside
-//! for bytes is given back when the last of them is dropped, wherever they went: into the queue of the store,
-//! into the buffers of HTTP/2 (see [`covered`]). A client is remembered only while something is set aside for
-//! it, and so many may wait.
+//! **Invariants:** no client has more than its share, half of it all, and neither has an IPv6 /48 network; so
+//! whatever one of them does, there is something left for the others. What is set aside for bytes is given back
+//! when the last of them is dropped, wherever they went: into the queue of the store, into the buffers of
+//! HTTP/2 (see [`covered`]). A client is remembered only while something is set aside for it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fmt::Debug;
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, timeout_at};
 
 use crate::access::networks::{Client, ClientNetwork};
-
-/// Above this part of it all, what a client has is ended once another client waits.
-const PROTECTED_PART: usize = 8;
-
-/// Who waits ends something of another client this often, as long as it waits.
-const ENDING_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Waits at once, half of them of one client; more are refused. Each holds a body that is not read meanwhile,
-/// 64 KiB of which may have come over HTTP/2: 4 MiB.
-const WAITING_MAX: usize = 64;
 
 /// A number of bytes or slots of which parts can be set aside.
 #[derive(Debug)]
@@ -38,43 +21,16 @@ pub(super) struct Budget(Arc<Inner>);
 struct Inner {
     units_max: usize,
     share_max: usize,
-    state: Mutex<State>,
+    taken: Mutex<Taken>,
 }
 
-/// What was set aside, in all and for whom, and who waits.
+/// What was set aside, in all and for whom.
 #[derive(Debug, Default)]
-struct State {
-    taken: usize,
-    clients: HashMap<Client, Holding>,
+struct Taken {
+    all: usize,
+    clients: HashMap<Client, usize>,
     /// Those that may be of many clients.
     networks: HashMap<ClientNetwork, usize>,
-    waiting: VecDeque<Waiting>,
-    /// Numbers what can be ended.
-    begun: u64,
-}
-
-/// What a client has.
-#[derive(Debug, Default)]
-struct Holding {
-    units: usize,
-    /// What of it can be ended, in the order in which it was begun; `None` once it was told to end.
-    endings: BTreeMap<u64, Option<Ending>>,
-}
-
-/// Somebody who waits.
-#[derive(Debug)]
-struct Waiting {
-    claim: Claim,
-    granted: oneshot::Sender<Reservation>,
-}
-
-/// Who wants how much.
-#[derive(Clone, Copy, Debug)]
-struct Claim {
-    client: Client,
-    units: usize,
-    /// For what was begun under this number.
-    number: Option<u64>,
 }
 
 /// A part of a [`Budget`], given back when dropped.
@@ -83,38 +39,6 @@ pub(super) struct Reservation {
     budget: Arc<Inner>,
     client: Client,
     units: usize,
-}
-
-/// Something that can be ended while it holds a part of a [`Budget`], until dropped.
-#[derive(Debug)]
-pub(super) struct Begun {
-    budget: Arc<Inner>,
-    client: Client,
-    number: u64,
-}
-
-/// How something is ended.
-#[derive(Clone, Debug)]
-pub(super) enum Ending {
-    /// It is told, and ends by itself.
-    Told(Arc<Notify>),
-    /// With its connection.
-    Connection(Arc<dyn EndConnection>),
-}
-
-/// A connection that can be ended.
-pub trait EndConnection: Debug + Send + Sync {
-    /// Ends it soon, whatever runs on it.
-    fn end(&self);
-}
-
-impl Ending {
-    fn end(&self) {
-        match self {
-            Self::Told(told) => told.notify_one(),
-            Self::Connection(connection) => connection.end(),
-        }
-    }
 }
 
 /// There is no room at the moment, or not for this client; nothing was done.
@@ -132,7 +56,7 @@ impl Budget {
         Self(Arc::new(Inner {
             units_max,
             share_max,
-            state: Mutex::default(),
+            taken: Mutex::default(),
         }))
     }
 
@@ -143,283 +67,56 @@ impl Budget {
 
     /// Sets aside `units` for `client`; never waits.
     pub(super) fn reserve(&self, client: Client, units: usize) -> Result<Reservation, NoRoom> {
-        let claim = Claim {
-            client,
-            units,
-            number: None,
-        };
-        self.0.state().take(&self.0, claim).ok_or(NoRoom)
-    }
-
-    /// The same, and waits up to `patience` for what others have, while what they have too much of is ended.
-    pub(super) async fn reserve_within(
-        &self,
-        client: Client,
-        units: usize,
-        patience: Duration,
-    ) -> Result<Reservation, NoRoom> {
-        let claim = Claim {
-            client,
-            units,
-            number: None,
-        };
-        self.0.reserve_within(claim, patience).await
-    }
-
-    /// Begins something of `client` that can be ended.
-    pub(super) fn begin(&self, client: Client, ending: Ending) -> Begun {
-        let mut state = self.0.state();
-        state.begun += 1;
-        let number = state.begun;
-        let holding = state.clients.entry(client).or_default();
-        holding.endings.insert(number, Some(ending));
-        Begun {
+        let Inner {
+            units_max,
+            share_max,
+            ..
+        } = *self.0;
+        let mut taken = self.0.taken();
+        let network = client.network();
+        let of_client = taken.clients.get(&client).copied().unwrap_or(0);
+        let of_network = taken.networks.get(&network).copied().unwrap_or(0);
+        let fits = |taken: usize, max| taken.checked_add(units).is_some_and(|all| all <= max);
+        let is_there = fits(taken.all, units_max);
+        if !is_there || !fits(of_client, share_max) || !fits(of_network, share_max) {
+            return Err(NoRoom);
+        }
+        taken.all += units;
+        *taken.clients.entry(client).or_default() += units;
+        if network.is_shared() {
+            *taken.networks.entry(network).or_default() += units;
+        }
+        Ok(Reservation {
             budget: Arc::clone(&self.0),
             client,
-            number,
-        }
-    }
-
-    /// The same, and makes room for the next try if there is none.
-    pub(super) fn reserve_or_make_room(
-        &self,
-        client: Client,
-        units: usize,
-    ) -> Result<Reservation, NoRoom> {
-        self.reserve(client, units).inspect_err(|NoRoom| {
-            let claim = Claim {
-                client,
-                units,
-                number: None,
-            };
-            self.0.end_one(claim, false);
-        })
-    }
-
-    /// Whether others wait while `client` has more than all of it divided by those who have some.
-    pub(super) fn is_crowded_by(&self, client: Client) -> bool {
-        let state = self.0.state();
-        let of_client = state.clients.get(&client);
-        let fair = self.0.units_max / state.clients.len().max(1);
-        let others_wait = |waiting: &Waiting| waiting.claim.client != client;
-        of_client.is_some_and(|holding| holding.units > fair)
-            && state.waiting.iter().any(others_wait)
-    }
-}
-
-impl Begun {
-    /// Sets aside `units` more for it, waiting up to `patience`. If it is the first of its client, it may have
-    /// more than the share; if it is the first of all, there is always room.
-    pub(super) async fn reserve(
-        &self,
-        units: usize,
-        patience: Duration,
-    ) -> Result<Reservation, NoRoom> {
-        let claim = Claim {
-            client: self.client,
             units,
-            number: Some(self.number),
-        };
-        self.budget.reserve_within(claim, patience).await
-    }
-}
-
-impl Drop for Begun {
-    fn drop(&mut self) {
-        let mut state = self.budget.state();
-        let forget = state.clients.get_mut(&self.client).is_some_and(|holding| {
-            holding.endings.remove(&self.number);
-            holding.is_nothing()
-        });
-        if forget {
-            state.clients.remove(&self.client);
-        }
-        let granted = state.grant(&self.budget);
-        drop(state);
-        hand_over(granted);
-    }
-}
-
-impl Holding {
-    fn is_nothing(&self) -> bool {
-        self.units == 0 && self.endings.is_empty()
+        })
     }
 }
 
 impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn reserve_within(
-        self: &Arc<Self>,
-        claim: Claim,
-        patience: Duration,
-    ) -> Result<Reservation, NoRoom> {
-        let mut granted = {
-            let mut state = self.state();
-            if let Some(reservation) = state.take(self, claim) {
-                return Ok(reservation);
-            }
-            // Beyond its share a client waits for nobody but itself: that would only keep bodies here.
-            if !state.is_in_share(self, claim) {
-                return Err(NoRoom);
-            }
-            state.wait(claim)?
-        };
-        let deadline = Instant::now() + patience;
-        // At the end of the wait whoever has most gives way, unless that is who waits.
-        let last = deadline + ENDING_INTERVAL;
-        loop {
-            let now = Instant::now();
-            self.end_one(claim, now >= deadline);
-            let until = (now + ENDING_INTERVAL).min(last);
-            match timeout_at(until, &mut granted).await {
-                Ok(granted) => return granted.map_err(|_| NoRoom),
-                Err(_) if Instant::now() >= last => return Err(NoRoom),
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// Ends what was begun last by the client that has most, if that is more than an eighth and more than
-    /// `claim` would bring its own client to, or `at_last` more than that has already. Who waits for its own
-    /// share ends nothing.
-    fn end_one(&self, claim: Claim, at_last: bool) {
-        let mut state = self.state();
-        if !state.is_in_share(self, claim) {
-            return;
-        }
-        let of_client = state.of_client(claim.client);
-        let protected = if at_last {
-            of_client
-        } else {
-            (of_client + claim.units).max(self.units_max / PROTECTED_PART)
-        };
-        let can_end = |holding: &Holding| holding.endings.values().any(Option::is_some);
-        let others = state.clients.values_mut();
-        let others = others.filter(|holding| holding.units > protected && can_end(holding));
-        let Some(most) = others.max_by_key(|holding| holding.units) else {
-            return;
-        };
-        let ending = most.endings.values_mut().rev().find_map(Option::take);
-        drop(state);
-        if let Some(ending) = ending {
-            ending.end();
-        }
-    }
-
-    fn give_back(self: &Arc<Self>, client: Client, units: usize) {
-        let mut state = self.state();
-        state.taken -= units;
-        let forget = state.clients.get_mut(&client).is_some_and(|holding| {
-            holding.units -= units;
-            holding.is_nothing()
-        });
-        if forget {
-            state.clients.remove(&client);
-        }
+    fn give_back(&self, client: Client, units: usize) {
+        let mut taken = self.taken();
+        taken.all -= units;
+        give_back(&mut taken.clients, &client, units);
         let network = client.network();
-        if let Some(taken) = state.networks.get_mut(&network) {
-            *taken -= units;
-            if *taken == 0 {
-                state.networks.remove(&network);
-            }
-        }
-        let granted = state.grant(self);
-        drop(state);
-        hand_over(granted);
-    }
-}
-
-/// To those who waited; what somebody does not wait for any more is given back.
-fn hand_over(granted: Vec<(oneshot::Sender<Reservation>, Reservation)>) {
-    for (granted, reservation) in granted {
-        drop(granted.send(reservation));
-    }
-}
-
-fn fits(taken: usize, units: usize, max: usize) -> bool {
-    taken.checked_add(units).is_some_and(|all| all <= max)
-}
-
-impl State {
-    fn take(&mut self, budget: &Arc<Inner>, claim: Claim) -> Option<Reservation> {
-        let Claim {
-            client,
-            units,
-            number,
-        } = claim;
-        let network = client.network();
-        let first = |holding: &Holding| holding.endings.keys().next().copied();
-        let is_first_of_client =
-            number.is_some() && self.clients.get(&client).and_then(first) == number;
-        let is_first =
-            is_first_of_client && self.clients.values().filter_map(first).min() == number;
-        let is_there = fits(self.taken, units, budget.units_max);
-        let is_in_share = self.is_in_share(budget, claim)
-            || is_first_of_client && self.is_in_network_share(budget, claim);
-        if !(is_first || is_there && is_in_share) {
-            return None;
-        }
-        self.taken += units;
-        self.clients.entry(client).or_default().units += units;
         if network.is_shared() {
-            *self.networks.entry(network).or_default() += units;
+            give_back(&mut taken.networks, &network, units);
         }
-        Some(Reservation {
-            budget: Arc::clone(budget),
-            client,
-            units,
-        })
     }
+}
 
-    fn of_client(&self, client: Client) -> usize {
-        let holding = self.clients.get(&client);
-        holding.map_or(0, |holding| holding.units)
-    }
-
-    fn is_in_share(&self, budget: &Inner, claim: Claim) -> bool {
-        fits(self.of_client(claim.client), claim.units, budget.share_max)
-            && self.is_in_network_share(budget, claim)
-    }
-
-    fn is_in_network_share(&self, budget: &Inner, claim: Claim) -> bool {
-        let network = claim.client.network();
-        let of_network = self.networks.get(&network).copied().unwrap_or(0);
-        !network.is_shared() || fits(of_network, claim.units, budget.share_max)
-    }
-
-    fn wait(&mut self, claim: Claim) -> Result<oneshot::Receiver<Reservation>, NoRoom> {
-        self.waiting.retain(|waiting| !waiting.granted.is_closed());
-        let of_client = self
-            .waiting
-            .iter()
-            .filter(|waiting| waiting.claim.client == claim.client);
-        if self.waiting.len() >= WAITING_MAX || of_client.count() >= WAITING_MAX / 2 {
-            return Err(NoRoom);
-        }
-        let (granted, receiver) = oneshot::channel();
-        self.waiting.push_back(Waiting { claim, granted });
-        Ok(receiver)
-    }
-
-    /// Takes for those who wait what they can have now, in their order.
-    fn grant(&mut self, budget: &Arc<Inner>) -> Vec<(oneshot::Sender<Reservation>, Reservation)> {
-        let mut granted = Vec::new();
-        if self.waiting.is_empty() {
-            return granted;
-        }
-        for waiting in std::mem::take(&mut self.waiting) {
-            if waiting.granted.is_closed() {
-                continue;
-            }
-            match self.take(budget, waiting.claim) {
-                Some(reservation) => granted.push((waiting.granted, reservation)),
-                None => self.waiting.push_back(waiting),
-            }
-        }
-        granted
+fn give_back<K: Eq + Hash>(taken: &mut HashMap<K, usize>, key: &K, units: usize) {
+    let rest = taken.get_mut(key).map(|taken| {
+        *taken -= units;
+        *taken
+    });
+    if rest == Some(0) {
+        taken.remove(key);
     }
 }
 
@@ -463,4 +160,102 @@ pub(super) fn covered(bytes: Bytes, cover: impl Send + 'static) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn client(address: &str) -> Client {
+        Client::of(address.parse().unwrap())
+    }
+
+    fn one() -> Client {
+        client("10.0.0.1")
+    }
+
+    #[test]
+    fn a_client_has_half_and_another_the_other_half() {
+        let budget = Budget::new(10);
+        let first = budget.reserve(one(), 5).unwrap();
+        assert_eq!(budget.reserve(one(), 1).unwrap_err(), NoRoom);
+        let _other = budget.reserve(client("10.0.0.2"), 5).unwrap();
+        assert_eq!(budget.reserve(client("10.0.0.3"), 1).unwrap_err(), NoRoom);
+        drop(first);
+        budget.reserve(client("10.0.0.3"), 5).unwrap();
+    }
+
+    #[test]
+    fn a_network_of_many_clients_has_half_too() {
+        let budget = Budget::new(10);
+        let _first = budget.reserve(client("2001:db8:1:1::1"), 3).unwrap();
+        budget.reserve(client("2001:db8:1:2::1"), 3).unwrap_err();
+        budget.reserve(client("2001:db8:1:2::1"), 2).unwrap();
+        budget.reserve(client("2001:db8:2:1::1"), 5).unwrap();
+    }
+
+    #[test]
+    fn of_slots_one_is_left_to_others_if_there_are_two() {
+        for (slots, share) in [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)] {
+            let budget = Budget::new(slots);
+            assert_eq!(budget.share_max(), share, "{slots}");
+            let held: Vec<_> = (0..slots)
+                .map_while(|_| budget.reserve(one(), 1).ok())
+                .collect();
+            assert_eq!(held.len(), share, "{slots}");
+        }
+    }
+
+    #[test]
+    fn what_was_set_aside_comes_back_with_the_last_slice_of_what_it_covers() {
+        let budget = Budget::new(20);
+        let whole = covered(Bytes::from_static(b"0123456789"), budget.reserve(one(), 10));
+        let slice = whole.slice(4..5);
+        drop(whole);
+        budget.reserve(one(), 1).unwrap_err();
+        drop(slice);
+        budget.reserve(one(), 10).unwrap();
+    }
+
+    #[test]
+    fn a_part_can_be_given_back_and_never_more_than_there_is() {
+        let budget = Budget::new(20);
+        let mut reservation = budget.reserve(one(), 10).unwrap();
+        reservation.shrink_to(4);
+        let other = budget.reserve(one(), 6).unwrap();
+        reservation.shrink_to(7);
+        assert_eq!(reservation.units(), 4);
+        budget.reserve(one(), 1).unwrap_err();
+        drop((reservation, other));
+        budget.reserve(one(), 10).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_ever_has_more_than_a_share_and_nobody_is_remembered_for_nothing(
+            steps in proptest::collection::vec((0..6_u8, 0..8_usize, any::<bool>()), 0..60),
+        ) {
+            let budget = Budget::new(20);
+            let mut held: Vec<Reservation> = Vec::new();
+            for (number, units, takes) in steps {
+                let of = match number {
+                    0..3 => client(&format!("10.0.0.{number}")),
+                    _ => client(&format!("2001:db8:1:{number}::1")),
+                };
+                if takes {
+                    held.extend(budget.reserve(of, units));
+                } else if units < held.len() {
+                    held.swap_remove(units);
+                }
+                let sum = |held: &[Reservation], is_in: &dyn Fn(Client) -> bool| -> usize {
+                    held.iter().filter(|part| is_in(part.client)).map(Reservation::units).sum()
+                };
+                prop_assert!(sum(&held, &|_| true) <= 20);
+                prop_assert!(sum(&held, &|client| client == of) <= 10);
+                prop_assert!(sum(&held, &|client| client.network() == of.network()) <= 10);
+            }
+            held.clear();
+            let taken = budget.0.taken();
+            prop_assert!(taken.all == 0 && taken.clients.is_empty() && taken.networks.is_empty());
+        }
+    }
+}

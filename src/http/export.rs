@@ -7,12 +7,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::app::App;
 use super::body::{BodySender, Gone, Response, ResponseBody};
-use super::budget::{Ending, NoRoom};
+use super::budget::{NoRoom, Reservation};
 use super::error::HttpError;
 use super::response;
 use crate::access::networks::Client;
@@ -34,31 +33,22 @@ struct Range {
     limit: u64,
 }
 
-pub(super) async fn export(app: &App, client: Client, query: &str) -> Result<Response, HttpError> {
+pub(super) fn export(app: &App, client: Client, query: &str) -> Result<Response, HttpError> {
     let range = Range::parse(query).map_err(HttpError::Query)?;
     let slots = app.exports.as_ref().ok_or(HttpError::NoSuchPath)?;
-    let slot = slots.reserve_within(client, 1, app.limits.body.room_timeout);
-    let slot = slot.await.map_err(|NoRoom| HttpError::NoRoomForExport)?;
-    let told = Arc::new(Notify::new());
-    let begun = slots.begin(client, Ending::Told(Arc::clone(&told)));
+    let slot = slots.reserve(client, 1);
+    let slot = slot.map_err(|NoRoom| HttpError::NoRoomForExport)?;
     // While the client can still be told with a status.
     app.service.health().reads.map_err(HttpError::NotReady)?;
     let (sender, answer) = ResponseBody::stream(AHEAD_BYTES_MAX, None);
     let service = Arc::clone(&app.service);
-    tokio::spawn(async move {
-        let _slot = (begun, slot);
-        tokio::select! {
-            () = send(service, range, sender) => {}
-            // Others wait: it breaks off, and the client continues after the last digest it has.
-            () = told.notified() => {}
-        }
-    });
+    tokio::spawn(send(service, range, sender, slot));
     Ok(response::lines(answer.followed(), None))
 }
 
 /// Sends page after page, and pauses after each for as long as it took, in which others are served. On
 /// a failure the stream breaks off, which the client sees.
-async fn send(service: Arc<Service>, mut range: Range, sender: BodySender) {
+async fn send(service: Arc<Service>, mut range: Range, sender: BodySender, _slot: Reservation) {
     while range.limit > 0 {
         let service = Arc::clone(&service);
         let started = Instant::now();

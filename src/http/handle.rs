@@ -56,10 +56,9 @@ impl App {
         let mut stream = None;
         if head.version >= Version::HTTP_2 {
             let bytes = STREAM_BYTES + HEAD_FACTOR * listed_bytes(&head);
-            let room_timeout = self.limits.body.room_timeout;
-            let reserving = self.answers.reserve_within(client, bytes, room_timeout);
+            let reserved = self.answers.reserve(client, bytes);
             let refuse = |_: &NoRoom| self.metrics().refuse_request(KeptOut::StreamRoom);
-            stream = Some(Box::pin(reserving).await.inspect_err(refuse)?);
+            stream = Some(reserved.inspect_err(refuse)?);
         }
         let progress = (!body.is_end_stream()).then(Arc::default);
         let body = RequestBody::new(body, client, progress.clone());
@@ -85,7 +84,7 @@ impl App {
                 response = self.failure(&HttpError::NoRoomForAnswer, &head, record.id());
             }
         }
-        // It is hashed in its turn, which is waited for: it is covered until then.
+        // A large answer waits for its turn to be hashed: it is covered until then.
         if let Some(wanted) = WantedDigests::of(&head.headers) {
             wanted.add_to(&mut response).await;
         }

@@ -76,5 +76,5 @@ pub mod fuzz;
 
 pub use self::app::{App, ConnectionInfo};
 pub use self::body::{DeliveryProgress, ResponseBody};
-pub use self::budget::{EndConnection, NoRoom};
+pub use self::budget::NoRoom;
 pub use self::resource::ListenerRole;

@@ -2,9 +2,8 @@
 //!
 //! **Invariant:** every byte of a body in memory is covered by a [`Reservation`], which lives as long as what
 //! is kept of the body does: in the queue of the store too, when the client has gone away. A body whose
-//! length is known is covered in full before its first byte is read. Where there is no room, a body is not read
-//! until there is, for a limited time, which does not count against its client; one without a length that was
-//! begun first always goes on.
+//! length is known is covered in full before its first byte is read: what is begun can be finished, and what
+//! cannot be is refused while it costs nothing.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,10 +15,9 @@ use bytestring::ByteString;
 use http::header::{EXPECT, HeaderMap};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::budget::{Budget, Ending, NoRoom, Reservation, covered};
+use super::budget::{Budget, NoRoom, Reservation, covered};
 use super::digest_fields::{DigestFieldError, RequestDigests};
 use super::record::BodyProgress;
 use crate::access::networks::Client;
@@ -38,22 +36,8 @@ pub(super) enum BodyError {
         "Too many bodies are on their way at the moment; this one was not read. Try again soon."
     )]
     NoRoom,
-    #[error(
-        "Others need the room that this client has; this, which it began last, gives way. Try again soon."
-    )]
-    GaveWay,
     #[error(transparent)]
     Trailers(#[from] DigestFieldError),
-}
-
-/// What a body of a client that crowds out others must bring on average, in bytes a second: what a bad line of
-/// a phone does.
-const CROWDING_RATE_MIN: u64 = 16 << 10;
-
-impl From<NoRoom> for BodyError {
-    fn from(NoRoom: NoRoom) -> Self {
-        Self::NoRoom
-    }
 }
 
 /// A body as it comes, followed by its [`BodyProgress`].
@@ -143,34 +127,28 @@ impl BodyBudget {
         }
     }
 
-    /// Where a body of `bytes` bytes is counted.
-    fn part(&self, bytes: usize) -> &Budget {
-        if self.is_small(bytes) {
+    /// Sets aside room for a body of `bytes` bytes of `client`; never waits.
+    fn reserve(&self, client: Client, bytes: usize) -> Result<Reservation, BodyError> {
+        let part = if bytes <= self.small_body_bytes_max {
             &self.small
         } else {
             &self.large
-        }
-    }
-
-    fn is_small(&self, bytes: usize) -> bool {
-        bytes <= self.small_body_bytes_max
+        };
+        part.reserve(client, bytes)
+            .map_err(|NoRoom| BodyError::NoRoom)
     }
 
     /// Sets aside room for a batch: a line that is gathered, half of it again while its buffer grows, and as
     /// much as a line on its way to the disk.
-    pub(super) async fn reserve_batch(
+    pub(super) fn reserve_batch(
         &self,
         client: Client,
         limits: &BodyLimits,
     ) -> Result<Reservation, BodyError> {
         let line = usize::try_from(limits.bytes_max).unwrap_or(usize::MAX);
-        let bytes = line.saturating_mul(5) / 2;
         // Where one line may take all of a share, it does.
-        let bytes = bytes.min(self.large.share_max());
-        let reserving = self
-            .large
-            .reserve_within(client, bytes, limits.room_timeout);
-        Ok(reserving.await?)
+        let bytes = line.saturating_mul(5) / 2;
+        self.reserve(client, bytes.min(self.large.share_max()))
     }
 }
 
@@ -258,110 +236,53 @@ pub(super) async fn read_body(
     stated: &mut RequestDigests,
 ) -> Result<CoveredBytes, BodyError> {
     let bytes_max = limits.bytes_max;
+    let too_large = || BodyError::TooLarge { bytes_max };
     check_size(bytes_max, &body)?;
     // Exact where the head gave a length; grown as it comes where it did not.
-    let bytes = usize::try_from(body.size_hint().lower());
-    let bytes = bytes.map_err(|_| BodyError::TooLarge { bytes_max })?;
-    let reserving = budget
-        .part(bytes)
-        .reserve_within(body.client, bytes, limits.room_timeout);
-    let reservation = reserving.await?;
-    let mut deadline = BodyDeadline::new(limits);
-    let first = deadline.next_frame(&mut body).await?;
-    match first.map(Frame::into_data) {
-        // The usual case: all of it came with the head.
-        Some(Ok(data)) if body.is_end_stream() && data.len() <= reservation.units() => {
-            Ok(CoveredBytes::piece(data, reservation.into()))
-        }
-        None => Ok(CoveredBytes::piece(Bytes::new(), reservation.into())),
-        Some(first) => {
-            let told = Arc::new(Notify::new());
-            let first = first.map_or_else(|frame| frame, Frame::data);
-            let gathering = gather(
-                limits,
-                budget,
-                body,
-                first,
-                reservation,
-                deadline,
-                &told,
-                stated,
-            );
-            // Boxed: its state is large, and every request would carry room for it.
-            let gathering = Box::pin(gathering);
-            tokio::select! {
-                biased;
-                () = told.notified() => Err(BodyError::GaveWay),
-                gathered = gathering => gathered,
-            }
-        }
-    }
-}
-
-/// Gathers a body that comes in several pieces, of which this is the first, in a buffer of its own. Whoever is
-/// `told` is to end it.
-#[expect(clippy::too_many_arguments, reason = "it is the rest of `read_body`")]
-async fn gather(
-    limits: &BodyLimits,
-    budget: &BodyBudget,
-    mut body: RequestBody,
-    first: Frame<Bytes>,
-    mut reservation: Reservation,
-    mut deadline: BodyDeadline,
-    told: &Arc<Notify>,
-    stated: &mut RequestDigests,
-) -> Result<CoveredBytes, BodyError> {
-    let bytes_max = limits.bytes_max;
+    let declared = usize::try_from(body.size_hint().lower()).map_err(|_| too_large())?;
     let client = body.client;
-    let begin_as = |bytes| {
-        let ending = Ending::Told(Arc::clone(told));
-        budget.part(bytes).begin(client, ending)
-    };
-    let mut begun = begin_as(reservation.units());
-    let mut text = copy_into(reservation.units(), &[]);
-    let mut next = Some(first);
-    while let Some(frame) = next {
-        match frame.into_data() {
-            Ok(data) => {
-                let bytes = text.len() + data.len();
-                if bytes as u64 > bytes_max {
-                    return Err(BodyError::TooLarge { bytes_max });
+    let mut reservation = budget.reserve(client, declared)?;
+    let deadline = BodyDeadline::new(limits);
+    let mut text = BytesMut::new();
+    while let Some(frame) = deadline.next_frame(&mut body).await? {
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    stated.read(trailers)?;
                 }
-                if bytes > reservation.units() {
-                    // Doubling, so that a long body asks a few times and not for every piece.
-                    let most = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-                    let wanted = (2 * bytes).min(most);
-                    if budget.is_small(reservation.units()) && !budget.is_small(wanted) {
-                        begun = begin_as(wanted);
-                    }
-                    let larger = begun.reserve(wanted, limits.room_timeout).await?;
-                    text = copy_into(wanted, &text);
-                    // What was there before is covered until now.
-                    reservation = larger;
-                }
-                text.extend_from_slice(&data);
-                let is_crowding = || budget.part(text.len()).is_crowded_by(client);
-                deadline.check(text.len() as u64, is_crowding)?;
+                continue;
             }
-            Err(frame) => read_trailers(&frame, stated)?,
+        };
+        let bytes = text.len() + data.len();
+        if bytes as u64 > bytes_max {
+            return Err(too_large());
         }
-        next = deadline.next_frame(&mut body).await?;
+        if bytes > reservation.units() {
+            // Doubling, so that a long body asks a few times and not for every frame.
+            let most = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+            let larger = budget.reserve(client, (2 * bytes).min(most))?;
+            text = copy_into(larger.units(), &text);
+            reservation = larger;
+        }
+        if text.is_empty() && body.is_end_stream() {
+            // The usual case: all of it came with the head.
+            return Ok(CoveredBytes::piece(data, reservation.into()));
+        }
+        if text.capacity() == 0 {
+            text = copy_into(reservation.units(), &[]);
+        }
+        text.extend_from_slice(&data);
+        deadline.check(text.len() as u64)?;
     }
     Ok(CoveredBytes::gathered(text.freeze(), reservation.into()))
 }
 
-/// A buffer for `bytes` bytes that begins with `text`.
+/// A buffer for `bytes` bytes that begins with `text`. What it replaces is covered until then.
 fn copy_into(bytes: usize, text: &[u8]) -> BytesMut {
     let mut buffer = BytesMut::with_capacity(bytes);
     buffer.extend_from_slice(text);
     buffer
-}
-
-fn read_trailers(frame: &Frame<Bytes>, stated: &mut RequestDigests) -> Result<(), BodyError> {
-    if let Some(trailers) = frame.trailers_ref() {
-        stated.read(trailers)?;
-    }
-    Ok(())
 }
 
 /// Reads a small body to its end and forgets it, so that the connection can go on without it. One that
@@ -372,34 +293,22 @@ pub(super) async fn discard(limits: &BodyLimits, fields: &HeaderMap, mut body: R
     if !is_small || fields.contains_key(EXPECT) {
         return;
     }
-    let mut deadline = BodyDeadline::new(limits);
+    let deadline = BodyDeadline::new(limits);
     let mut received = 0;
     while let Ok(Some(frame)) = deadline.next_frame(&mut body).await {
         received += frame.data_ref().map_or(0, |data| data.len() as u64);
-        if deadline.check(received, || false).is_err() {
+        if deadline.check(received).is_err() {
             return;
         }
     }
 }
 
-/// How long a body may take. Only time in which it is waited for counts.
+/// How long a body may take.
 #[derive(Debug)]
 pub(super) struct BodyDeadline {
     stall_timeout: Duration,
     rate_min: u64,
-    waited: Duration,
-}
-
-/// Adds up until it is dropped, which may be in the middle of a wait.
-struct Clock<'a> {
-    waited: &'a mut Duration,
     started: Instant,
-}
-
-impl Drop for Clock<'_> {
-    fn drop(&mut self) {
-        *self.waited += self.started.elapsed();
-    }
 }
 
 impl BodyDeadline {
@@ -407,37 +316,25 @@ impl BodyDeadline {
         Self {
             stall_timeout: limits.stall_timeout,
             rate_min: limits.rate_min,
-            waited: Duration::ZERO,
+            started: Instant::now(),
         }
     }
 
     /// The next piece of the body, or its trailers.
     pub(super) async fn next_frame(
-        &mut self,
+        &self,
         body: &mut RequestBody,
     ) -> Result<Option<Frame<Bytes>>, BodyError> {
-        let _clock = Clock {
-            waited: &mut self.waited,
-            started: Instant::now(),
-        };
         let frame = timeout(self.stall_timeout, body.frame()).await;
         let frame = frame.map_err(|_| BodyError::TooSlow)?;
         frame.transpose().map_err(|_| BodyError::Broken)
     }
 
-    /// Ends a body that trickles: each piece in time, the whole never. More is asked of one whose client crowds
-    /// out others.
-    pub(super) fn check(
-        &self,
-        received: u64,
-        is_crowded: impl FnOnce() -> bool,
-    ) -> Result<(), BodyError> {
-        let waited = self.waited;
-        let is_behind = |rate: u64| received < rate.saturating_mul(waited.as_secs());
-        let crowding_rate_min = CROWDING_RATE_MIN.max(self.rate_min);
-        if waited > self.stall_timeout
-            && (is_behind(self.rate_min) || is_behind(crowding_rate_min) && is_crowded())
-        {
+    /// Ends a body that trickles: each piece in time, the whole never.
+    pub(super) fn check(&self, received: u64) -> Result<(), BodyError> {
+        let elapsed = self.started.elapsed();
+        let due = self.rate_min.saturating_mul(elapsed.as_secs());
+        if elapsed > self.stall_timeout && received < due {
             return Err(BodyError::TooSlow);
         }
         Ok(())
@@ -462,42 +359,42 @@ mod tests {
     }
 
     #[test]
+    fn bodies_within_the_budget_are_covered_and_one_more_is_not() {
+        let budget = budget();
+        let first = budget.reserve(client(1), 300).unwrap();
+        let second = budget.reserve(client(1), 200).unwrap();
+        let refused = budget.reserve(client(1), 11);
+        assert!(matches!(refused, Err(BodyError::NoRoom)));
+        budget.reserve(client(2), 500).unwrap();
+        drop(first);
+        budget.reserve(client(1), 300).unwrap();
+        drop(second);
+    }
+
+    #[test]
     fn large_bodies_never_keep_small_ones_out() {
         let budget = budget();
-        let _large = budget.part(11).reserve(client(1), 500).unwrap();
+        let _large = budget.reserve(client(1), 500).unwrap();
         let small: Vec<_> = (0..5)
-            .map(|_| budget.part(10).reserve(client(1), 10).unwrap())
+            .map(|_| budget.reserve(client(1), 10).unwrap())
             .collect();
-        budget.part(10).reserve(client(1), 10).unwrap_err();
-        budget.part(11).reserve(client(1), 11).unwrap_err();
+        let refused = budget.reserve(client(1), 10);
+        assert!(matches!(refused, Err(BodyError::NoRoom)));
         drop(small);
-        budget.part(10).reserve(client(1), 50).unwrap();
+        budget.reserve(client(1), 0).unwrap();
     }
 
-    fn after(limits: &BodyLimits, waited: Duration) -> BodyDeadline {
-        let mut deadline = BodyDeadline::new(limits);
-        deadline.waited = waited;
-        deadline
-    }
-
-    #[test]
-    fn a_trickling_body_is_ended_once_it_is_behind_its_rate() {
+    #[tokio::test(start_paused = true)]
+    async fn a_trickling_body_is_ended_once_it_is_behind_its_rate() {
         let limits = BodyLimits::default();
-        let check = |waited, received| after(&limits, waited).check(received, || false);
-        check(limits.stall_timeout, 0).unwrap();
-        let waited = limits.stall_timeout + Duration::from_secs(10);
-        check(waited, 40 * 1024).unwrap();
-        let ended = check(waited, 40 * 1024 - 1);
-        assert!(matches!(ended, Err(BodyError::TooSlow)));
-    }
-
-    #[test]
-    fn a_body_whose_client_crowds_out_others_must_be_faster() {
-        let limits = BodyLimits::default();
-        let deadline = after(&limits, Duration::from_secs(40));
-        let due = 40 * CROWDING_RATE_MIN;
-        deadline.check(due, || true).unwrap();
-        deadline.check(due - 1, || false).unwrap();
-        deadline.check(due - 1, || true).unwrap_err();
+        let deadline = BodyDeadline::new(&limits);
+        tokio::time::advance(limits.stall_timeout).await;
+        deadline.check(0).unwrap();
+        tokio::time::advance(Duration::from_secs(10)).await;
+        deadline.check(40 * 1024).unwrap();
+        assert!(matches!(
+            deadline.check(40 * 1024 - 1),
+            Err(BodyError::TooSlow)
+        ));
     }
 }

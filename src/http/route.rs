@@ -47,8 +47,7 @@ pub(super) async fn route(
             Box::pin(messages::erase(app, address::well_known(name))).await
         }
         (&Method::GET | &Method::HEAD, Resource::Messages) if app.exports.is_some() => {
-            let query = head.uri.query().unwrap_or_default();
-            Box::pin(export::export(app, body.client(), query)).await
+            export::export(app, body.client(), head.uri.query().unwrap_or_default())
         }
         (&Method::GET | &Method::HEAD, Resource::Live) => Ok(health::live()),
         (&Method::GET | &Method::HEAD, Resource::Ready) => {

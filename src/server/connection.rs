@@ -19,7 +19,7 @@ use tracing::debug;
 use super::stream::{CountingStream, UNASKED_BYTES_MAX};
 use super::timeouts::{Action, ConnectionProgress, IdlePolicy, Running};
 use crate::config::ConnectionLimits;
-use crate::http::{App, ConnectionInfo, EndConnection, NoRoom, ResponseBody};
+use crate::http::{App, ConnectionInfo, NoRoom, ResponseBody};
 use crate::metrics::Ended;
 
 /// HTTP/2 streams of one connection at once.
@@ -62,14 +62,6 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     mut phase: watch::Receiver<Phase>,
 ) {
     let stream = CountingStream::new(stream, Arc::clone(&progress));
-    let origin = info.origin;
-    // That of a proxy is many clients'.
-    let _may_end = (!origin.is_trusted).then(|| {
-        app.may_end(
-            origin.address,
-            Arc::clone(&progress) as Arc<dyn EndConnection>,
-        )
-    });
     let requests_max = limits.requests_max;
     let service = {
         let (app, progress) = (Arc::clone(&app), Arc::clone(&progress));

@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::config::ConnectionLimits;
-use crate::http::{DeliveryProgress, EndConnection};
+use crate::http::DeliveryProgress;
 
 /// Answers that are remembered between two looks, before those that were taken are forgotten: twice as many as
 /// there are streams.
@@ -126,12 +126,6 @@ impl ConnectionProgress {
     pub(super) fn is_interrupted(&self) -> bool {
         let in_head = !self.is_h2.load(Relaxed) && self.head_bytes.load(Relaxed) > 0;
         in_head || self.body_unread.load(Relaxed)
-    }
-}
-
-impl EndConnection for ConnectionProgress {
-    fn end(&self) {
-        Self::end(self);
     }
 }
 

@@ -56,7 +56,7 @@ fn duration() -> Duration {
     Duration::from_secs(seconds.map_or(2, |seconds| seconds.parse().unwrap()))
 }
 
-pub(crate) async fn connect(from: &str, server: SocketAddr) -> Raw {
+async fn connect(from: &str, server: SocketAddr) -> Raw {
     let socket = TcpSocket::new_v4().unwrap();
     let from: SocketAddr = format!("{from}:0").parse().unwrap();
     socket.bind(from).unwrap();

@@ -12,7 +12,6 @@ use digestd::store::{Fault, StoreError};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
-use crate::attacks::connect;
 use crate::process::{self, Digestd, Launch, digestd, run};
 use crate::support::{Ask, Protocol, TestServer, milliseconds, until};
 
@@ -352,45 +351,6 @@ async fn there_are_so_many_batches_and_not_one_more() {
         server.ask(&lines).await.status == 200
     })
     .await;
-}
-
-#[tokio::test]
-async fn a_batch_gives_way_to_another_client_and_says_so() {
-    let server = TestServer::with(|limits| limits.batch.batches_max = 3);
-    let mut client = server.connect(Protocol::Http2).await;
-    let mut batches = Vec::new();
-    for _ in 0..2 {
-        let mut batch = client.begin_lines(&publish(""));
-        batch.send("{\"message\": \"a\"}\n");
-        assert!(batch.line().await.is_some());
-        batches.push(batch);
-    }
-    let batch = "POST /messages HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n\
-                 Transfer-Encoding: chunked\r\n\r\n";
-    let mut others = Vec::new();
-    for address in ["127.0.0.2", "127.0.0.3"] {
-        let mut other = connect(address, server.address).await;
-        other.send(batch.to_owned() + "0\r\n\r\n").await;
-        assert_eq!(other.status().await.unwrap(), 200);
-        others.push(other);
-    }
-    // Those have ended. One that goes on, and one that needs a place.
-    let mut goes_on = connect("127.0.0.2", server.address).await;
-    goes_on
-        .send(batch.to_owned() + "14\r\n{\"message\": \"other\"}\r\n")
-        .await;
-    server.has_seen_all().await;
-    let mut newcomer = connect("127.0.0.3", server.address).await;
-    newcomer.send(batch.to_owned() + "0\r\n\r\n").await;
-    assert_eq!(newcomer.status().await.unwrap(), 200);
-    let last = batches[1].line().await.unwrap();
-    assert!(
-        last.contains("gives way") && last.contains("\"line\": 2"),
-        "{last}"
-    );
-    assert_eq!(batches[1].line().await, None);
-    batches[0].send("{\"message\": \"b\"}\n");
-    assert!(batches[0].line().await.is_some());
 }
 
 #[tokio::test]

@@ -282,7 +282,6 @@ async fn requests_for_which_there_is_no_room_are_counted_by_what_there_was_none_
         limits.body.all_small_bytes_max = 0;
         limits.batch.batches_max = 0;
         limits.batch.look_ups_max = 0;
-        limits.body.room_timeout = Duration::ZERO;
     });
     for (ask, cause) in [
         (Ask::publish("foo"), "body-room"),
@@ -294,10 +293,7 @@ async fn requests_for_which_there_is_no_room_are_counted_by_what_there_was_none_
 
     // A stream fits into the half of it that one client may have, but neither a large answer beside it nor a
     // stream with a large head.
-    let server = TestServer::with(|limits| {
-        limits.answers_bytes_max = 32_000;
-        limits.body.room_timeout = Duration::ZERO;
-    });
+    let server = TestServer::with(|limits| limits.answers_bytes_max = 32_000);
     let path = server.publish(&"x".repeat(60_000)).await;
     let answer = server.ask_over(Protocol::Http2, &Ask::get(path)).await;
     assert_eq!(answer.status, 503);
@@ -307,11 +303,7 @@ async fn requests_for_which_there_is_no_room_are_counted_by_what_there_was_none_
     client.try_ask(&large).await.unwrap_err();
     assert_eq!(refused(&server, "stream-room").await, 1);
 
-    let server = TestServer::exporting_with(|limits| {
-        limits.exports_max = 0;
-        limits.body.room_timeout = Duration::ZERO;
-    })
-    .started();
+    let server = TestServer::exporting_with(|limits| limits.exports_max = 0).started();
     is_refused(&server, &Ask::get("/messages"), 503, "export-room").await;
 }
 

@@ -396,7 +396,7 @@ mod tests {
     #[test]
     fn a_body_larger_than_the_budget_raises_the_budget() {
         let config = serve(&["--body-max", "63MiB"]).unwrap();
-        assert_eq!(config.limits.body.all_large_bytes_max, 4 * (63 << 20));
+        assert_eq!(config.limits.body.all_large_bytes_max, 3 * (63 << 20));
     }
 
     #[test]
