@@ -160,7 +160,7 @@ impl Access {
         }
     }
 
-    /// Whether nobody needs a token, and no network has to be named to be let in.
+    /// Whether nobody needs a token, and no network has to be named to be admitted.
     #[must_use]
     pub fn is_open_to_anybody(&self) -> bool {
         self.settings.tokens.is_none() && self.rules.load().lists.are_open()
@@ -257,7 +257,7 @@ impl Access {
         Err(refusal)
     }
 
-    /// Whether what needs one of `scopes` may be told whoever has `token`, if there is one. A no refuses no
+    /// Whether what needs one of `scopes` may be told to who has `token`, if there is one. A no refuses no
     /// request, so it is not logged.
     #[must_use]
     pub fn allows(&self, scopes: &[Scope], token: Option<&[u8]>) -> bool {

@@ -1,4 +1,4 @@
-//! Networks: lists of who is let in and who is not, and who counts as one client, or as one party.
+//! Networks: lists of who is admitted and who is not, and who counts as one client, or as one party.
 //!
 //! **Invariant:** an address has one form here, the canonical one: IPv4 in IPv6 is IPv4. Whoever is
 //! denied stays out, whatever else allows them.
@@ -143,7 +143,7 @@ impl Lists {
         }
     }
 
-    /// Whether nobody has to be named to be let in.
+    /// Whether nobody has to be named to be admitted.
     #[must_use]
     pub fn are_open(&self) -> bool {
         self.allow.are_none()

@@ -7,7 +7,7 @@
 //! go before those who come again and again, which is the order of the cache that the table is, so a
 //! flood of strangers does not wash out the client that is being limited.
 //!
-//! Whoever has one IPv6 address often has a /48, which is 65,536 clients. All of those together have
+//! Who has one IPv6 address often has a /48, which is 65,536 clients. All of those together have
 //! [`PREFIX_RATE_FACTOR`] times the rate; it is asked after that of the client, so that one who asks too often
 //! takes nothing from the others.
 

@@ -159,7 +159,7 @@ impl Default for ConnectionLimits {
 }
 
 impl ConnectionLimits {
-    /// Connections at once, whoever has them.
+    /// Connections at once, of all clients.
     #[must_use]
     pub fn all_connections_max(&self) -> usize {
         self.connections_max

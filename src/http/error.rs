@@ -263,7 +263,7 @@ pub(super) struct Meaning {
 }
 
 impl Meaning {
-    /// The request cannot be answered as it wished, whoever makes it and when.
+    /// The request cannot be answered as it wished, from any client at any time.
     fn wrong(status: StatusCode, kind: &'static str, title: &'static str) -> Self {
         Self {
             status,

@@ -18,7 +18,7 @@ pub fn frames(bytes: &[u8]) {
         let mut counter = FrameCounter::new();
         for piece in bytes.chunks(usize::from(*piece) + 1) {
             let frames = counter.read(piece);
-            // Whoever asks and sends enough may send all of them.
+            // Who asks and sends enough may send all of them.
             assert!(frames.is_none_or(|frames| !frames.are_too_many(u64::MAX, 0)));
         }
         let in_pieces = counter.read(&[]).map(|frames| format!("{frames:?}"));

@@ -2,7 +2,7 @@
 //!
 //! The connections of each owner, a network or a proxy, and the owners by how many they have. It does not
 //! know how many there may be. **Invariant:** a choice looks at so many connections at most, however many
-//! there are: whoever keeps the server full must not make each new connection expensive.
+//! there are: who keeps the server full must not make each new connection expensive.
 
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
