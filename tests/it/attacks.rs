@@ -353,7 +353,7 @@ async fn ranges_of_large_texts_keep_none_of_the_rest() {
     };
     // Each request hashes a megabyte: more connections would take the processor, which is another matter.
     survive(server, async |server| {
-        fill_streams(server, 24, 0, request).await
+        fill_streams(server, 6, 0, request).await
     })
     .await;
 }
