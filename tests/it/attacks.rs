@@ -41,8 +41,8 @@ const GROWTH_BYTES_MAX: u64 = 96 << 20;
 
 /// After this, nothing of an attack is left …
 const RECOVERY: Duration = Duration::from_secs(5);
-/// … but what an allocator keeps.
-const REST_BYTES_MAX: u64 = 16 << 20;
+/// … but what the cache of messages has, a quarter of `--cache`, and what an allocator keeps.
+const REST_BYTES_MAX: u64 = (16 << 20) + (16 << 20);
 
 /// What an attack may do to the time that 99 of 100 answers take at most.
 const LATENCY_FACTOR_MAX: u32 = 5;
