@@ -8,7 +8,7 @@
 //! flood of strangers does not wash out the client that is being limited.
 //!
 //! Who has one IPv6 address often has a /48, which is 65,536 clients. All of those together have
-//! [`PREFIX_RATE_FACTOR`] times the rate; it is asked after that of the client, so that one who asks too often
+//! `PREFIX_RATE_FACTOR` times the rate; it is asked after that of the client, so that one who asks too often
 //! takes nothing from the others.
 
 use std::convert::Infallible;
