@@ -467,9 +467,9 @@ fn hold(number: usize, address: SocketAddr, idler: Idler) -> TcpStream {
     stream.set_nonblocking(false).unwrap();
     let start: &[u8] = match idler {
         Idler::Silent => b"",
-        Idler::SlowHead => b"GET /livez HTTP/1.1\r\nHost: x\r\nX: ",
+        Idler::SlowHead => b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: ",
         Idler::SlowBody => {
-            b"POST /messages HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nf"
+            b"POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nf"
         }
     };
     (&stream).write_all(start).unwrap();
