@@ -2,7 +2,7 @@
 //! other sites. Each answer is checked as all are, see [`support`](crate::support).
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use digestd::access::networks::{Client, Network};
@@ -10,9 +10,8 @@ use digestd::access::{Access, Settings};
 use digestd::digest::Digest;
 use digestd::message::Message;
 use serde_json::Value;
-use tokio::net::TcpSocket;
 
-use crate::support::{Answer, Ask, FOO, Protocol, Raw, TestServer, milliseconds, within};
+use crate::support::{Answer, Ask, FOO, Protocol, TestServer, connect_from, milliseconds};
 
 const TOKENS: [(&str, &str); 5] = [
     ("reader", "read"),
@@ -53,15 +52,6 @@ fn behind_a_proxy() -> Settings {
 
 fn bearer(ask: Ask, token: &str) -> Ask {
     ask.field("authorization", &format!("Bearer {token}"))
-}
-
-/// A connection from another address of this machine.
-async fn connect_from(source: [u8; 4], server: &TestServer) -> Raw {
-    let socket = TcpSocket::new_v4().unwrap();
-    let source = SocketAddr::new(Ipv4Addr::from(source).into(), 0);
-    socket.bind(source).unwrap();
-    let stream = within("connecting", socket.connect(server.address)).await;
-    Raw::new(stream.unwrap())
 }
 
 const GET_FOO: &str = "GET /messages/2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae \
@@ -420,7 +410,7 @@ async fn a_connection_of_a_network_that_is_not_let_in_is_closed_before_a_byte_is
         ([127, 0, 0, 3], true),
         ([127, 0, 1, 1], false),
     ] {
-        let mut client = connect_from(source, &server).await;
+        let mut client = connect_from(source, server.address).await;
         let sent = client.try_send(format!("{GET_FOO}\r\n").as_bytes()).await;
         if is_let_in {
             sent.unwrap();

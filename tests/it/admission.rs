@@ -8,10 +8,9 @@ use digestd::http::{App, ListenerRole};
 use digestd::server::{self, Listener};
 use digestd::service::Service;
 use digestd::store::MemoryStore;
-use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 
-use crate::support::{Raw, TestServer, until, within};
+use crate::support::{Raw, TestServer, connect_from, until};
 
 pub(crate) const GET: &str = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -19,17 +18,8 @@ pub(crate) const GET: &str = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
 const BEGUN_POST: &str =
     "POST /messages HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\nfo";
 
-/// Connects from an address of the loopback network.
-async fn connect_from(address: &str, server: SocketAddr) -> Raw {
-    let socket = TcpSocket::new_v4().unwrap();
-    let from: SocketAddr = format!("{address}:0").parse().unwrap();
-    socket.bind(from).unwrap();
-    let stream = within("connecting", socket.connect(server)).await;
-    Raw::new(stream.unwrap())
-}
-
 /// The connection on which a GET from `address` was answered, if it was.
-async fn try_hold(address: &str, server: SocketAddr) -> Option<Raw> {
+async fn try_hold(address: [u8; 4], server: SocketAddr) -> Option<Raw> {
     let mut client = connect_from(address, server).await;
     // The connection may be gone already.
     let _ = client.try_send(GET.as_bytes()).await;
@@ -38,12 +28,12 @@ async fn try_hold(address: &str, server: SocketAddr) -> Option<Raw> {
     Some(client)
 }
 
-async fn hold(address: &str, server: SocketAddr) -> Raw {
+async fn hold(address: [u8; 4], server: SocketAddr) -> Raw {
     try_hold(address, server).await.expect("an answer")
 }
 
 /// Whether a new connection from `address` is served; it ends with the question.
-pub(crate) async fn is_served(address: &str, server: &TestServer) -> bool {
+pub(crate) async fn is_served(address: [u8; 4], server: &TestServer) -> bool {
     try_hold(address, server.address).await.is_some()
 }
 
@@ -66,7 +56,7 @@ async fn closed(clients: &mut [Raw]) -> Vec<usize> {
 
 /// The value of a counter of a server that has it on `address`.
 async fn counted(address: SocketAddr, series: &str) -> u64 {
-    let mut client = connect_from("127.0.0.9", address).await;
+    let mut client = connect_from([127, 0, 0, 9], address).await;
     client
         .send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         .await;
@@ -79,15 +69,15 @@ async fn counted(address: SocketAddr, series: &str) -> u64 {
 #[tokio::test]
 async fn a_client_has_its_connections_and_not_one_more() {
     let server = TestServer::with(|limits| limits.connection.client_connections_max = 2);
-    let mut first = hold("127.0.0.1", server.address).await;
-    let second = hold("127.0.0.1", server.address).await;
-    assert!(!is_served("127.0.0.1", &server).await);
-    assert!(is_served("127.0.0.2", &server).await);
+    let mut first = hold([127, 0, 0, 1], server.address).await;
+    let second = hold([127, 0, 0, 1], server.address).await;
+    assert!(!is_served([127, 0, 0, 1], &server).await);
+    assert!(is_served([127, 0, 0, 2], &server).await);
     // Those that it has are not harmed.
     assert!(is_open(&mut first).await);
     drop(second);
     until("a free connection", async || {
-        is_served("127.0.0.1", &server).await
+        is_served([127, 0, 0, 1], &server).await
     })
     .await;
     let refused = "digestd_connections_refused_total{cause=\"client\"}";
@@ -97,16 +87,15 @@ async fn a_client_has_its_connections_and_not_one_more() {
 #[tokio::test]
 async fn a_client_that_fills_the_server_takes_places_from_itself() {
     let server = TestServer::with(|limits| limits.connection.connections_max = 20);
-    let mut other = hold("127.0.0.2", server.address).await;
+    let mut other = hold([127, 0, 0, 2], server.address).await;
     // 18 can be there together, and each more takes the place of the first that is left.
     let mut crowd = Vec::new();
     for _ in 0..30 {
-        crowd.push(hold("127.0.0.1", server.address).await);
+        crowd.push(hold([127, 0, 0, 1], server.address).await);
     }
     let mut probes = Vec::new();
     for last in 3..8 {
-        let address = format!("127.0.0.{last}");
-        probes.push(hold(&address, server.address).await);
+        probes.push(hold([127, 0, 0, last], server.address).await);
     }
     let ended = "digestd_connections_ended_total{cause=\"room\"}";
     // One more, of the scrape.
@@ -123,17 +112,17 @@ async fn requests_under_way_are_not_ended_while_there_are_idle_connections() {
     let server = TestServer::with(|limits| limits.connection.connections_max = 20);
     let mut posts = Vec::new();
     for _ in 0..10 {
-        let mut client = connect_from("127.0.0.1", server.address).await;
+        let mut client = connect_from([127, 0, 0, 1], server.address).await;
         client.send(BEGUN_POST).await;
         posts.push(client);
     }
     server.has_seen_all().await;
     let mut idle = Vec::new();
     for _ in 0..8 {
-        idle.push(hold("127.0.0.1", server.address).await);
+        idle.push(hold([127, 0, 0, 1], server.address).await);
     }
     for _ in 0..5 {
-        assert!(is_served("127.0.0.2", &server).await);
+        assert!(is_served([127, 0, 0, 2], &server).await);
     }
     assert!(!closed(&mut idle).await.is_empty());
     for mut post in posts {
@@ -147,12 +136,15 @@ async fn a_probe_is_served_where_all_connections_have_requests_under_way() {
     let server = TestServer::with(|limits| limits.connection.connections_max = 20);
     let mut posts = Vec::new();
     for _ in 0..18 {
-        let mut client = connect_from("127.0.0.1", server.address).await;
+        let mut client = connect_from([127, 0, 0, 1], server.address).await;
         client.send(BEGUN_POST).await;
         posts.push(client);
     }
-    until("the limit", async || !is_served("127.0.0.1", &server).await).await;
-    let probe = hold("127.0.0.2", server.address).await;
+    until("the limit", async || {
+        !is_served([127, 0, 0, 1], &server).await
+    })
+    .await;
+    let probe = hold([127, 0, 0, 2], server.address).await;
     let mut answered = 0;
     for post in &mut posts {
         if post.try_send(b"o").await.is_ok() && post.read_more().await.is_ok() {
@@ -215,19 +207,19 @@ async fn operators_have_connections_of_their_own() {
     });
     let mut crowd = Vec::new();
     for last in 1..4 {
-        let mut client = connect_from(&format!("127.0.0.{last}"), server.public).await;
+        let mut client = connect_from([127, 0, 0, last], server.public).await;
         client.send(BEGUN_POST).await;
         crowd.push(client);
     }
     // As many as there may be without one that ends.
     until("the limit", async || {
-        try_hold("127.0.0.3", server.public).await.is_none()
+        try_hold([127, 0, 0, 3], server.public).await.is_none()
     })
     .await;
     // More often than there are connections for operators, and by one whose requests are running.
     let mut held = Vec::new();
     for _ in 0..8 {
-        held.push(hold("127.0.0.3", server.admin).await);
+        held.push(hold([127, 0, 0, 3], server.admin).await);
     }
     assert!(!closed(&mut held).await.is_empty());
     for client in &mut crowd {

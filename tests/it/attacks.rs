@@ -5,7 +5,6 @@
 //! that answers take is compared with what it is beside a thread that merely burns a processor.
 
 use std::env;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +13,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use digestd::digest::Digest;
-use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -26,10 +24,10 @@ use crate::http2::{
 use crate::memory::raise_descriptor_limit;
 use crate::process::{Client, Digestd, Launch};
 use crate::store_support::text_of;
-use crate::support::Raw;
+use crate::support::{Raw, connect_from};
 
-const ATTACKER: &str = "127.0.0.1";
-const HEALTHY: &str = "127.0.0.2";
+const ATTACKER: [u8; 4] = [127, 0, 0, 1];
+const HEALTHY: [u8; 4] = [127, 0, 0, 2];
 
 /// As many as one client may have, but for a few.
 const CONNECTIONS: usize = 250;
@@ -56,16 +54,9 @@ fn duration() -> Duration {
     Duration::from_secs(seconds.map_or(2, |seconds| seconds.parse().unwrap()))
 }
 
-async fn connect(from: &str, server: SocketAddr) -> Raw {
-    let socket = TcpSocket::new_v4().unwrap();
-    let from: SocketAddr = format!("{from}:0").parse().unwrap();
-    socket.bind(from).unwrap();
-    Raw::new(socket.connect(server).await.unwrap())
-}
-
 /// Connects over HTTP/2 with windows of `window` bytes for answers.
 async fn connect_h2(server: SocketAddr, window: u32) -> Raw {
-    let mut client = connect(ATTACKER, server).await;
+    let mut client = connect_from(ATTACKER, server).await;
     let setting = [&[0, 4][..], &window.to_be_bytes()].concat();
     let start = [PREFACE, &frame(SETTINGS, 0, 0, &setting)].concat();
     client.send(start).await;
@@ -182,7 +173,7 @@ async fn ask_again_and_again(
     request: String,
     phase: Arc<AtomicU8>,
 ) -> Vec<Asked> {
-    let mut client = connect(HEALTHY, server).await;
+    let mut client = connect_from(HEALTHY, server).await;
     let mut all = Vec::new();
     loop {
         let phase = phase.load(Relaxed);
@@ -199,7 +190,7 @@ async fn ask_again_and_again(
         if !matches!(status, Ok(200 | 201)) {
             let line = request.lines().next().unwrap();
             failure = Some(format!("{line}: {status:?}"));
-            client = connect(HEALTHY, server).await;
+            client = connect_from(HEALTHY, server).await;
         }
         all.push(Asked {
             phase,
@@ -237,13 +228,6 @@ fn store(server: &Digestd, text: &str) -> String {
     format!("/messages/{}", Digest::of(text.as_bytes()))
 }
 
-fn memory_bytes(server: &Digestd) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes = line.unwrap().trim().trim_end_matches(" kB");
-    kibibytes.parse::<u64>().unwrap() << 10
-}
-
 /// A server with default limits, and everything that an attack may ask for.
 fn launch(data: &Path) -> Launch {
     Launch::new(data)
@@ -260,7 +244,7 @@ async fn survive<A>(server: Digestd, attack: impl AsyncFnOnce(SocketAddr) -> A) 
     let burner = is_long().then(Burner::start);
     sleep(duration()).await;
     drop(burner);
-    let before = memory_bytes(&server);
+    let before = server.resident_bytes();
     let mut most = before;
     healthy.begin(DURING);
     let started = Instant::now();
@@ -268,13 +252,13 @@ async fn survive<A>(server: Digestd, attack: impl AsyncFnOnce(SocketAddr) -> A) 
     println!("  under way after {:?}", started.elapsed());
     let started = Instant::now();
     while started.elapsed() < duration() {
-        most = most.max(memory_bytes(&server));
+        most = most.max(server.resident_bytes());
         sleep(Duration::from_millis(50)).await;
     }
     healthy.begin(AFTER);
     drop(attacker);
     sleep(RECOVERY).await;
-    let rest = memory_bytes(&server).saturating_sub(before);
+    let rest = server.resident_bytes().saturating_sub(before);
     let growth = most - before;
     println!(
         "  {} MiB, {} more at the peak, {} afterwards",
@@ -387,7 +371,7 @@ async fn bodies_of_which_little_comes_leave_room_for_others() {
     survive(server, async |server| {
         let mut held = Vec::new();
         for _ in 0..CONNECTIONS {
-            let mut client = connect(ATTACKER, server).await;
+            let mut client = connect_from(ATTACKER, server).await;
             let start =
                 "POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1048576\r\n\r\nx";
             client.send(start).await;
@@ -435,7 +419,7 @@ async fn batches_look_ups_and_exports_that_go_on_for_ever_leave_some_to_others()
         let mut held = Vec::new();
         for _ in 0..20 {
             for request in &requests {
-                let mut client = connect(ATTACKER, server).await;
+                let mut client = connect_from(ATTACKER, server).await;
                 client.send(request).await;
                 held.push(client);
             }
@@ -459,10 +443,10 @@ async fn messages_that_wait_for_a_slow_disk_keep_no_bodies() {
         format!("{{\"message\": \"{number}\", \"rest\": \"{rest}\"}}")
     });
     let bodies: Vec<_> = bodies.collect();
-    let before = memory_bytes(&server);
+    let before = server.resident_bytes();
     let mut most = before;
     for body in &bodies {
-        let mut client = connect(ATTACKER, server.address()).await;
+        let mut client = connect_from(ATTACKER, server.address()).await;
         let length = body.len();
         let head = format!(
             "POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
@@ -471,7 +455,7 @@ async fn messages_that_wait_for_a_slow_disk_keep_no_bodies() {
         // Refused ones are closed before they are sent.
         let _ = client.try_send((head + body).as_bytes()).await;
         client.reset();
-        most = most.max(memory_bytes(&server));
+        most = most.max(server.resident_bytes());
     }
     let growth = most - before;
     println!("{} MiB more", growth >> 20);

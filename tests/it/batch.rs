@@ -535,7 +535,7 @@ fn a_long_batch_takes_little_memory_even_if_it_is_read_at_the_end() {
     // What the index may keep is not what the batch takes.
     let launch = Launch::new(directory.path()).option("--cache", "8MiB");
     let server = launch.start();
-    let before = memory_bytes(&server);
+    let before = server.peak_bytes();
     let (lines, answers) = numbered(0..100_000);
     let mut stream = TcpStream::connect(server.address()).unwrap();
     let head = format!(
@@ -546,16 +546,8 @@ fn a_long_batch_takes_little_memory_even_if_it_is_read_at_the_end() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.ends_with(&answers));
-    let growth = memory_bytes(&server) - before;
+    let growth = server.peak_bytes() - before;
     assert!(growth < 64 << 20, "{growth}");
-}
-
-/// The most memory it has had so far.
-fn memory_bytes(server: &Digestd) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kibibytes = line.unwrap().trim().strip_suffix(" kB").unwrap();
-    kibibytes.parse::<u64>().unwrap() << 10
 }
 
 #[test]

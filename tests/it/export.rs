@@ -160,7 +160,7 @@ fn an_export_while_messages_come_has_everything_that_was_there_before() {
     let data = tempfile::tempdir().unwrap();
     let server = generous(data.path()).option("--cache", "16MiB").start();
     let before = write(&server, "before", &|number| number < BEFORE / WRITERS);
-    let resident = resident_bytes(&server);
+    let resident = server.resident_bytes();
     let over = AtomicBool::new(false);
     let (archive, during) = thread::scope(|scope| {
         let during = scope.spawn(|| write(&server, "during", &|_| !over.load(Relaxed)));
@@ -170,7 +170,7 @@ fn an_export_while_messages_come_has_everything_that_was_there_before() {
         assert_eq!(outcome.code, Some(0), "{outcome:?}");
         (fs::read(path).unwrap(), during.join().unwrap())
     });
-    let growth = resident_bytes(&server).saturating_sub(resident);
+    let growth = server.resident_bytes().saturating_sub(resident);
     assert!(growth <= GROWTH_BYTES_MAX, "{growth} bytes more");
 
     let lines = archive.split_inclusive(|&byte| byte == b'\n');
@@ -206,13 +206,6 @@ fn write(server: &Digestd, name: &str, go: &(dyn Fn(usize) -> bool + Sync)) -> V
             .flat_map(|writer| writer.join().unwrap());
         digests.collect()
     })
-}
-
-fn resident_bytes(server: &Digestd) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes = line.unwrap().trim().trim_end_matches(" kB");
-    kibibytes.parse::<u64>().unwrap() * 1024
 }
 
 // The command.

@@ -583,7 +583,7 @@ async fn a_client_that_reads_nothing_is_dropped() {
     let requests = ask_for_megabytes(&mut client, &server).await;
     // Its connection is free for another.
     until("the end of the connection", async || {
-        is_served("127.0.0.1", &server).await
+        is_served([127, 0, 0, 1], &server).await
     })
     .await;
     assert!(started.elapsed() >= timeout);

@@ -1,9 +1,8 @@
 //! What a server takes when clients misbehave: memory, descriptors, processor time.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream as BlockingStream};
+use std::net::{SocketAddr, TcpStream as BlockingStream};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,11 +10,12 @@ use std::time::{Duration, Instant};
 use digestd::config::Limits;
 use digestd::digest::Digest;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::process::{Client, Digestd, Launch, PATIENCE};
+use crate::support::stream_from;
 
 const CLIENTS: usize = 1000;
 const BODY_BYTES: usize = 1 << 20;
@@ -44,7 +44,7 @@ fn slow_and_broken_large_bodies_do_not_take_the_memory() {
             .collect();
         scope.spawn(|| {
             while !over.is_set() {
-                check_memory(&server, "VmRSS");
+                check_memory(server.resident_bytes());
                 thread::sleep(Duration::from_millis(50));
             }
         });
@@ -61,7 +61,7 @@ fn slow_and_broken_large_bodies_do_not_take_the_memory() {
             );
         }
     });
-    println!("{} bytes at the peak", check_memory(&server, "VmHWM"));
+    println!("{} bytes at the peak", check_memory(server.peak_bytes()));
     server.stop();
 }
 
@@ -260,11 +260,9 @@ impl LargeBody {
 
     /// Sends it piece by piece, and does not stop because it was refused.
     async fn send(self, address: SocketAddr) -> End {
-        let socket = TcpSocket::new_v4().unwrap();
         // 256 connections is what one address may have.
-        let source = Ipv4Addr::new(127, 0, 0, u8::try_from(2 + self.client % 8).unwrap());
-        socket.bind((source, 0).into()).unwrap();
-        let stream = socket.connect(address).await.unwrap();
+        let source = [127, 0, 0, u8::try_from(2 + self.client % 8).unwrap()];
+        let stream = stream_from(source, address).await;
         if self.send_pieces(&stream).await.is_err() {
             return End::Refused;
         }
@@ -341,17 +339,9 @@ async fn send(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads a figure from the server's status, in bytes, and checks that it is within the limit.
-fn check_memory(server: &Digestd, figure: &str) -> u64 {
-    let path = format!("/proc/{}/status", server.pid());
-    let status = fs::read_to_string(path).unwrap();
-    let values: HashMap<_, _> = status
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .collect();
-    let kibibytes = values[figure].trim().trim_end_matches(" kB");
-    let bytes = kibibytes.parse::<u64>().unwrap() * 1024;
-    assert!(bytes < RSS_BYTES_MAX, "{figure} is {bytes} bytes");
+/// Checks that a figure of its memory is within the limit.
+fn check_memory(bytes: u64) -> u64 {
+    assert!(bytes < RSS_BYTES_MAX, "{bytes} bytes");
     bytes
 }
 
@@ -376,13 +366,13 @@ fn running_out_of_descriptors_pauses_accepting_and_goes_on() {
     let server = Digestd::start(data.path());
     let (mut early, crowd) = crowd(&server);
 
-    let before = processor_time(&server);
+    let before = server.processor_time();
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(2) {
         assert_eq!(early.ask("GET", "/livez", &[], b"").unwrap().status, 200);
         thread::sleep(Duration::from_millis(50));
     }
-    let spent = processor_time(&server).saturating_sub(before);
+    let spent = server.processor_time().saturating_sub(before);
     assert!(spent < started.elapsed() / 4, "it span: {spent:?}");
 
     drop((crowd, early));
@@ -476,16 +466,4 @@ fn forbid_new_descriptors(server: &Digestd) {
     };
     let pid = i32::try_from(server.pid()).unwrap();
     prlimit(Pid::from_raw(pid), Resource::Nofile, limit).unwrap();
-}
-
-/// Time that processors spent on the server, in its own code and in the kernel.
-fn processor_time(server: &Digestd) -> Duration {
-    let path = format!("/proc/{}/stat", server.pid());
-    let stat = fs::read_to_string(path).unwrap();
-    // The second field, in brackets, may hold anything; user and system time are 14 and 15.
-    let (_, rest) = stat.rsplit_once(") ").unwrap();
-    let ticks = rest.split(' ').skip(11).take(2);
-    let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
-    // Every Linux counts in hundredths of a second there.
-    Duration::from_millis(ticks * 10)
 }

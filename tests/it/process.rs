@@ -296,6 +296,21 @@ impl Digestd {
         self.process.0.id()
     }
 
+    /// Memory that it has at the moment.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        resident_bytes(self.pid(), "VmRSS:")
+    }
+
+    /// The most memory that it has had so far.
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        resident_bytes(self.pid(), "VmHWM:")
+    }
+
+    /// Time that processors spent on it, in its own code and in the kernel.
+    pub(crate) fn processor_time(&self) -> Duration {
+        processor_time(self.pid())
+    }
+
     /// A new connection to it.
     pub(crate) fn client(&self) -> Client {
         Client::connect(self.address).unwrap()
@@ -361,6 +376,24 @@ impl Digestd {
         assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{log}");
         log
     }
+}
+
+fn resident_bytes(pid: u32, figure: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(figure));
+    let kibibytes = line.unwrap().trim().strip_suffix(" kB").unwrap();
+    kibibytes.parse::<u64>().unwrap() << 10
+}
+
+/// Time that processors spent on a process.
+pub(crate) fn processor_time(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The second field, in brackets, may hold anything; user and system time are 14 and 15.
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    let ticks = rest.split(' ').skip(11).take(2);
+    let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    // Every Linux counts in hundredths of a second there.
+    Duration::from_millis(ticks * 10)
 }
 
 /// The standard error of a server, line by line.

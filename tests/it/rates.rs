@@ -1,7 +1,6 @@
 //! Rates of the real binary, in real time: how many requests pass, when the next one does, and how
 //! many clients are remembered.
 
-use std::fs;
 use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::path::Path;
@@ -149,11 +148,11 @@ fn a_hundred_thousand_clients_of_a_proxy_take_no_more_memory_than_those_that_are
         .start();
     // Memory that is taken once, whoever asks.
     ask_for_all(&server, 2 * CLIENTS..2 * CLIENTS + AT_ONCE);
-    let before = resident_bytes(&server);
+    let before = server.resident_bytes();
     for clients in [0..CLIENTS, CLIENTS..CLIENTS / 2 * 3] {
         ask_for_all(&server, clients);
         let remembered = limited_clients(&server);
-        let grown = resident_bytes(&server).saturating_sub(before);
+        let grown = server.resident_bytes().saturating_sub(before);
         println!("{remembered} clients remembered, {grown} bytes more than before");
         assert!(remembered <= CLIENTS_MAX, "{remembered}");
         assert!(remembered >= CLIENTS_MAX / 10 * 9, "{remembered}");
@@ -188,12 +187,4 @@ fn limited_clients(server: &Digestd) -> usize {
     let mut lines = metrics.text().lines();
     let value = lines.find_map(|line| line.strip_prefix("digestd_limited_clients "));
     value.unwrap().parse().unwrap()
-}
-
-/// Memory that the server has at the moment.
-fn resident_bytes(server: &Digestd) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes = line.unwrap().trim().trim_end_matches(" kB");
-    kibibytes.parse::<u64>().unwrap() * 1024
 }

@@ -33,7 +33,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tempfile::TempDir;
 use tokio::io::{AsyncWrite, Interest};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -105,6 +105,18 @@ pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
         }
     };
     within(what, polling).await;
+}
+
+/// A connection from this address of the loopback network.
+pub(crate) async fn connect_from(address: [u8; 4], server: SocketAddr) -> Raw {
+    Raw::new(stream_from(address, server).await)
+}
+
+/// The same with nothing around it.
+pub(crate) async fn stream_from(address: [u8; 4], server: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from((address, 0))).unwrap();
+    within("connecting", socket.connect(server)).await.unwrap()
 }
 
 /// A server that lives as long as its test.

@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 
 use crate::memory::raise_descriptor_limit;
 use crate::process::{Digestd, Launch, PATIENCE, address_in, run, wait_until};
-use crate::support::{Raw, milliseconds, within};
+use crate::support::{Raw, milliseconds, stream_from, within};
 
 const FOO: &str = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
 const BAR: &str = "fcde2b2edba56bf408601fb721fe9b5c338d10ee429ea04fae5511b68fbf8fb9";
@@ -455,15 +455,11 @@ fn a_thousand_clients_that_give_nothing_hold_up_nobody() {
 /// Opens a connection, from an address that a few hundred share.
 fn hold(number: usize, address: SocketAddr, idler: Idler) -> TcpStream {
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
+        .enable_all()
         .build()
         .unwrap();
-    let from = SocketAddr::from(([127, 0, 1, u8::try_from(number / 200).unwrap()], 0));
-    let stream = runtime.block_on(async {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind(from).unwrap();
-        socket.connect(address).await.unwrap().into_std().unwrap()
-    });
+    let from = [127, 0, 1, u8::try_from(number / 200).unwrap()];
+    let stream = runtime.block_on(async { stream_from(from, address).await.into_std().unwrap() });
     stream.set_nonblocking(false).unwrap();
     let start: &[u8] = match idler {
         Idler::Silent => b"",
