@@ -44,6 +44,8 @@ pub struct Limits {
     pub writes_max: usize,
     /// Exports at once.
     pub exports_max: usize,
+    /// A request may wait this long for room that others have.
+    pub room_timeout: Duration,
     /// A request for messages may wait this long for the store to open.
     pub opening_timeout: Duration,
 }
@@ -127,6 +129,8 @@ impl Default for Limits {
             writes_max: 1024,
             // Each keeps up to half a core busy that others could use.
             exports_max: 2,
+            // A sixth of what a body may pause, and far below what clients wait for an answer.
+            room_timeout: Duration::from_secs(5),
             // A few million messages; half of what many clients wait for an answer.
             opening_timeout: Duration::from_secs(5),
         }
@@ -231,6 +235,7 @@ impl Limits {
     /// can pass, and a client can have two answers of that size.
     pub fn fit_into(&mut self, memory: Option<u64>, has_tls: bool) {
         let body_bytes_max = usize::try_from(self.body.bytes_max).unwrap_or(usize::MAX);
+        let uncounted = self.uncounted_bytes_max();
         let body = &mut self.body;
         let rooms = [
             &mut body.all_large_bytes_max,
@@ -238,6 +243,7 @@ impl Limits {
             &mut self.answers_bytes_max,
         ];
         if let Some(share) = memory.map(|bytes| u128::from(bytes / MEMORY_SHARE)) {
+            let share = share.saturating_sub(uncounted as u128);
             let all = rooms.iter().map(|bytes| **bytes as u128).sum::<u128>();
             for bytes in rooms {
                 let fitting = *bytes as u128 * share.min(all) / all.max(1);
@@ -268,7 +274,14 @@ impl Limits {
             .all_connections_max()
             .saturating_mul(self.connection_bytes(has_tls))
             .saturating_add(bodies)
+            .saturating_add(self.uncounted_bytes_max())
             .saturating_add(self.answers_bytes_max)
+    }
+
+    /// The first body may need more room than there is, and two texts are decoded at once.
+    fn uncounted_bytes_max(&self) -> usize {
+        let body = usize::try_from(self.body.bytes_max).unwrap_or(usize::MAX);
+        body.saturating_mul(3)
     }
 
     fn connection_bytes(&self, has_tls: bool) -> usize {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use super::budget::Budget;
+use super::body_room::BodyBudget;
+use super::budget::{Budget, Waits};
 use super::pages::Pages;
 use super::record::Reporters;
-use super::request::BodyBudget;
 use super::request_id::RequestIds;
 use super::resource::ListenerRole;
 use crate::access::{Access, Peer};
@@ -16,10 +16,6 @@ use crate::logging::Logs;
 use crate::metrics::Metrics;
 use crate::service::Service;
 
-/// Requests that may wait for the store to open; others are told at once that it is not. With HTTP/2, 64 KiB
-/// of the body of each may come meanwhile, which nobody counts: 16 MiB.
-const WAITING_MAX: usize = 256;
-
 /// What all requests share.
 #[derive(Debug)]
 pub struct App {
@@ -27,8 +23,8 @@ pub struct App {
     pub(super) limits: Limits,
     pub(super) bodies: BodyBudget,
     pub(super) writes: Arc<Semaphore>,
-    /// Slots for requests that wait for the store to open.
-    pub(super) waiting: Budget,
+    /// Where requests wait for room, and for the store to open.
+    pub(super) waits: Arc<Waits>,
     pub(super) batches: Budget,
     pub(super) look_ups: Budget,
     pub(super) answers: Budget,
@@ -57,14 +53,17 @@ impl App {
     /// Serves `service` within `limits` to everybody, and logs no requests.
     #[must_use]
     pub fn new(service: Arc<Service>, limits: Limits) -> Self {
+        let answers = Budget::new(limits.answers_bytes_max);
+        let waits = Arc::new(Waits::new(&answers, limits.room_timeout));
+        let slots = |number| Budget::waiting(number, &waits);
         Self {
             service,
-            bodies: BodyBudget::new(&limits.body),
+            bodies: BodyBudget::new(&limits.body, &waits),
             writes: Arc::new(Semaphore::new(limits.writes_max)),
-            waiting: Budget::new(WAITING_MAX),
-            batches: Budget::new(limits.batch.batches_max),
-            look_ups: Budget::new(limits.batch.look_ups_max),
-            answers: Budget::new(limits.answers_bytes_max),
+            batches: slots(limits.batch.batches_max),
+            look_ups: slots(limits.batch.look_ups_max),
+            answers,
+            waits,
             exports: None,
             pages: Pages::new(),
             request_ids: RequestIds::new(),
@@ -80,7 +79,7 @@ impl App {
     /// Lets everybody who may read a message have all of them.
     #[must_use]
     pub fn allow_export(self) -> Self {
-        let exports = Some(Budget::new(self.limits.exports_max));
+        let exports = Some(Budget::waiting(self.limits.exports_max, &self.waits));
         Self { exports, ..self }
     }
 

@@ -15,6 +15,7 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -27,14 +28,15 @@ use tokio::time::timeout;
 use super::app::App;
 use super::authorize::seconds;
 use super::body::{BodySender, Gone, Response, ResponseBody};
-use super::budget::{NoRoom, Reservation};
+use super::body_room::{CoveredBytes, Spare};
+use super::budget::{NoRoom, Requester, Reservation};
 use super::digest_fields::RequestDigests;
+use super::ending::EndSignal;
 use super::error::{HttpError, LineError};
 use super::json;
 use super::lines::{BodyLine, LineSplitter};
-use super::request::{BodyDeadline, BodyError, CoveredBytes, RequestBody, check_size};
+use super::request::{BodyDeadline, BodyError, RequestBody, check_size};
 use super::response;
-use crate::access::networks::Client;
 use crate::digest::Digest;
 use crate::message::Message;
 use crate::metrics::KeptOut;
@@ -43,6 +45,9 @@ use crate::service::{Put, Receipt, StoreError, offload};
 /// Answers gathered before they are handed over, in bytes, if more are ready: fewer hand-overs, no
 /// wait.
 const GATHERED_BYTES_MAX: usize = 32 << 10;
+
+/// The client of a batch that gives way to others has this long to take what there is.
+const GIVING_WAY_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What is done with each line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,18 +78,23 @@ pub(super) async fn answer(
         BatchOperation::Publish => Some(app.service.durability()?),
         BatchOperation::LookUp | BatchOperation::FindMissing => None,
     };
-    let shares = Shares::take(app, body.client(), operation)?;
+    let shares = Shares::take(app, body.requester(), operation).await?;
     // So that a client that has a batch has room for other answers.
     let bytes_max = app
         .limits
         .batch
         .answer_bytes_max
         .min(app.answers.share_max() / 4);
-    let room = app.answers.reserve(body.client(), bytes_max);
+    let ending = Arc::clone(&body.requester().ending);
+    let room = app.answers.begin_at_once(body.client(), bytes_max, ending);
     let room = room.map_err(|NoRoom| HttpError::NoRoomForAnswer)?;
     // Before the head of the answer, which a client that waits to be asked would take for the last word.
-    let deadline = BodyDeadline::new(&app.limits.body);
-    let first = deadline.next_frame(&mut body).await?;
+    let mut deadline = BodyDeadline::new(&app.limits.body);
+    let first = tokio::select! {
+        biased;
+        () = shares.told.ended() => return Err(BodyError::GaveWay.into()),
+        first = deadline.next_frame(&mut body) => first?,
+    };
     let (answers, streamed) = ResponseBody::stream(bytes_max, Some(room));
     let batch = Batch {
         app: Arc::clone(app),
@@ -101,6 +111,7 @@ pub(super) async fn answer(
         is_paid: true,
         gathered: Vec::new(),
         answers,
+        stall_timeout: app.limits.connection.write_stall_timeout,
         shares,
     };
     tokio::spawn(batch.run(first));
@@ -111,26 +122,37 @@ pub(super) async fn answer(
 #[derive(Debug)]
 struct Shares {
     _slot: Reservation,
+    /// Ends it when others need what it has.
+    told: Arc<EndSignal>,
     _writes: Option<OwnedSemaphorePermit>,
     /// Shared with the lines on their way to the disk, which go on when the client has gone away.
     memory: Arc<Reservation>,
 }
 
 impl Shares {
-    fn take(app: &App, client: Client, operation: BatchOperation) -> Result<Self, HttpError> {
+    async fn take(
+        app: &App,
+        requester: &Requester,
+        operation: BatchOperation,
+    ) -> Result<Self, HttpError> {
         let (slots, no_room) = match operation {
             BatchOperation::Publish => (&app.batches, HttpError::NoRoomForBatch),
             BatchOperation::LookUp | BatchOperation::FindMissing => {
                 (&app.look_ups, HttpError::NoRoomForLookUp)
             }
         };
-        let slot = slots.reserve(client, 1);
+        let told = Arc::new(EndSignal::default());
+        let slot = slots.begin(requester, 1, Arc::clone(&told) as _).await;
+        let slot = slot.map_err(|NoRoom| no_room)?;
         let writes = (operation == BatchOperation::Publish)
             .then(|| Arc::clone(&app.writes).try_acquire_many_owned(app.limits.batch.lines_max));
+        let writes = writes.transpose().map_err(|_| HttpError::NoRoomForBatch)?;
+        let memory = app.bodies.begin_batch(requester, &app.limits.body, &told);
         Ok(Self {
-            _slot: slot.map_err(|NoRoom| no_room)?,
-            _writes: writes.transpose().map_err(|_| HttpError::NoRoomForBatch)?,
-            memory: app.bodies.reserve_batch(client, &app.limits.body)?.into(),
+            memory: memory.await.map_err(BodyError::from)?.into(),
+            told,
+            _slot: slot,
+            _writes: writes,
         })
     }
 }
@@ -157,6 +179,8 @@ struct Batch {
     /// Answers to be handed over.
     gathered: Vec<u8>,
     answers: BodySender,
+    /// Answers may lie there so long.
+    stall_timeout: Duration,
     shares: Shares,
 }
 
@@ -196,6 +220,7 @@ impl Batch {
             if self.waiting.is_empty() && !may_read && self.lines.is_empty() {
                 break;
             }
+            let waits = !self.waiting.is_empty() || (may_read && has_room);
             tokio::select! {
                 biased;
                 outcome = poll_fn(|context| poll_first(&mut self.waiting, context)), if !self.waiting.is_empty() => {
@@ -203,6 +228,10 @@ impl Batch {
                 }
                 frame = self.deadline.next_frame(&mut self.body), if may_read && has_room => {
                     failure = self.take(frame).err();
+                }
+                () = self.shares.told.ended(), if waits && failure.is_none() => {
+                    failure = Some(HttpError::from(BodyError::GaveWay).into());
+                    self.stall_timeout = GIVING_WAY_TIMEOUT;
                 }
                 else => {}
             }
@@ -232,7 +261,8 @@ impl Batch {
             if self.received > bytes_max {
                 return Err(HttpError::from(BodyError::TooLarge { bytes_max }).into());
             }
-            let is_in_time = self.deadline.check(self.received);
+            let is_crowding = || self.shares.memory.is_crowding();
+            let is_in_time = self.deadline.check(self.received, is_crowding);
             is_in_time.map_err(HttpError::from)?;
             self.lines.feed(piece);
         }
@@ -302,7 +332,8 @@ impl Batch {
         };
         let bytes = line.bytes().len();
         if self.operation == BatchOperation::Publish {
-            let message = offload(bytes, move || read_message(line)).await?;
+            let spare = self.app.bodies.spare(&line).await;
+            let message = offload(bytes, move || read_message(line, spare)).await?;
             let put = self.app.service.begin(message).map_err(HttpError::from)?;
             Ok(Waiting::Put { put, bytes })
         } else {
@@ -368,8 +399,13 @@ impl Batch {
             Bytes::from(mem::take(&mut self.gathered).into_boxed_slice())
         };
         let sending = self.answers.send(piece);
-        let sent = timeout(self.app.limits.connection.write_stall_timeout, sending).await;
-        sent.map_err(|_| Gone)?
+        let sending = timeout(self.stall_timeout, sending);
+        tokio::select! {
+            biased;
+            sent = sending => sent.map_err(|_| Gone)?,
+            // It takes no answers, so it cannot be told.
+            () = self.shares.told.ended() => Err(Gone),
+        }
     }
 }
 
@@ -392,9 +428,9 @@ fn poll_first(
     }
 }
 
-fn read_message(line: CoveredBytes) -> Result<Message, LineError> {
+fn read_message(line: CoveredBytes, spare: Spare) -> Result<Message, LineError> {
     let text = json::message_text(&text(line.bytes())?)?;
-    Ok(Message::new(line.into_text(text)))
+    Ok(Message::new(line.into_text(text, spare)))
 }
 
 fn text(line: &Bytes) -> Result<ByteString, LineError> {

@@ -21,6 +21,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::budget::{Budget, NoRoom, Reservation, covered};
+use super::ending::Ending;
 use super::record::RequestRecord;
 use crate::access::networks::Client;
 
@@ -121,19 +122,21 @@ impl DeliveryProgress {
 }
 
 impl Budget {
-    /// Sets aside for `client` what `body` keeps in memory, unless it is small. An answer counts as half a share
+    /// Sets aside for `client` what `body` keeps in memory, unless it is small; `ending` ends it. An answer counts as half a share
     /// at most, so that the largest passes too.
     pub(super) fn reserve_answer(
         &self,
         client: Client,
         body: &ResponseBody,
+        ending: &Ending,
     ) -> Result<Option<Reservation>, NoRoom> {
         let bytes = body.rest.len();
         if bytes <= SMALL_BYTES_MAX {
             return Ok(None);
         }
         let counted = bytes.min(self.share_max() / 2);
-        self.reserve(client, counted).map(Some)
+        let reserved = self.begin_at_once(client, counted, Arc::clone(ending));
+        reserved.map(Some)
     }
 }
 
@@ -273,15 +276,20 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::http::ending::EndSignal;
 
     fn client() -> Client {
         Client::of([10, 0, 0, 1].into())
     }
 
+    fn ending() -> Ending {
+        Arc::<EndSignal>::default()
+    }
+
     /// An answer of so many bytes, if there is room for it.
     fn answer(room: &Budget, bytes: usize) -> Result<ResponseBody, NoRoom> {
         let mut body = ResponseBody::from(Bytes::from(vec![b'x'; bytes]));
-        let reserved = room.reserve_answer(client(), &body)?;
+        let reserved = room.reserve_answer(client(), &body, &ending())?;
         body.cover(None, reserved);
         Ok(body)
     }

@@ -1,36 +1,50 @@
 //! What is scarce and shared by all clients: bytes of memory, or slots for something costly.
 //!
-//! **Invariants:** no client has more than its share, half of it all, and neither has an IPv6 /48 network; so
-//! whatever one of them does, there is something left for the others. What is set aside for bytes is given back
-//! when the last of them is dropped, wherever they went: into the queue of the store, into the buffers of
-//! HTTP/2 (see [`covered`]). A client is remembered only while something is set aside for it.
+//! A client has at most a share, half of it all, and so has an IPv6 /48 network. A request that finds no room
+//! waits, for a limited time, if its budget has [`Waits`]. What becomes free goes to the client that holds
+//! least. While a request waits within the share of its client, clients that hold more than an eighth, and more
+//! than it would, lose what they began last: it is told, or its stream or connection is ended. What was begun
+//! first can always grow to its end, so requests never wait for each other.
+//!
+//! **Invariant:** what is set aside for bytes is given back when the last of them is dropped, wherever they
+//! went: into the queue of the store, into the buffers of HTTP/2 (see [`covered`]). Who may have what is kept by
+//! the [`Ledger`].
 
-use std::collections::HashMap;
-use std::hash::Hash;
+mod holdings;
+mod ledger;
+
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-use crate::access::networks::{Client, ClientNetwork};
+use self::ledger::{Ledger, Wish};
+use super::ending::Ending;
+use crate::access::networks::Client;
+
+/// What is told to end when the wait of another is over has this long to do so.
+const LEAVING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Requests that wait at once, for whatever room; half of them of one client, as many as it may have
+/// connections.
+const WAITING_MAX: usize = 512;
+
+/// What may come over HTTP/2 for a request that is not read: the window of its stream, and a frame that was
+/// taken from it.
+const UNREAD_BYTES: usize = (64 << 10) + (16 << 10);
 
 /// A number of bytes or slots of which parts can be set aside.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Budget(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    units_max: usize,
     share_max: usize,
-    taken: Mutex<Taken>,
-}
-
-/// What was set aside, in all and for whom.
-#[derive(Debug, Default)]
-struct Taken {
-    all: usize,
-    clients: HashMap<Client, usize>,
-    /// Those that may be of many clients.
-    networks: HashMap<ClientNetwork, usize>,
+    waits: Option<Arc<Waits>>,
+    ledger: Mutex<Ledger<oneshot::Sender<Reservation>>>,
 }
 
 /// A part of a [`Budget`], given back when dropped.
@@ -39,24 +53,81 @@ pub(super) struct Reservation {
     budget: Arc<Inner>,
     client: Client,
     units: usize,
+    /// Of one that can be ended.
+    number: Option<u64>,
+}
+
+/// Whose request it is.
+#[derive(Clone, Debug)]
+pub(super) struct Requester {
+    pub(super) client: Client,
+    /// It came over HTTP/2, which reads ahead of who takes its body.
+    pub(super) is_h2: bool,
+    /// Ends the request, whatever it does, and with HTTP/1.1 its connection.
+    pub(super) ending: Ending,
 }
 
 /// There is no room at the moment, or not for this client; nothing was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom;
 
+/// Where requests wait.
+#[derive(Debug)]
+pub(super) struct Waits {
+    slots: Budget,
+    /// What comes meanwhile is counted here.
+    unread: Budget,
+    patience: Duration,
+}
+
+/// A request that waits.
+#[derive(Debug)]
+pub(super) struct Wait {
+    _slot: Reservation,
+    _unread: Option<Reservation>,
+}
+
+impl Waits {
+    /// For up to `patience` each; what HTTP/2 reads ahead meanwhile is counted in `unread`.
+    pub(super) fn new(unread: &Budget, patience: Duration) -> Self {
+        Self {
+            slots: Budget::new(WAITING_MAX),
+            unread: unread.clone(),
+            patience,
+        }
+    }
+
+    /// Lets one more request wait until what is returned is dropped.
+    pub(super) fn enter(&self, requester: &Requester) -> Result<Wait, NoRoom> {
+        let reserve_unread = || self.unread.reserve(requester.client, UNREAD_BYTES);
+        Ok(Wait {
+            _slot: self.slots.reserve(requester.client, 1)?,
+            _unread: requester.is_h2.then(reserve_unread).transpose()?,
+        })
+    }
+}
+
 impl Budget {
-    /// Of so many bytes or slots; at least one.
+    /// Of so many bytes or slots, for which nobody waits.
     pub(super) fn new(units_max: usize) -> Self {
+        Self::with(units_max, None)
+    }
+
+    /// Of so many bytes or slots.
+    pub(super) fn waiting(units_max: usize, waits: &Arc<Waits>) -> Self {
+        Self::with(units_max, Some(Arc::clone(waits)))
+    }
+
+    fn with(units_max: usize, waits: Option<Arc<Waits>>) -> Self {
         // Of a few slots, one is always left to others; of one alone, everybody may have it.
         let share_max = units_max
             .div_ceil(2)
             .min(units_max.saturating_sub(1))
             .max(1);
         Self(Arc::new(Inner {
-            units_max,
             share_max,
-            taken: Mutex::default(),
+            waits,
+            ledger: Mutex::new(Ledger::new(units_max, share_max)),
         }))
     }
 
@@ -65,65 +136,148 @@ impl Budget {
         self.0.share_max
     }
 
-    /// Sets aside `units` for `client`; never waits.
+    /// Sets aside `units` for `client`, which are not taken back; never waits.
     pub(super) fn reserve(&self, client: Client, units: usize) -> Result<Reservation, NoRoom> {
-        let Inner {
-            units_max,
-            share_max,
-            ..
-        } = *self.0;
-        let mut taken = self.0.taken();
-        let network = client.network();
-        let of_client = taken.clients.get(&client).copied().unwrap_or(0);
-        let of_network = taken.networks.get(&network).copied().unwrap_or(0);
-        let fits = |taken: usize, max| taken.checked_add(units).is_some_and(|all| all <= max);
-        let is_there = fits(taken.all, units_max);
-        if !is_there || !fits(of_client, share_max) || !fits(of_network, share_max) {
-            return Err(NoRoom);
-        }
-        taken.all += units;
-        *taken.clients.entry(client).or_default() += units;
-        if network.is_shared() {
-            *taken.networks.entry(network).or_default() += units;
-        }
-        Ok(Reservation {
-            budget: Arc::clone(&self.0),
-            client,
-            units,
-        })
+        let is_there = self.0.ledger().reserve(client, units);
+        is_there
+            .then(|| self.0.reservation(client, units, None))
+            .ok_or(NoRoom)
+    }
+
+    /// Sets aside `units`, at least one, for a part of `client` that `ending` ends. Never waits: what ends for
+    /// its sake counts as free.
+    pub(super) fn begin_at_once(
+        &self,
+        client: Client,
+        units: usize,
+        ending: Ending,
+    ) -> Result<Reservation, NoRoom> {
+        let mut ledger = self.0.ledger();
+        let wish = ledger.wish(client, units, ending);
+        let (taken, ended) = match ledger.take(&wish) {
+            None => ledger.take_of_leaving(&wish),
+            taken => (taken, Vec::new()),
+        };
+        drop(ledger);
+        end_all(ended);
+        let units = taken.ok_or(NoRoom)?;
+        Ok(self.0.reservation(client, units, Some(wish.number)))
+    }
+
+    /// Sets aside `units`, at least one, for a part of a request that `ending` ends, now or after a wait.
+    pub(super) async fn begin(
+        &self,
+        requester: &Requester,
+        units: usize,
+        ending: Ending,
+    ) -> Result<Reservation, NoRoom> {
+        let wish = self.0.ledger().wish(requester.client, units, ending);
+        self.0.obtain(requester, wish).await
+    }
+}
+
+/// Outside of the lock: what ends may give something back at once.
+fn end_all(ended: Vec<Ending>) {
+    for ending in ended {
+        ending.end();
     }
 }
 
 impl Inner {
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ledger(&self) -> MutexGuard<'_, Ledger<oneshot::Sender<Reservation>>> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn give_back(&self, client: Client, units: usize) {
-        let mut taken = self.taken();
-        taken.all -= units;
-        give_back(&mut taken.clients, &client, units);
-        let network = client.network();
-        if network.is_shared() {
-            give_back(&mut taken.networks, &network, units);
+    /// What was taken already.
+    fn reservation(
+        self: &Arc<Self>,
+        client: Client,
+        units: usize,
+        number: Option<u64>,
+    ) -> Reservation {
+        Reservation {
+            budget: Arc::clone(self),
+            client,
+            units,
+            number,
         }
+    }
+
+    async fn obtain(
+        self: &Arc<Self>,
+        requester: &Requester,
+        wish: Wish,
+    ) -> Result<Reservation, NoRoom> {
+        let taken = self.ledger().take(&wish);
+        if let Some(units) = taken {
+            return Ok(self.reservation(wish.client, units, Some(wish.number)));
+        }
+        let waits = self.waits.as_ref().ok_or(NoRoom)?;
+        let _wait = waits.enter(requester)?;
+        // Dropped after the receiver: others may be next then.
+        let _serve = ServeWhenDropped(self);
+        let (sender, mut granted) = oneshot::channel();
+        self.change(|ledger| ledger.wait(wish.clone(), sender));
+        if let Ok(granted) = timeout(waits.patience, &mut granted).await {
+            return granted.map_err(|_| NoRoom);
+        }
+        let ended = self.ledger().end_larger(&wish);
+        if ended.is_empty() {
+            return Err(NoRoom);
+        }
+        end_all(ended);
+        let granted = timeout(LEAVING_TIMEOUT, granted).await;
+        granted.map_err(|_| NoRoom)?.map_err(|_| NoRoom)
+    }
+
+    /// Changes what is taken or who waits, and then serves those who wait.
+    fn change(self: &Arc<Self>, change: impl FnOnce(&mut Ledger<oneshot::Sender<Reservation>>)) {
+        let mut ledger = self.ledger();
+        change(&mut ledger);
+        let served = ledger.serve(oneshot::Sender::is_closed);
+        drop(ledger);
+        for (wish, units, granted) in served.granted {
+            // What is not waited for any more is given back.
+            drop(granted.send(self.reservation(wish.client, units, Some(wish.number))));
+        }
+        end_all(served.ended);
     }
 }
 
-fn give_back<K: Eq + Hash>(taken: &mut HashMap<K, usize>, key: &K, units: usize) {
-    let rest = taken.get_mut(key).map(|taken| {
-        *taken -= units;
-        *taken
-    });
-    if rest == Some(0) {
-        taken.remove(key);
+struct ServeWhenDropped<'a>(&'a Arc<Inner>);
+
+impl Drop for ServeWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.change(|_| ());
     }
 }
 
 impl Reservation {
     /// Its size.
+    #[cfg(test)]
     pub(super) fn units(&self) -> usize {
         self.units
+    }
+
+    /// Adds `units`, now or after a wait, or all of `whole` where that is allowed to what was begun first;
+    /// returns how many.
+    pub(super) async fn grow(
+        &mut self,
+        requester: &Requester,
+        units: usize,
+        whole: usize,
+    ) -> Result<usize, NoRoom> {
+        let wish = Wish {
+            client: self.client,
+            units,
+            whole,
+            number: self.number.ok_or(NoRoom)?,
+            ending: None,
+        };
+        let mut more = self.budget.obtain(requester, wish).await?;
+        let units = mem::take(&mut more.units);
+        self.units += units;
+        Ok(units)
     }
 
     /// Gives back all but `units` of it, if it is larger.
@@ -131,14 +285,29 @@ impl Reservation {
         let rest = self.units.saturating_sub(units);
         if rest > 0 {
             self.units -= rest;
-            self.budget.give_back(self.client, rest);
+            let (client, number) = (self.client, self.number);
+            self.budget
+                .change(|ledger| ledger.give_back(client, number, rest));
         }
+    }
+
+    /// From now on it cannot be ended.
+    pub(super) fn settle(&mut self) {
+        if let Some(number) = self.number.take() {
+            let client = self.client;
+            self.budget.change(|ledger| ledger.settle(client, number));
+        }
+    }
+
+    /// Whether other clients wait while that of this has more than all of it divided by those who have some.
+    pub(super) fn is_crowding(&self) -> bool {
+        self.budget.ledger().is_crowded_by(self.client)
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.budget.give_back(self.client, self.units);
+        self.shrink_to(0);
     }
 }
 
@@ -161,36 +330,57 @@ pub(super) fn covered(bytes: Bytes, cover: impl Send + 'static) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use std::pin::pin;
+
+    use tokio::time::advance;
 
     use super::*;
+    use crate::http::ending::EndSignal;
 
-    fn client(address: &str) -> Client {
-        Client::of(address.parse().unwrap())
+    fn requester(last: u8) -> Requester {
+        Requester {
+            client: Client::of([10, 0, 0, last].into()),
+            is_h2: false,
+            ending: Arc::<EndSignal>::default(),
+        }
     }
 
-    fn one() -> Client {
-        client("10.0.0.1")
+    fn client(last: u8) -> Client {
+        requester(last).client
+    }
+
+    /// Room for two clients with `units` each, and what comes unread meanwhile.
+    fn waiting(units: usize) -> (Budget, Budget) {
+        let unread = Budget::new(4 * UNREAD_BYTES);
+        let waits = Waits::new(&unread, PATIENCE);
+        (Budget::waiting(2 * units, &Arc::new(waits)), unread)
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    fn told() -> Arc<EndSignal> {
+        Arc::default()
     }
 
     #[test]
     fn a_client_has_half_and_another_the_other_half() {
         let budget = Budget::new(10);
-        let first = budget.reserve(one(), 5).unwrap();
-        assert_eq!(budget.reserve(one(), 1).unwrap_err(), NoRoom);
-        let _other = budget.reserve(client("10.0.0.2"), 5).unwrap();
-        assert_eq!(budget.reserve(client("10.0.0.3"), 1).unwrap_err(), NoRoom);
+        let first = budget.reserve(client(1), 5).unwrap();
+        assert_eq!(budget.reserve(client(1), 1).unwrap_err(), NoRoom);
+        let _other = budget.reserve(client(2), 5).unwrap();
+        assert_eq!(budget.reserve(client(3), 1).unwrap_err(), NoRoom);
         drop(first);
-        budget.reserve(client("10.0.0.3"), 5).unwrap();
+        budget.reserve(client(3), 5).unwrap();
     }
 
     #[test]
     fn a_network_of_many_clients_has_half_too() {
         let budget = Budget::new(10);
-        let _first = budget.reserve(client("2001:db8:1:1::1"), 3).unwrap();
-        budget.reserve(client("2001:db8:1:2::1"), 3).unwrap_err();
-        budget.reserve(client("2001:db8:1:2::1"), 2).unwrap();
-        budget.reserve(client("2001:db8:2:1::1"), 5).unwrap();
+        let of = |address: &str| Client::of(address.parse().unwrap());
+        let _first = budget.reserve(of("2001:db8:1:1::1"), 3).unwrap();
+        budget.reserve(of("2001:db8:1:2::1"), 3).unwrap_err();
+        budget.reserve(of("2001:db8:1:2::1"), 2).unwrap();
+        budget.reserve(of("2001:db8:2:1::1"), 5).unwrap();
     }
 
     #[test]
@@ -199,7 +389,7 @@ mod tests {
             let budget = Budget::new(slots);
             assert_eq!(budget.share_max(), share, "{slots}");
             let held: Vec<_> = (0..slots)
-                .map_while(|_| budget.reserve(one(), 1).ok())
+                .map_while(|_| budget.reserve(client(1), 1).ok())
                 .collect();
             assert_eq!(held.len(), share, "{slots}");
         }
@@ -208,54 +398,147 @@ mod tests {
     #[test]
     fn what_was_set_aside_comes_back_with_the_last_slice_of_what_it_covers() {
         let budget = Budget::new(20);
-        let whole = covered(Bytes::from_static(b"0123456789"), budget.reserve(one(), 10));
+        let reserved = budget.reserve(client(1), 10).unwrap();
+        let whole = covered(Bytes::from_static(b"0123456789"), reserved);
         let slice = whole.slice(4..5);
         drop(whole);
-        budget.reserve(one(), 1).unwrap_err();
+        budget.reserve(client(1), 1).unwrap_err();
         drop(slice);
-        budget.reserve(one(), 10).unwrap();
+        budget.reserve(client(1), 10).unwrap();
     }
 
     #[test]
     fn a_part_can_be_given_back_and_never_more_than_there_is() {
         let budget = Budget::new(20);
-        let mut reservation = budget.reserve(one(), 10).unwrap();
+        let mut reservation = budget.reserve(client(1), 10).unwrap();
         reservation.shrink_to(4);
-        let other = budget.reserve(one(), 6).unwrap();
+        let other = budget.reserve(client(1), 6).unwrap();
         reservation.shrink_to(7);
-        assert_eq!(reservation.units(), 4);
-        budget.reserve(one(), 1).unwrap_err();
+        budget.reserve(client(1), 1).unwrap_err();
         drop((reservation, other));
-        budget.reserve(one(), 10).unwrap();
+        budget.reserve(client(1), 10).unwrap();
     }
 
-    proptest! {
-        #[test]
-        fn nobody_ever_has_more_than_a_share_and_nobody_is_remembered_for_nothing(
-            steps in proptest::collection::vec((0..6_u8, 0..8_usize, any::<bool>()), 0..60),
-        ) {
-            let budget = Budget::new(20);
-            let mut held: Vec<Reservation> = Vec::new();
-            for (number, units, takes) in steps {
-                let of = match number {
-                    0..3 => client(&format!("10.0.0.{number}")),
-                    _ => client(&format!("2001:db8:1:{number}::1")),
-                };
-                if takes {
-                    held.extend(budget.reserve(of, units));
-                } else if units < held.len() {
-                    held.swap_remove(units);
-                }
-                let sum = |held: &[Reservation], is_in: &dyn Fn(Client) -> bool| -> usize {
-                    held.iter().filter(|part| is_in(part.client)).map(Reservation::units).sum()
-                };
-                prop_assert!(sum(&held, &|_| true) <= 20);
-                prop_assert!(sum(&held, &|client| client == of) <= 10);
-                prop_assert!(sum(&held, &|client| client.network() == of.network()) <= 10);
+    #[tokio::test(start_paused = true)]
+    async fn a_request_waits_for_room_and_is_refused_when_its_patience_is_over() {
+        let (budget, _unread) = waiting(10);
+        let (one, other) = (requester(1), requester(2));
+        let mut held = budget.begin(&one, 10, told()).await.unwrap();
+        {
+            let mut more = pin!(budget.begin(&one, 4, told()));
+            tokio::select! {
+                biased;
+                _ = &mut more => panic!("there was no room"),
+                () = tokio::task::yield_now() => {}
             }
-            held.clear();
-            let taken = budget.0.taken();
-            prop_assert!(taken.all == 0 && taken.clients.is_empty() && taken.networks.is_empty());
+            held.shrink_to(6);
+            assert_eq!(more.await.unwrap().units, 4);
         }
+        let _others = budget.begin(&other, 10, told()).await.unwrap();
+        let _mine = budget.begin(&one, 4, told()).await.unwrap();
+        let started = tokio::time::Instant::now();
+        budget.begin(&one, 1, told()).await.unwrap_err();
+        assert_eq!(started.elapsed(), PATIENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_end_of_the_wait_who_has_most_gives_way() {
+        let (budget, _unread) = waiting(40);
+        let mut held = Vec::new();
+        let signal = told();
+        let largest = budget
+            .begin(&requester(1), 9, Arc::clone(&signal) as _)
+            .await;
+        for last in 2..10 {
+            held.push(budget.begin(&requester(last), 8, told()).await.unwrap());
+        }
+        let _rest = budget.begin(&requester(10), 7, told()).await.unwrap();
+        let waiter = requester(11);
+        let mut waits = pin!(budget.begin(&waiter, 2, told()));
+        tokio::select! {
+            biased;
+            _ = &mut waits => panic!("there was no room"),
+            () = signal.ended() => {}
+        }
+        drop(largest);
+        waits.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_away_lets_the_next_have_its_turn() {
+        let (budget, _unread) = waiting(10);
+        let (one, other, third) = (requester(1), requester(2), requester(3));
+        let _held = budget.begin(&one, 10, told()).await.unwrap();
+        let others = budget.begin(&other, 8, told()).await.unwrap();
+        let mut first = Box::pin(budget.begin(&third, 9, told()));
+        let mut next = pin!(budget.begin(&other, 2, told()));
+        for _ in 0..2 {
+            tokio::select! {
+                biased;
+                _ = &mut first => panic!("there was no room"),
+                _ = &mut next => panic!("it was not its turn"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        drop(first);
+        assert_eq!(next.await.unwrap().units, 2);
+        drop(others);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_wait_and_not_one_more() {
+        let (budget, _unread) = waiting(1);
+        let one = requester(1);
+        let _held = budget.begin(&one, 1, told()).await.unwrap();
+        let mut waiting: Vec<_> = (0..WAITING_MAX / 2)
+            .map(|_| Box::pin(budget.begin(&one, 1, told())))
+            .collect();
+        for waiting in &mut waiting {
+            tokio::select! {
+                biased;
+                _ = waiting => panic!("there was no room"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        let started = tokio::time::Instant::now();
+        budget.begin(&one, 1, told()).await.unwrap_err();
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        waiting.pop();
+        budget.begin(&one, 1, told()).await.unwrap_err();
+        assert_eq!(started.elapsed(), PATIENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_http2_reads_ahead_of_who_waits_is_counted() {
+        let (budget, unread) = waiting(1);
+        let mut one = requester(1);
+        let _held = budget.begin(&one, 1, told()).await.unwrap();
+        one.is_h2 = true;
+        let _others = unread.reserve(one.client, UNREAD_BYTES).unwrap();
+        let mut waits = Box::pin(budget.begin(&one, 1, told()));
+        tokio::select! {
+            biased;
+            _ = &mut waits => panic!("there was no room"),
+            () = tokio::task::yield_now() => {}
+        }
+        unread.reserve(one.client, 1).unwrap_err();
+        budget.begin(&one, 1, told()).await.unwrap_err();
+        drop(waits);
+        unread.reserve(one.client, UNREAD_BYTES).unwrap();
+        advance(PATIENCE).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_grows_and_gets_all_it_needs_covers_it_and_what_it_had() {
+        let (budget, _unread) = waiting(10);
+        let one = requester(1);
+        let mut first = budget.begin(&one, 8, told()).await.unwrap();
+        assert_eq!(first.grow(&one, 2, 5).await, Ok(2));
+        assert_eq!(first.grow(&one, 2, 5).await, Ok(5));
+        assert_eq!(first.units, 15);
+        first.shrink_to(5);
+        first.settle();
+        budget.reserve(client(1), 5).unwrap();
+        budget.reserve(client(1), 6).unwrap_err();
     }
 }

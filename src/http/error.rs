@@ -201,7 +201,7 @@ impl HttpError {
             Self::DigestOfBatch => wrong(S::BAD_REQUEST, "digest-of-batch", "Digest of a batch"),
             Self::OtherDigest { .. } => wrong(S::UNPROCESSABLE_ENTITY, "other-digest", "Message with another digest"),
             Self::Exists => wrong(S::PRECONDITION_FAILED, "exists", "Message stored already"),
-            Self::Body(BodyError::NoRoom) => busy(K::BodyRoom),
+            Self::Body(BodyError::NoRoom | BodyError::GaveWay) => busy(K::BodyRoom),
             Self::NoRoomForAnswer => busy(K::AnswerRoom),
             Self::NoRoomForBatch => busy(K::BatchRoom),
             Self::NoRoomForLookUp => busy(K::LookUpRoom),

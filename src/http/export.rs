@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep};
 
 use super::app::App;
 use super::body::{BodySender, Gone, Response, ResponseBody};
-use super::budget::{NoRoom, Reservation};
+use super::budget::{NoRoom, Requester};
+use super::ending::EndSignal;
 use super::error::HttpError;
 use super::response;
-use crate::access::networks::Client;
 use crate::digest::Digest;
 use crate::ndjson;
 use crate::service::{Service, StoreError};
@@ -33,22 +33,34 @@ struct Range {
     limit: u64,
 }
 
-pub(super) fn export(app: &App, client: Client, query: &str) -> Result<Response, HttpError> {
+pub(super) async fn export(
+    app: &App,
+    requester: &Requester,
+    query: &str,
+) -> Result<Response, HttpError> {
     let range = Range::parse(query).map_err(HttpError::Query)?;
     let slots = app.exports.as_ref().ok_or(HttpError::NoSuchPath)?;
-    let slot = slots.reserve(client, 1);
+    let told = Arc::new(EndSignal::default());
+    let slot = slots.begin(requester, 1, Arc::clone(&told) as _).await;
     let slot = slot.map_err(|NoRoom| HttpError::NoRoomForExport)?;
     // While the client can still be told with a status.
     app.service.health().reads.map_err(HttpError::NotReady)?;
     let (sender, answer) = ResponseBody::stream(AHEAD_BYTES_MAX, None);
     let service = Arc::clone(&app.service);
-    tokio::spawn(send(service, range, sender, slot));
+    tokio::spawn(async move {
+        let _slot = slot;
+        tokio::select! {
+            () = send(service, range, sender) => {}
+            // It breaks off, and the client continues after the last digest it has.
+            () = told.ended() => {}
+        }
+    });
     Ok(response::lines(answer.followed(), None))
 }
 
 /// Sends page after page, and pauses after each for as long as it took, in which others are served. On
 /// a failure the stream breaks off, which the client sees.
-async fn send(service: Arc<Service>, mut range: Range, sender: BodySender, _slot: Reservation) {
+async fn send(service: Arc<Service>, mut range: Range, sender: BodySender) {
     while range.limit > 0 {
         let service = Arc::clone(&service);
         let started = Instant::now();

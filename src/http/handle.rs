@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderValue, RETRY_AFTER,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
 use http::{Method, Request, StatusCode, Version};
@@ -13,9 +14,10 @@ use tracing::warn;
 use super::app::{App, ConnectionInfo};
 use super::authorize::{self, Denied};
 use super::body::{Response, ResponseBody};
-use super::budget::NoRoom;
+use super::budget::{NoRoom, Requester};
 use super::cors;
 use super::digest_fields::WantedDigests;
+use super::ending::Ending;
 use super::error::HttpError;
 use super::json;
 use super::negotiation::wants_problem;
@@ -41,7 +43,7 @@ const FIELD_OVERHEAD_BYTES: usize = 32;
 const HEAD_FACTOR: usize = 3;
 
 impl App {
-    /// Answers a request; a failure is an answer too.
+    /// Answers a request that `ending` ends; a failure is an answer too.
     ///
     /// # Errors
     /// [`NoRoom`] with HTTP/2, where an answer may lie unread beside many others.
@@ -49,19 +51,29 @@ impl App {
         self: Arc<Self>,
         request: Request<Incoming>,
         info: ConnectionInfo,
+        ending: Ending,
     ) -> Result<Response, NoRoom> {
         let (head, body) = request.into_parts();
         let address = authorize::client(&self.access, info.origin, &head.headers);
         let client = Client::of(*address.as_ref().unwrap_or(&info.origin.address));
+        let is_h2 = head.version >= Version::HTTP_2;
         let mut stream = None;
-        if head.version >= Version::HTTP_2 {
+        if is_h2 {
             let bytes = STREAM_BYTES + HEAD_FACTOR * listed_bytes(&head);
-            let reserved = self.answers.reserve(client, bytes);
+            let reserved = self
+                .answers
+                .begin_at_once(client, bytes, Arc::clone(&ending));
             let refuse = |_: &NoRoom| self.metrics().refuse_request(KeptOut::StreamRoom);
             stream = Some(reserved.inspect_err(refuse)?);
         }
         let progress = (!body.is_end_stream()).then(Arc::default);
-        let body = RequestBody::new(body, client, progress.clone());
+        let is_announced = head.headers.contains_key(EXPECT);
+        let requester = Requester {
+            client,
+            is_h2,
+            ending: Arc::clone(&ending),
+        };
+        let body = RequestBody::new(body, requester, is_announced, progress.clone());
         let resource = Resource::parse(head.uri.path());
         let peer = match &address {
             Ok(address) if *address != info.origin.address => address.to_string().into(),
@@ -78,7 +90,10 @@ impl App {
             .handle(info.role, resource, &head, admitted, body)
             .await;
         let mut response = result.unwrap_or_else(|error| self.failure(&error, &head, record.id()));
-        match self.answers.reserve_answer(client, response.body()) {
+        match self
+            .answers
+            .reserve_answer(client, response.body(), &ending)
+        {
             Ok(reserved) => response.body_mut().cover(None, reserved),
             Err(NoRoom) => {
                 response = self.failure(&HttpError::NoRoomForAnswer, &head, record.id());
@@ -92,7 +107,7 @@ impl App {
             remove_body(&mut response);
         }
         self.add_constant_fields(&mut response, &head, record.id());
-        if head.version < Version::HTTP_2 && record.has_abandoned_body() {
+        if !is_h2 && record.has_abandoned_body() {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }

@@ -11,12 +11,13 @@ use super::address;
 use super::app::App;
 use super::batch::{self, BatchOperation};
 use super::body::Response;
+use super::body_room::{CoveredBytes, Spare};
 use super::digest_fields::{self, RequestDigests};
 use super::error::HttpError;
 use super::json;
 use super::negotiation::{BodyFormat, Form, FormatError, names_etag};
 use super::range::{self, Selection};
-use super::request::{CoveredBytes, RequestBody, check_size, read_body};
+use super::request::{RequestBody, check_size, read_body};
 use super::response;
 use crate::digest::Digest;
 use crate::message::Message;
@@ -128,9 +129,13 @@ async fn store(
     let body = read_body(&app.limits.body, &app.bodies, body, &mut stated).await?;
     let _write = app.writes.try_acquire().map_err(|_| HttpError::Busy)?;
     let bytes = body.bytes().len();
+    let spare = match format {
+        BodyFormat::Json | BodyFormat::Form => app.bodies.spare(&body).await,
+        BodyFormat::Text | BodyFormat::Lines => Spare::default(),
+    };
     let read = move || {
         stated.check(body.bytes())?;
-        let message = read_message(format, body)?;
+        let message = read_message(format, body, spare)?;
         check(&message)?;
         Ok::<_, HttpError>(message)
     };
@@ -138,16 +143,23 @@ async fn store(
     Ok(app.service.publish(message).await?)
 }
 
-fn read_message(format: BodyFormat, body: CoveredBytes) -> Result<Message, HttpError> {
-    let text = ByteString::try_from(body.bytes().clone()).map_err(HttpError::NotUtf8)?;
+fn read_message(
+    format: BodyFormat,
+    body: CoveredBytes,
+    spare: Spare,
+) -> Result<Message, HttpError> {
+    let whole = ByteString::try_from(body.bytes().clone()).map_err(HttpError::NotUtf8)?;
     let text = match format {
-        BodyFormat::Text | BodyFormat::Lines => text,
+        BodyFormat::Text | BodyFormat::Lines => whole,
         BodyFormat::Json | BodyFormat::Form => {
             let is_form = format == BodyFormat::Form;
-            json::message_text(&text).map_err(|error| HttpError::Json { error, is_form })?
+            let text = json::message_text(&whole);
+            // Or its room would be kept with the text.
+            drop(whole);
+            text.map_err(|error| HttpError::Json { error, is_form })?
         }
     };
-    Ok(Message::new(body.into_text(text)))
+    Ok(Message::new(body.into_text(text, spare)))
 }
 
 /// `GET /messages/<digest>`, and the other names of a digest in its place.

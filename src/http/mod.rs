@@ -53,7 +53,9 @@ mod pages;
 
 // What goes in and out.
 mod body;
+mod body_room;
 mod budget;
+mod ending;
 mod error;
 mod json;
 mod lines;
@@ -77,4 +79,5 @@ pub mod fuzz;
 pub use self::app::{App, ConnectionInfo};
 pub use self::body::{DeliveryProgress, ResponseBody};
 pub use self::budget::NoRoom;
+pub use self::ending::{End, EndSignal, Ending};
 pub use self::resource::ListenerRole;

@@ -1,27 +1,29 @@
 //! Reading a request body: within its size, the memory set aside for bodies, and its time.
 //!
-//! **Invariant:** every byte of a body in memory is covered by a [`Reservation`], which lives as long as what
-//! is kept of the body does: in the queue of the store too, when the client has gone away. A body whose
-//! length is known is covered in full before its first byte is read: what is begun can be finished, and what
-//! cannot be is refused while it costs nothing.
+//! Where there is no room for what comes next (`body_room`), a body is not read until there is, for a limited
+//! time that does not count against its client.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use bytestring::ByteString;
+use bytes::Bytes;
 use http::header::{EXPECT, HeaderMap};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, timeout};
 
-use super::budget::{Budget, NoRoom, Reservation, covered};
+use super::body_room::{BodyBudget, BodyBuffer, CoveredBytes};
+use super::budget::{NoRoom, Requester};
 use super::digest_fields::{DigestFieldError, RequestDigests};
 use super::record::BodyProgress;
 use crate::access::networks::Client;
 use crate::config::BodyLimits;
+
+/// What a body of a client that crowds out others must bring on average, in bytes a second: what a phone does
+/// on a bad line.
+const CROWDING_RATE_MIN: u64 = 16 << 10;
 
 /// Why a body is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -36,16 +38,27 @@ pub(super) enum BodyError {
         "Too many bodies are on their way at the moment; this one was not read. Try again soon."
     )]
     NoRoom,
+    #[error(
+        "Other clients need room, and this one has more than they; what it began last was ended. Try again soon."
+    )]
+    GaveWay,
     #[error(transparent)]
     Trailers(#[from] DigestFieldError),
+}
+
+impl From<NoRoom> for BodyError {
+    fn from(NoRoom: NoRoom) -> Self {
+        Self::NoRoom
+    }
 }
 
 /// A body as it comes, followed by its [`BodyProgress`].
 #[derive(Debug)]
 pub(super) struct RequestBody {
     incoming: Incoming,
-    /// Whose it is.
-    client: Client,
+    requester: Requester,
+    /// The client asks before it sends it (RFC 9110, 10.1.1).
+    is_announced: bool,
     /// `None` for a request without a body.
     progress: Option<Arc<BodyProgress>>,
     has_ended: bool,
@@ -54,20 +67,27 @@ pub(super) struct RequestBody {
 impl RequestBody {
     pub(super) fn new(
         incoming: Incoming,
-        client: Client,
+        requester: Requester,
+        is_announced: bool,
         progress: Option<Arc<BodyProgress>>,
     ) -> Self {
         Self {
             incoming,
-            client,
+            requester,
+            is_announced,
             progress,
             has_ended: false,
         }
     }
 
     /// Whose it is.
+    pub(super) fn requester(&self) -> &Requester {
+        &self.requester
+    }
+
+    /// The client that it comes from.
     pub(super) fn client(&self) -> Client {
-        self.client
+        self.requester.client
     }
 }
 
@@ -109,121 +129,12 @@ impl Body for RequestBody {
     }
 }
 
-/// Memory for bodies in flight, in two parts, so that however many large bodies are on their way,
-/// small ones pass.
-#[derive(Debug)]
-pub(super) struct BodyBudget {
-    small: Budget,
-    large: Budget,
-    small_body_bytes_max: usize,
-}
-
-impl BodyBudget {
-    pub(super) fn new(limits: &BodyLimits) -> Self {
-        Self {
-            small: Budget::new(limits.all_small_bytes_max),
-            large: Budget::new(limits.all_large_bytes_max),
-            small_body_bytes_max: limits.small_bytes_max,
-        }
-    }
-
-    /// Sets aside room for a body of `bytes` bytes of `client`; never waits.
-    fn reserve(&self, client: Client, bytes: usize) -> Result<Reservation, BodyError> {
-        let part = if bytes <= self.small_body_bytes_max {
-            &self.small
-        } else {
-            &self.large
-        };
-        part.reserve(client, bytes)
-            .map_err(|NoRoom| BodyError::NoRoom)
-    }
-
-    /// Sets aside room for a batch: a line that is gathered, half of it again while its buffer grows, and as
-    /// much as a line on its way to the disk.
-    pub(super) fn reserve_batch(
-        &self,
-        client: Client,
-        limits: &BodyLimits,
-    ) -> Result<Reservation, BodyError> {
-        let line = usize::try_from(limits.bytes_max).unwrap_or(usize::MAX);
-        // Where one line may take all of a share, it does.
-        let bytes = line.saturating_mul(5) / 2;
-        self.reserve(client, bytes.min(self.large.share_max()))
-    }
-}
-
 /// Refuses a body that says in the head of its request that it is too large.
 pub(super) fn check_size(bytes_max: u64, body: &RequestBody) -> Result<(), BodyError> {
     if body.size_hint().lower() > bytes_max {
         return Err(BodyError::TooLarge { bytes_max });
     }
     Ok(())
-}
-
-/// Bytes of a body, with what covers them.
-#[derive(Debug)]
-pub(super) struct CoveredBytes {
-    bytes: Bytes,
-    /// They have a buffer of their own, of their size. Otherwise they are part of what was read from the
-    /// connection.
-    is_gathered: bool,
-    reservation: Arc<Reservation>,
-}
-
-impl CoveredBytes {
-    /// Bytes that are part of what was read from the connection.
-    pub(super) fn piece(bytes: Bytes, reservation: Arc<Reservation>) -> Self {
-        Self {
-            bytes,
-            is_gathered: false,
-            reservation,
-        }
-    }
-
-    /// Bytes in a buffer of their own.
-    pub(super) fn gathered(bytes: Bytes, reservation: Arc<Reservation>) -> Self {
-        Self {
-            bytes: covered(bytes, Arc::clone(&reservation)),
-            is_gathered: true,
-            reservation,
-        }
-    }
-
-    /// The bytes, covered only as long as this is there.
-    pub(super) fn bytes(&self) -> &Bytes {
-        &self.bytes
-    }
-
-    /// Lets go of everything but `text`, a part of these bytes or made from them. It is copied unless it is at
-    /// least half of a buffer of its own, and covered for as long as it is anywhere.
-    pub(super) fn into_text(self, text: ByteString) -> ByteString {
-        let Self {
-            bytes,
-            is_gathered,
-            reservation,
-        } = self;
-        let is_part = bytes.as_ptr_range().contains(&text.as_ptr());
-        if is_part && is_gathered && text.len() >= bytes.len() / 2 {
-            return text;
-        }
-        let text = if is_part {
-            ByteString::from(&*text)
-        } else {
-            text
-        };
-        drop(bytes);
-        let length = text.len();
-        let text = text.into_bytes();
-        let text = match Arc::try_unwrap(reservation) {
-            Ok(mut reservation) => {
-                reservation.shrink_to(length);
-                covered(text, reservation)
-            }
-            // One for all lines of a batch.
-            Err(shared) => covered(text, shared),
-        };
-        ByteString::try_from(text).unwrap_or_else(|_| unreachable!("it was a text before"))
-    }
 }
 
 /// Reads a whole body, and into `stated` what its trailers say of its digest.
@@ -235,54 +146,79 @@ pub(super) async fn read_body(
     mut body: RequestBody,
     stated: &mut RequestDigests,
 ) -> Result<CoveredBytes, BodyError> {
-    let bytes_max = limits.bytes_max;
-    let too_large = || BodyError::TooLarge { bytes_max };
-    check_size(bytes_max, &body)?;
-    // Exact where the head gave a length; grown as it comes where it did not.
-    let declared = usize::try_from(body.size_hint().lower()).map_err(|_| too_large())?;
-    let client = body.client;
-    let mut reservation = budget.reserve(client, declared)?;
-    let deadline = BodyDeadline::new(limits);
-    let mut text = BytesMut::new();
-    while let Some(frame) = deadline.next_frame(&mut body).await? {
-        let data = match frame.into_data() {
-            Ok(data) => data,
-            Err(frame) => {
-                if let Some(trailers) = frame.trailers_ref() {
-                    stated.read(trailers)?;
-                }
-                continue;
+    check_size(limits.bytes_max, &body)?;
+    let length = body.size_hint().exact();
+    let mut deadline = BodyDeadline::new(limits);
+    // One that is announced is not asked for before there is room.
+    let first = if body.is_announced {
+        None
+    } else {
+        deadline.next_frame(&mut body).await?
+    };
+    let client = body.client();
+    let first = match first.map(Frame::into_data) {
+        // The usual case: all of it came with the head.
+        Some(Ok(data)) if body.is_end_stream() => {
+            if let Ok(reservation) = budget.reserve(client, data.len()) {
+                return Ok(CoveredBytes::piece(data, reservation.into()));
             }
-        };
-        let bytes = text.len() + data.len();
-        if bytes as u64 > bytes_max {
-            return Err(too_large());
+            Some(Frame::data(data))
         }
-        if bytes > reservation.units() {
-            // Doubling, so that a long body asks a few times and not for every frame.
-            let most = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-            let larger = budget.reserve(client, (2 * bytes).min(most))?;
-            text = copy_into(larger.units(), &text);
-            reservation = larger;
+        Some(Ok(data)) => Some(Frame::data(data)),
+        Some(Err(trailers)) => Some(trailers),
+        None if body.is_announced => None,
+        None => {
+            let reservation = budget.reserve(client, 0)?;
+            return Ok(CoveredBytes::piece(Bytes::new(), reservation.into()));
         }
-        if text.is_empty() && body.is_end_stream() {
-            // The usual case: all of it came with the head.
-            return Ok(CoveredBytes::piece(data, reservation.into()));
-        }
-        if text.capacity() == 0 {
-            text = copy_into(reservation.units(), &[]);
-        }
-        text.extend_from_slice(&data);
-        deadline.check(text.len() as u64)?;
-    }
-    Ok(CoveredBytes::gathered(text.freeze(), reservation.into()))
+    };
+    // Boxed: its state is large, and every request would carry room for it.
+    let buffer = BodyBuffer::new(limits, budget, body.requester(), length);
+    Box::pin(gather(limits, buffer, body, first, deadline, stated)).await
 }
 
-/// A buffer for `bytes` bytes that begins with `text`. What it replaces is covered until then.
-fn copy_into(bytes: usize, text: &[u8]) -> BytesMut {
-    let mut buffer = BytesMut::with_capacity(bytes);
-    buffer.extend_from_slice(text);
-    buffer
+/// Reads the rest of a body into a buffer of its own, after its `first` piece if it was asked for.
+async fn gather(
+    limits: &BodyLimits,
+    mut buffer: BodyBuffer<'_>,
+    mut body: RequestBody,
+    first: Option<Frame<Bytes>>,
+    mut deadline: BodyDeadline,
+    stated: &mut RequestDigests,
+) -> Result<CoveredBytes, BodyError> {
+    let bytes_max = limits.bytes_max;
+    let told = buffer.told();
+    let gathering = async {
+        let mut next = first;
+        if body.is_announced {
+            buffer.begin().await?;
+            next = deadline.next_frame(&mut body).await?;
+        }
+        while let Some(frame) = next {
+            match frame.into_data() {
+                Ok(data) => {
+                    if (buffer.bytes() + data.len()) as u64 > bytes_max {
+                        return Err(BodyError::TooLarge { bytes_max });
+                    }
+                    buffer.add(&data).await?;
+                    deadline.check(buffer.bytes() as u64, || buffer.is_crowding())?;
+                }
+                Err(frame) => {
+                    if let Some(trailers) = frame.trailers_ref() {
+                        stated.read(trailers)?;
+                    }
+                }
+            }
+            next = deadline.next_frame(&mut body).await?;
+        }
+        Ok::<_, BodyError>(())
+    };
+    tokio::select! {
+        biased;
+        () = told.ended() => return Err(BodyError::GaveWay),
+        gathered = gathering => gathered?,
+    }
+    Ok(buffer.finish()?)
 }
 
 /// Reads a small body to its end and forgets it, so that the connection can go on without it. One that
@@ -293,22 +229,34 @@ pub(super) async fn discard(limits: &BodyLimits, fields: &HeaderMap, mut body: R
     if !is_small || fields.contains_key(EXPECT) {
         return;
     }
-    let deadline = BodyDeadline::new(limits);
+    let mut deadline = BodyDeadline::new(limits);
     let mut received = 0;
     while let Ok(Some(frame)) = deadline.next_frame(&mut body).await {
         received += frame.data_ref().map_or(0, |data| data.len() as u64);
-        if deadline.check(received).is_err() {
+        if deadline.check(received, || false).is_err() {
             return;
         }
     }
 }
 
-/// How long a body may take.
+/// How long a body may take. Only time in which it is waited for counts.
 #[derive(Debug)]
 pub(super) struct BodyDeadline {
     stall_timeout: Duration,
     rate_min: u64,
+    waited: Duration,
+}
+
+/// Adds up until it is dropped, which may be in the middle of a wait.
+struct Clock<'a> {
+    waited: &'a mut Duration,
     started: Instant,
+}
+
+impl Drop for Clock<'_> {
+    fn drop(&mut self) {
+        *self.waited += self.started.elapsed();
+    }
 }
 
 impl BodyDeadline {
@@ -316,25 +264,36 @@ impl BodyDeadline {
         Self {
             stall_timeout: limits.stall_timeout,
             rate_min: limits.rate_min,
-            started: Instant::now(),
+            waited: Duration::ZERO,
         }
     }
 
     /// The next piece of the body, or its trailers.
     pub(super) async fn next_frame(
-        &self,
+        &mut self,
         body: &mut RequestBody,
     ) -> Result<Option<Frame<Bytes>>, BodyError> {
+        let _clock = Clock {
+            waited: &mut self.waited,
+            started: Instant::now(),
+        };
         let frame = timeout(self.stall_timeout, body.frame()).await;
         let frame = frame.map_err(|_| BodyError::TooSlow)?;
         frame.transpose().map_err(|_| BodyError::Broken)
     }
 
-    /// Ends a body that trickles: each piece in time, the whole never.
-    pub(super) fn check(&self, received: u64) -> Result<(), BodyError> {
-        let elapsed = self.started.elapsed();
-        let due = self.rate_min.saturating_mul(elapsed.as_secs());
-        if elapsed > self.stall_timeout && received < due {
+    /// Ends a body that trickles: each piece in time, the whole never. More is asked of one whose client
+    /// crowds out others.
+    pub(super) fn check(
+        &self,
+        received: u64,
+        is_crowding: impl FnOnce() -> bool,
+    ) -> Result<(), BodyError> {
+        let is_behind = |rate: u64| received < rate.saturating_mul(self.waited.as_secs());
+        let crowding_rate_min = CROWDING_RATE_MIN.max(self.rate_min);
+        if self.waited > self.stall_timeout
+            && (is_behind(self.rate_min) || is_behind(crowding_rate_min) && is_crowding())
+        {
             return Err(BodyError::TooSlow);
         }
         Ok(())
@@ -345,56 +304,30 @@ impl BodyDeadline {
 mod tests {
     use super::*;
 
-    fn budget() -> BodyBudget {
-        BodyBudget::new(&BodyLimits {
-            all_small_bytes_max: 100,
-            all_large_bytes_max: 1000,
-            small_bytes_max: 10,
-            ..BodyLimits::default()
-        })
-    }
-
-    fn client(last: u8) -> Client {
-        Client::of([10, 0, 0, last].into())
+    fn after(limits: &BodyLimits, waited: Duration) -> BodyDeadline {
+        let mut deadline = BodyDeadline::new(limits);
+        deadline.waited = waited;
+        deadline
     }
 
     #[test]
-    fn bodies_within_the_budget_are_covered_and_one_more_is_not() {
-        let budget = budget();
-        let first = budget.reserve(client(1), 300).unwrap();
-        let second = budget.reserve(client(1), 200).unwrap();
-        let refused = budget.reserve(client(1), 11);
-        assert!(matches!(refused, Err(BodyError::NoRoom)));
-        budget.reserve(client(2), 500).unwrap();
-        drop(first);
-        budget.reserve(client(1), 300).unwrap();
-        drop(second);
-    }
-
-    #[test]
-    fn large_bodies_never_keep_small_ones_out() {
-        let budget = budget();
-        let _large = budget.reserve(client(1), 500).unwrap();
-        let small: Vec<_> = (0..5)
-            .map(|_| budget.reserve(client(1), 10).unwrap())
-            .collect();
-        let refused = budget.reserve(client(1), 10);
-        assert!(matches!(refused, Err(BodyError::NoRoom)));
-        drop(small);
-        budget.reserve(client(1), 0).unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_trickling_body_is_ended_once_it_is_behind_its_rate() {
+    fn a_trickling_body_is_ended_once_it_is_behind_its_rate() {
         let limits = BodyLimits::default();
-        let deadline = BodyDeadline::new(&limits);
-        tokio::time::advance(limits.stall_timeout).await;
-        deadline.check(0).unwrap();
-        tokio::time::advance(Duration::from_secs(10)).await;
-        deadline.check(40 * 1024).unwrap();
-        assert!(matches!(
-            deadline.check(40 * 1024 - 1),
-            Err(BodyError::TooSlow)
-        ));
+        let check = |waited, received| after(&limits, waited).check(received, || false);
+        check(limits.stall_timeout, 0).unwrap();
+        let waited = limits.stall_timeout + Duration::from_secs(10);
+        check(waited, 40 * 1024).unwrap();
+        let ended = check(waited, 40 * 1024 - 1);
+        assert!(matches!(ended, Err(BodyError::TooSlow)));
+    }
+
+    #[test]
+    fn a_body_whose_client_crowds_out_others_must_be_faster() {
+        let limits = BodyLimits::default();
+        let deadline = after(&limits, Duration::from_secs(40));
+        let due = 40 * CROWDING_RATE_MIN;
+        deadline.check(due, || true).unwrap();
+        deadline.check(due - 1, || false).unwrap();
+        deadline.check(due - 1, || true).unwrap_err();
     }
 }

@@ -25,7 +25,7 @@ pub(super) async fn route(
     check_head(app, head)?;
     if resource.needs_store(&head.method)
         && !app.service.is_open()
-        && let Ok(_waiting) = app.waiting.reserve(body.client(), 1)
+        && let Ok(_wait) = app.waits.enter(body.requester())
     {
         app.service.opened(app.limits.opening_timeout).await;
     }
@@ -47,7 +47,8 @@ pub(super) async fn route(
             Box::pin(messages::erase(app, address::well_known(name))).await
         }
         (&Method::GET | &Method::HEAD, Resource::Messages) if app.exports.is_some() => {
-            export::export(app, body.client(), head.uri.query().unwrap_or_default())
+            let query = head.uri.query().unwrap_or_default();
+            Box::pin(export::export(app, body.requester(), query)).await
         }
         (&Method::GET | &Method::HEAD, Resource::Live) => Ok(health::live()),
         (&Method::GET | &Method::HEAD, Resource::Ready) => {

@@ -20,6 +20,7 @@ use super::timeouts::ConnectionProgress;
 use crate::access::Peer;
 use crate::access::networks::Client;
 use crate::config::ConnectionLimits;
+use crate::http::End;
 use crate::metrics::Refused;
 
 /// One of so many connections is kept free: enough for those that were told to end and are not gone yet, in

@@ -10,16 +10,17 @@ use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, Version};
 use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tracing::debug;
 
 use super::stream::{CountingStream, UNASKED_BYTES_MAX};
+use super::streams::StreamExecutor;
 use super::timeouts::{Action, ConnectionProgress, IdlePolicy, Running};
 use crate::config::ConnectionLimits;
-use crate::http::{App, ConnectionInfo, NoRoom, ResponseBody};
+use crate::http::{App, ConnectionInfo, Ending, NoRoom, ResponseBody};
 use crate::metrics::Ended;
 
 /// HTTP/2 streams of one connection at once.
@@ -63,19 +64,27 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 ) {
     let stream = CountingStream::new(stream, Arc::clone(&progress));
     let requests_max = limits.requests_max;
+    let streams = StreamExecutor::default();
     let service = {
         let (app, progress) = (Arc::clone(&app), Arc::clone(&progress));
-        service_fn(move |request| {
+        let streams = streams.clone();
+        service_fn(move |request: Request<Incoming>| {
+            let ending: Ending = if request.version() == Version::HTTP_2 {
+                streams.begin()
+            } else {
+                Arc::clone(&progress) as _
+            };
             answer(
                 Arc::clone(&app),
                 info.clone(),
                 Arc::clone(&progress),
                 requests_max,
                 request,
+                ending,
             )
         })
     };
-    let builder = builder(&limits);
+    let builder = builder(&limits, streams);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut policy = IdlePolicy::new(&limits, progress.started);
     let mut ticks = tokio::time::interval(policy.tick());
@@ -111,20 +120,22 @@ async fn answer(
     progress: Arc<ConnectionProgress>,
     requests_max: u64,
     request: Request<Incoming>,
+    ending: Ending,
 ) -> Result<Response<ResponseBody>, h2::Error> {
     let is_h2 = request.version() == Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
     let (running, number) = Running::start(progress, is_h2);
     // The client may send it again: nothing was done (RFC 9113, 8.7).
     let refused = |NoRoom| h2::Reason::REFUSED_STREAM;
-    let mut response = app.answer(request, info).await.map_err(refused)?;
+    let answering = app.answer(request, info, Arc::clone(&ending));
+    let mut response = answering.await.map_err(refused)?;
     let progress = &running.0;
     // A streamed answer may end before the body of its request does.
     if response.headers().contains_key(CONNECTION) || (has_body && response.body().is_streamed()) {
         progress.body_unread.store(true, Relaxed);
     }
     if let Some(delivery) = response.body().delivery() {
-        progress.follow(delivery);
+        progress.follow(delivery, is_h2.then_some(ending));
     }
     if number >= requests_max {
         progress.retire.store(true, Relaxed);
@@ -138,8 +149,8 @@ async fn answer(
     Ok(response)
 }
 
-fn builder(limits: &ConnectionLimits) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder(limits: &ConnectionLimits, streams: StreamExecutor) -> auto::Builder<StreamExecutor> {
+    let mut builder = auto::Builder::new(streams);
     builder
         .http1()
         .timer(TokioTimer::new())

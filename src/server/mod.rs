@@ -12,6 +12,7 @@ mod listener;
 mod places;
 mod proxy_protocol;
 mod stream;
+mod streams;
 mod timeouts;
 
 // Encryption.

@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::config::ConnectionLimits;
-use crate::http::DeliveryProgress;
+use crate::http::{DeliveryProgress, End, Ending};
 
 /// Answers that are remembered between two looks, before those that were taken are forgotten: twice as many as
 /// there are streams.
@@ -36,7 +36,7 @@ pub(super) struct ConnectionProgress {
     pub(super) requests: AtomicU64,
     pub(super) is_h2: AtomicBool,
     /// Answers that the policy does not know yet.
-    answers: Mutex<Vec<DeliveryProgress>>,
+    answers: Mutex<Vec<Unread>>,
     /// An answer was given before its request had ended.
     pub(super) body_unread: AtomicBool,
     /// Enough requests for one connection.
@@ -78,13 +78,6 @@ impl ConnectionProgress {
         self.task.get().is_some()
     }
 
-    /// Ends the connection, whatever it does, soon.
-    pub(super) fn end(&self) {
-        if let Some(task) = self.task.get() {
-            task.abort();
-        }
-    }
-
     /// Whether a request is being answered, or its answer taken.
     pub(super) fn is_busy(&self) -> bool {
         self.running.load(Relaxed) > 0 || self.write_blocked.load(Relaxed)
@@ -108,17 +101,22 @@ impl ConnectionProgress {
         self.state_since.store(since, Relaxed);
     }
 
-    /// Lets the policy look after an answer.
-    pub(super) fn follow(&self, answer: DeliveryProgress) {
+    /// Lets the policy look after an answer, on a stream that `stream` ends.
+    pub(super) fn follow(&self, delivery: DeliveryProgress, stream: Option<Ending>) {
         let mut answers = self.answers();
         // A fast client takes thousands between two looks.
         if answers.len() >= ANSWERS_MAX {
-            answers.retain(|answer| answer.pieces().is_some());
+            answers.retain(|answer| answer.delivery.pieces().is_some());
         }
-        answers.push(answer);
+        answers.push(Unread {
+            delivery,
+            stream,
+            pieces: 0,
+            since: Instant::now(),
+        });
     }
 
-    fn answers(&self) -> MutexGuard<'_, Vec<DeliveryProgress>> {
+    fn answers(&self) -> MutexGuard<'_, Vec<Unread>> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -126,6 +124,15 @@ impl ConnectionProgress {
     pub(super) fn is_interrupted(&self) -> bool {
         let in_head = !self.is_h2.load(Relaxed) && self.head_bytes.load(Relaxed) > 0;
         in_head || self.body_unread.load(Relaxed)
+    }
+}
+
+impl End for ConnectionProgress {
+    /// Ends the connection, whatever it does.
+    fn end(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
     }
 }
 
@@ -180,6 +187,8 @@ pub(super) struct IdlePolicy {
 #[derive(Debug)]
 struct Unread {
     delivery: DeliveryProgress,
+    /// Ends its stream, if it has one for itself.
+    stream: Option<Ending>,
     pieces: usize,
     /// When a piece of it was last taken, or could not be sent since others came first.
     since: Instant,
@@ -259,18 +268,14 @@ impl IdlePolicy {
         }
     }
 
-    /// Whether an answer lies there untaken although it could be sent, however busy the connection is with
-    /// others.
+    /// Whether an answer lies there untaken although it could be sent. On a stream of its own it is ended alone,
+    /// however busy the connection is with others.
     fn has_stalled_answer(&mut self, progress: &ConnectionProgress) -> bool {
         let now = Instant::now();
         // A slow line: the answers take turns, and `State::Blocked` says how long nothing may be taken at all.
         let is_blocked = progress.write_blocked.load(Relaxed);
-        let new = |delivery| Unread {
-            delivery,
-            pieces: 0,
-            since: now,
-        };
-        self.answers.extend(progress.answers().drain(..).map(new));
+        self.answers.append(&mut progress.answers());
+        let mut is_stalled = false;
         self.answers.retain_mut(|answer| {
             let Some(pieces) = answer.delivery.pieces() else {
                 return false;
@@ -279,10 +284,16 @@ impl IdlePolicy {
                 answer.pieces = pieces;
                 answer.since = now;
             }
-            true
+            if now - answer.since < self.write_stall_timeout {
+                return true;
+            }
+            match &answer.stream {
+                Some(stream) => stream.end(),
+                None => is_stalled = true,
+            }
+            false
         });
-        let is_stalled = |answer: &Unread| now - answer.since >= self.write_stall_timeout;
-        self.answers.iter().any(is_stalled)
+        is_stalled
     }
 }
 
@@ -321,6 +332,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::http::EndSignal;
 
     fn policy() -> (IdlePolicy, Arc<ConnectionProgress>, ConnectionLimits) {
         let limits = ConnectionLimits::default();
@@ -430,11 +442,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_could_be_sent_and_is_not_taken_ends_its_connection() {
+    async fn an_answer_that_could_be_sent_and_is_not_taken_is_ended() {
         let (mut policy, progress, limits) = policy();
         let _running = Running::start(Arc::clone(&progress), true);
-        let answer = DeliveryProgress::default();
-        progress.follow(answer.clone());
+        let (of_stream, answer) = (DeliveryProgress::default(), DeliveryProgress::default());
+        let stream = Arc::<EndSignal>::default();
+        progress.follow(of_stream.clone(), Some(Arc::clone(&stream) as _));
         // A slow line takes others, a little at a time.
         progress.write_blocked.store(true, Relaxed);
         for _ in 0..10 {
@@ -454,6 +467,14 @@ mod tests {
         progress.written_bytes.fetch_add(1 << 20, Relaxed);
         assert_eq!(policy.look(&progress), Action::Go);
         pass(Duration::from_millis(1)).await;
+        assert_eq!(policy.look(&progress), Action::Go);
+        tokio::time::timeout(Duration::ZERO, stream.ended())
+            .await
+            .expect("the stream is told to end");
+        // That of a connection without streams ends with it.
+        progress.follow(answer.clone(), None);
+        assert_eq!(policy.look(&progress), Action::Go);
+        pass(limits.write_stall_timeout).await;
         assert_eq!(policy.look(&progress), Action::End);
     }
 
@@ -461,13 +482,17 @@ mod tests {
     fn answers_that_were_taken_are_forgotten() {
         let progress = ConnectionProgress::new(Instant::now());
         let waiting = DeliveryProgress::default();
-        progress.follow(waiting.clone());
+        progress.follow(waiting.clone(), None);
         for _ in 0..10 * ANSWERS_MAX {
-            progress.follow(DeliveryProgress::default());
+            progress.follow(DeliveryProgress::default(), None);
         }
         let answers = progress.answers();
         assert!(answers.len() <= ANSWERS_MAX);
-        assert!(answers.iter().any(|answer| answer.pieces().is_some()));
+        assert!(
+            answers
+                .iter()
+                .any(|answer| answer.delivery.pieces().is_some())
+        );
     }
 
     #[tokio::test(start_paused = true)]

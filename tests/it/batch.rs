@@ -17,7 +17,7 @@ use crate::support::{Ask, Protocol, TestServer, milliseconds, until};
 
 const LINES: &str = "application/x-ndjson";
 
-fn publish(lines: impl AsRef<[u8]>) -> Ask {
+pub(crate) fn publish(lines: impl AsRef<[u8]>) -> Ask {
     Ask::post("/messages")
         .field("content-type", LINES)
         .body(lines)
@@ -331,7 +331,10 @@ async fn a_batch_of_the_largest_size_is_taken_and_one_byte_more_is_not() {
 #[tokio::test]
 async fn there_are_so_many_batches_and_not_one_more() {
     // Of three slots a client may have two.
-    let server = TestServer::with(|limits| limits.batch.batches_max = 3);
+    let server = TestServer::with(|limits| {
+        limits.batch.batches_max = 3;
+        limits.room_timeout = milliseconds(100);
+    });
     let mut client = server.connect(Protocol::Http2).await;
     let mut batches = Vec::new();
     for _ in 0..2 {

@@ -12,7 +12,7 @@ pub(crate) const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
 pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
-const PING: u8 = 6;
+pub(crate) const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
@@ -81,6 +81,22 @@ fn frames(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
         bytes = &bytes[9 + length..];
     }
     frames
+}
+
+/// The streams of the frames of this kind that came.
+pub(crate) fn streams(kind: u8, mut bytes: &[u8]) -> Vec<u32> {
+    let mut streams = Vec::new();
+    while let Some((head, rest)) = bytes.split_at_checked(9) {
+        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+        let Some(rest) = rest.get(length..) else {
+            break;
+        };
+        if head[3] == kind {
+            streams.push(u32::from_be_bytes(head[5..].try_into().unwrap()));
+        }
+        bytes = rest;
+    }
+    streams
 }
 
 async fn is_served(server: &TestServer) {

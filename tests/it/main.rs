@@ -69,6 +69,7 @@ mod rogue;
 mod samples;
 mod scrub;
 mod sectors;
+mod shares;
 mod shutdown;
 mod slow;
 mod store;

@@ -282,6 +282,7 @@ async fn requests_for_which_there_is_no_room_are_counted_by_what_there_was_none_
         limits.body.all_small_bytes_max = 0;
         limits.batch.batches_max = 0;
         limits.batch.look_ups_max = 0;
+        limits.room_timeout = Duration::ZERO;
     });
     for (ask, cause) in [
         (Ask::publish("foo"), "body-room"),
@@ -303,7 +304,11 @@ async fn requests_for_which_there_is_no_room_are_counted_by_what_there_was_none_
     client.try_ask(&large).await.unwrap_err();
     assert_eq!(refused(&server, "stream-room").await, 1);
 
-    let server = TestServer::exporting_with(|limits| limits.exports_max = 0).started();
+    let server = TestServer::exporting_with(|limits| {
+        limits.exports_max = 0;
+        limits.room_timeout = Duration::ZERO;
+    })
+    .started();
     is_refused(&server, &Ask::get("/messages"), 503, "export-room").await;
 }
 

@@ -994,7 +994,7 @@ impl Raw {
         assert_eq!(head, b"HTTP/1.1 100 Continue\r\n\r\n");
     }
 
-    async fn head(&mut self) -> Vec<u8> {
+    pub(crate) async fn head(&mut self) -> Vec<u8> {
         loop {
             let end = self
                 .unread
