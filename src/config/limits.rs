@@ -217,6 +217,9 @@ const fn connection_bytes(head_bytes_max: usize) -> usize {
 /// client that does not read.
 const TLS_BYTES: usize = 2 * (16 << 10) + (64 << 10);
 
+/// What a byte of a text takes as JSON at most: `\u0001`.
+pub const ESCAPED_BYTES_MAX: usize = 6;
+
 /// Connections get this part of the memory, and so do bodies and answers together; the rest is for caches and
 /// the process itself.
 const MEMORY_SHARE: u64 = 4;
@@ -278,10 +281,14 @@ impl Limits {
             .saturating_add(self.answers_bytes_max)
     }
 
-    /// The first body may need more room than there is, and two texts are decoded at once.
+    /// What the rooms do not count: the first body may need more than there is, two texts are decoded at once,
+    /// and answers larger than the largest part of the room count as that.
     fn uncounted_bytes_max(&self) -> usize {
         let body = usize::try_from(self.body.bytes_max).unwrap_or(usize::MAX);
-        body.saturating_mul(3)
+        let answer = body.saturating_mul(ESCAPED_BYTES_MAX);
+        let counted = self.answers_bytes_max / ANSWER_PARTS;
+        let answers = answer.saturating_sub(counted).saturating_mul(ANSWER_PARTS);
+        body.saturating_mul(3).saturating_add(answers)
     }
 
     fn connection_bytes(&self, has_tls: bool) -> usize {
@@ -335,6 +342,20 @@ mod tests {
         assert_eq!(limits.body.all_large_bytes_max, 24 << 20);
         assert_eq!(limits.answers_bytes_max, 32 << 20);
         assert_eq!(limits.connection.connections_max, CONNECTIONS_MIN);
+    }
+
+    #[test]
+    fn what_the_rooms_do_not_count_is_in_the_sum_all_the_same() {
+        let mut limits = Limits::default();
+        let counted = |limits: &Limits| {
+            let connections = limits.connection.all_connections_max();
+            rooms(limits) + connections * limits.connection_bytes(false)
+        };
+        assert_eq!(limits.memory_bytes_max(false), counted(&limits) + (3 << 20));
+        // As JSON, 48 MiB of which 16 are counted.
+        limits.body.bytes_max = 8 << 20;
+        let uncounted = 3 * (8 << 20) + 4 * (32 << 20);
+        assert_eq!(limits.memory_bytes_max(false), counted(&limits) + uncounted);
     }
 
     #[test]

@@ -37,6 +37,7 @@ use super::json;
 use super::lines::{BodyLine, LineSplitter};
 use super::request::{BodyDeadline, BodyError, RequestBody, check_size};
 use super::response;
+use crate::config::ESCAPED_BYTES_MAX;
 use crate::digest::Digest;
 use crate::message::Message;
 use crate::metrics::KeptOut;
@@ -147,7 +148,16 @@ impl Shares {
         let writes = (operation == BatchOperation::Publish)
             .then(|| Arc::clone(&app.writes).try_acquire_many_owned(app.limits.batch.lines_max));
         let writes = writes.transpose().map_err(|_| HttpError::NoRoomForBatch)?;
-        let memory = app.bodies.begin_batch(requester, &app.limits.body, &told);
+        let texts = match operation {
+            // A line on its way to the disk.
+            BatchOperation::Publish => 1,
+            // One that was read, and is written with an escape for each of its bytes.
+            BatchOperation::LookUp => 1 + ESCAPED_BYTES_MAX,
+            BatchOperation::FindMissing => 0,
+        };
+        let memory = app
+            .bodies
+            .begin_batch(requester, &app.limits.body, texts, &told);
         Ok(Self {
             memory: memory.await.map_err(BodyError::from)?.into(),
             told,
@@ -242,6 +252,11 @@ impl Batch {
                 self.app.metrics().refuse_request(KeptOut::Rate);
                 json::write_rate_line(&mut self.gathered, &text, number, seconds(wait));
             } else {
+                if let LineError::Other(error) = &failure
+                    && let Some(cause) = error.meaning().kept_out
+                {
+                    self.app.metrics().refuse_request(cause);
+                }
                 json::write_error_line(&mut self.gathered, &text, number);
             }
         }
@@ -377,7 +392,12 @@ impl Batch {
             Outcome::LookUp(digest) => {
                 let message = self.app.service.fetch(&digest).map_err(HttpError::from)?;
                 let message = message.ok_or(HttpError::NoSuchMessage)?;
-                json::write_message_line(&mut self.gathered, message.text());
+                let text = message.text();
+                if text.len() > GATHERED_BYTES_MAX {
+                    // Once, and not by doubling.
+                    self.gathered.reserve_exact(text.len() * ESCAPED_BYTES_MAX);
+                }
+                json::write_message_line(&mut self.gathered, text);
             }
             Outcome::Failed(error) => return Err(error),
         }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use memchr::memchr;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::budget::{Budget, NoRoom, Requester, Reservation, Waits, covered};
@@ -60,7 +59,7 @@ impl BodyBudget {
     /// texts of 1 MB, one after the other, left 90 MiB and leave 40. Waits while others decode theirs.
     pub(super) async fn spare(&self, json: &CoveredBytes) -> Spare {
         let bytes = json.bytes.len();
-        if bytes <= SPARE_BYTES_MIN || memchr(b'\\', &json.bytes).is_none() {
+        if bytes <= SPARE_BYTES_MIN || !json.bytes.contains(&b'\\') {
             return Spare::default();
         }
         let turn = Arc::clone(&self.spares).acquire_owned().await;
@@ -81,16 +80,19 @@ impl BodyBudget {
     }
 
     /// Sets aside room for a batch that `told` ends: a line that is gathered, half of it again while its buffer
-    /// grows, and as much as a line on its way to the disk.
+    /// grows, and as much as `texts` of the largest texts.
     pub(super) async fn begin_batch(
         &self,
         requester: &Requester,
         limits: &BodyLimits,
+        texts: usize,
         told: &Arc<EndSignal>,
     ) -> Result<Reservation, NoRoom> {
-        let line = usize::try_from(limits.bytes_max).unwrap_or(usize::MAX);
+        let text = usize::try_from(limits.bytes_max).unwrap_or(usize::MAX);
+        let bytes = text.saturating_add(text / 2);
+        let bytes = bytes.saturating_add(text.saturating_mul(texts));
         // Where one line may take all of a share, it does.
-        let bytes = (line.saturating_mul(5) / 2).min(self.large.share_max());
+        let bytes = bytes.min(self.large.share_max());
         let beginning = self.large.begin(requester, bytes, Arc::clone(told) as _);
         beginning.await
     }
