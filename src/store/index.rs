@@ -24,7 +24,7 @@
 //! segment size can stay: a larger one would only cost memory.
 
 use std::any::Any;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
 
 use sled::IVec;
 
@@ -53,6 +54,9 @@ const PROGRESS_KEY: &[u8] = b"progress";
 
 /// sled's name for its data file.
 const DATA_NAME: &str = "db";
+
+/// How long the close of an index waits for sled to give up its lock: a moment, on a busy machine.
+const UNLOCK_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Bytes of a digest that are a key.
 const KEY_BYTES: usize = 22;
@@ -422,12 +426,13 @@ impl Index {
     /// Caught like every other call, each by itself: sled syncs when dropped and panics if it cannot.
     fn close_parts(&mut self) -> Result<(), IndexError> {
         let mut closed = Ok(());
-        for part in self.parts.drain(..) {
+        for Part { tree, data, .. } in self.parts.drain(..) {
             let dropped = fence(|| {
-                drop(part);
+                drop(tree);
                 Ok(())
             });
             closed = closed.and(dropped);
+            wait_until_unlocked(&data);
         }
         closed
     }
@@ -464,6 +469,16 @@ impl Index {
 impl Drop for Index {
     fn drop(&mut self) {
         let _ = self.close_parts();
+    }
+}
+
+/// A thread of sled's may hold the lock for a moment after the tree was dropped; until then nobody can open it.
+fn wait_until_unlocked(data: &File) {
+    let begun = Instant::now();
+    while matches!(data.try_lock(), Err(TryLockError::WouldBlock))
+        && begun.elapsed() < UNLOCK_TIME_MAX
+    {
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -727,6 +742,30 @@ mod tests {
         assert!(index.put(&digest, Some(PLACE), LATER).unwrap());
         assert_eq!(index.get(&digest).unwrap(), Some(LATER));
         assert_eq!(index.get(&Digest::of(b"bar")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_closed_index_is_waited_for_until_it_can_be_opened_again() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let [engine, own, next] = [(); 3].map(|()| File::open(file.path()).unwrap());
+        engine.lock().unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| wait_until_unlocked(&own));
+            engine.unlock().unwrap();
+            waiting.join().unwrap();
+        });
+        // It has the lock until it is dropped.
+        assert!(matches!(next.try_lock(), Err(TryLockError::WouldBlock)));
+        drop(own);
+        next.try_lock().unwrap();
+
+        let directory = tempfile::tempdir().unwrap();
+        for number in 0..20_u64 {
+            let index = Index::open(directory.path(), CACHE).unwrap();
+            let digest = Digest::of(&number.to_le_bytes());
+            index.put(&digest, None, PLACE).unwrap();
+            index.close().unwrap();
+        }
     }
 
     #[test]
