@@ -15,6 +15,7 @@ use digestd::store::{
 };
 use rustix::process::Signal;
 
+use crate::disk::BadDisk;
 use crate::process::{Launch, Outcome, Process, digestd, run, wait_until};
 use crate::store_support::{
     Data, assert_holds, close, delete, heard, options, put, put_all, text_of, texts,
@@ -515,17 +516,20 @@ fn a_first_backup_that_was_interrupted_is_known_for_what_it_is() {
 /// Stops a backup in the middle, compacts the store, and lets the backup continue; returns whether it was still
 /// copying when it was stopped.
 fn compact_beside_a_backup(method: Option<&str>) -> bool {
-    let texts: Vec<_> = (0..400).map(|number| text_of(number, 30_000)).collect();
+    let texts: Vec<_> = (0..40).map(|number| text_of(number, 30_000)).collect();
     let data = Data::with(&texts);
     let store = data.open();
     // So little that the new log has as many segments.
     assert!(delete(&store, &texts[2]).unwrap());
     close(store);
-    // Of some two hundred.
-    let late = "log/00000150.log";
+    // Of some twenty.
+    let late = "log/00000009.log";
     assert!(data.has(late));
     let copy = Data::new();
-    let child = digestd()
+    // Between the third segment and the ninth there is time to stop it.
+    let disk = BadDisk::default().slow_to_name("/log/0000000", 50);
+    let child = disk
+        .digestd()
         .arg("backup")
         .args(method)
         .arg(copy.path())

@@ -238,12 +238,13 @@ async fn all_lines_may_be_sent_before_an_answer_is_read() {
 
 #[tokio::test]
 async fn a_batch_takes_its_time_as_long_as_its_lines_keep_coming() {
-    let limit = milliseconds(150);
+    // A slow machine takes a part of it to connect.
+    let limit = milliseconds(500);
     let server = TestServer::with(|limits| {
         limits.connection.head_timeout = limit;
         limits.connection.idle_timeout = limit;
     });
-    for protocol in Protocol::ALL {
+    let [first, second] = Protocol::ALL.map(async |protocol| {
         let started = Instant::now();
         let mut client = server.connect(protocol).await;
         let mut batch = client.begin_lines(&publish(""));
@@ -254,7 +255,8 @@ async fn a_batch_takes_its_time_as_long_as_its_lines_keep_coming() {
         }
         batch.end();
         assert_eq!(batch.line().await, None);
-    }
+    });
+    tokio::join!(first, second);
 }
 
 #[tokio::test]
@@ -568,8 +570,8 @@ fn receipts_of_a_batch_that_was_cut_are_true() {
                 "POST /messages HTTP/1.0\r\nContent-Type: {LINES}\r\nContent-Length: {}\r\n\r\n",
                 lines.len()
             );
-            // It is cut.
-            let _ = writer.write_all((head + &lines).as_bytes());
+            // All but the end of the last line: however fast the server is, it is cut.
+            let _ = writer.write_all((head + lines.trim_end()).as_bytes());
         });
         let mut answer = Vec::new();
         let mut buffer = [0; 4096];

@@ -3,6 +3,8 @@
  *
  *   DISK_BAD    INODE OFFSET BYTES ...      reading any of these bytes gives EIO
  *   DISK_SLOW   PATH-PART MILLISECONDS      how long fdatasync and fsync of such files take at least
+ *   DISK_SLOW_WHILE  FILE                   only while this file is there
+ *   DISK_SLOW_NAMES  PATH-PART MILLISECONDS  how long it takes at least to give a file such a name
  *   DISK_TRACE  FILE                        a line for each pwrite and sync: name, path, offset, began, ended
  */
 #define _GNU_SOURCE
@@ -59,15 +61,30 @@ static void trace(const char *name, int file, long long offset, long long began)
     close(log);
 }
 
-static void wait_if_slow(int file) {
-    const char *slow = getenv("DISK_SLOW");
-    char path[4096], part[256];
+static void wait_if_has_part(const char *path, const char *slow) {
+    char part[256];
     int milliseconds;
-    if (!slow || sscanf(slow, "%255s %d", part, &milliseconds) != 2) return;
-    if (strstr(path_of(file, path), part)) {
+    if (slow && sscanf(slow, "%255s %d", part, &milliseconds) == 2 && strstr(path, part)) {
         struct timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000L};
         nanosleep(&time, NULL);
     }
+}
+
+static void wait_if_slow(int file) {
+    char path[4096];
+    const char *only_while = getenv("DISK_SLOW_WHILE");
+    if (only_while && access(only_while, F_OK)) return;
+    wait_if_has_part(path_of(file, path), getenv("DISK_SLOW"));
+}
+
+int rename(const char *from, const char *to) {
+    wait_if_has_part(to, getenv("DISK_SLOW_NAMES"));
+    return NEXT(rename)(from, to);
+}
+
+int linkat(int from_in, const char *from, int to_in, const char *to, int flags) {
+    wait_if_has_part(to, getenv("DISK_SLOW_NAMES"));
+    return NEXT(linkat)(from_in, from, to_in, to, flags);
 }
 
 ssize_t pread64(int file, void *buffer, size_t bytes, off64_t offset) {

@@ -15,6 +15,8 @@ use crate::process::{Launch, digestd};
 pub(crate) struct BadDisk {
     bad: Vec<String>,
     slow: Option<String>,
+    slow_while: Option<PathBuf>,
+    slow_names: Option<String>,
     trace: Option<PathBuf>,
 }
 
@@ -33,6 +35,18 @@ impl BadDisk {
         self
     }
 
+    /// They take so long only while this file is there.
+    pub(crate) fn while_there(mut self, file: &Path) -> Self {
+        self.slow_while = Some(file.to_owned());
+        self
+    }
+
+    /// Renaming a file to a name with this in its path, and linking it there, takes so long.
+    pub(crate) fn slow_to_name(mut self, part: &str, milliseconds: u32) -> Self {
+        self.slow_names = Some(format!("{part} {milliseconds}"));
+        self
+    }
+
     /// Writes and syncs are written down.
     pub(crate) fn traced(mut self, file: &Path) -> Self {
         self.trace = Some(file.to_owned());
@@ -44,9 +58,12 @@ impl BadDisk {
         let path = |path: &Path| path.to_str().unwrap().to_owned();
         let bad = (!self.bad.is_empty()).then(|| ("DISK_BAD", self.bad.join(" ")));
         let slow = self.slow.clone().map(|slow| ("DISK_SLOW", slow));
+        let slow_while = self.slow_while.as_ref();
+        let slow_while = slow_while.map(|file| ("DISK_SLOW_WHILE", path(file)));
+        let slow_names = self.slow_names.clone().map(|it| ("DISK_SLOW_NAMES", it));
         let trace = self.trace.as_ref().map(|file| ("DISK_TRACE", path(file)));
         let library = ("LD_PRELOAD", path(library()));
-        [Some(library), bad, slow, trace]
+        [Some(library), bad, slow, slow_while, slow_names, trace]
             .into_iter()
             .flatten()
             .collect()

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use tempfile::TempDir;
@@ -199,18 +200,22 @@ fn on_a_terminal(command: &mut Command) -> String {
         .stderr(far_end.try_clone().unwrap())
         .spawn()
         .unwrap();
+    // Meanwhile: a terminal takes 4 KiB that nobody reads, which a search on a slow machine fills.
+    let reading = thread::spawn(move || {
+        let mut text = Vec::new();
+        let mut bytes = [0; 4096];
+        while !text.ends_with(b"\0") {
+            let length = (&terminal).read(&mut bytes).unwrap();
+            text.extend(&bytes[..length]);
+        }
+        text.pop();
+        String::from_utf8(text).unwrap()
+    });
     let status = Process(child).wait();
     assert_eq!(status.code(), Some(0));
     // Something to read in any case: a terminal without anybody at its far end is an error.
     (&far_end).write_all(b"\0").unwrap();
-    let mut text = Vec::new();
-    let mut bytes = [0; 4096];
-    while !text.ends_with(b"\0") {
-        let length = (&terminal).read(&mut bytes).unwrap();
-        text.extend(&bytes[..length]);
-    }
-    text.pop();
-    String::from_utf8(text).unwrap()
+    reading.join().unwrap()
 }
 
 /// The answer to a command line that must be answered.

@@ -12,6 +12,7 @@ use digestd::message::Message;
 use digestd::ndjson;
 use rustix::process::Signal;
 
+use crate::disk::BadDisk;
 use crate::process::{Launch, Outcome, Process, digestd, run};
 use crate::store_support::{Data, MESSAGE_BYTES_MAX, texts};
 
@@ -68,14 +69,19 @@ fn what_was_exported_is_imported_in_both_forms_and_comes_out_the_same() {
 
 #[test]
 fn many_messages_of_an_import_share_a_sync() {
-    let data = empty();
-    let outcome = import(data.path(), &[], &lines_of(&texts(0..5000)));
+    let data = Data::new();
+    // All in one segment: what making others takes is not asked here.
+    data.write("FORMAT", "digestd store 1\nsegment-size 4194304\n");
+    // So long that even a slow machine reads hundreds of messages during a sync, and tens are asked for.
+    let mut command = BadDisk::default().slow(".log", 100).digestd();
+    command.arg("import").arg("--data-dir").arg(data.path());
+    let outcome = run(&mut command, &lines_of(&texts(0..5000)));
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     let records = data.records();
     assert!(records.len() >= 5000);
     let groups: HashSet<_> = records.into_iter().map(|record| record.group).collect();
     // A group is what one sync made durable.
-    assert!(groups.len() <= 5000 / 20, "{} groups", groups.len());
+    assert!(groups.len() <= 5000 / 50, "{} groups", groups.len());
 }
 
 #[test]

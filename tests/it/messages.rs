@@ -1,10 +1,11 @@
 //! The contract, line by line: what is asked over HTTP/1.1 and over HTTP/2 gets the same answer,
 //! byte for byte. What only one of them can say is said on a socket.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use digestd::digest::Digest;
 use digestd::store::{Fault, StoreError};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::support::{Ask, FOO, Protocol, TestServer, until};
 
@@ -377,6 +378,11 @@ async fn what_is_not_utf_8_is_refused_wherever_it_stands() {
     }
 }
 
+/// What this thread has worked so far, which is the server's too, however busy the machine is.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap()
+}
+
 #[tokio::test]
 async fn a_hundred_thousand_brackets_are_refused_at_once() {
     let server = TestServer::start();
@@ -393,9 +399,10 @@ async fn a_hundred_thousand_brackets_are_refused_at_once() {
         "]".repeat(100_000),
         r#"{"a":"#.repeat(100_000),
     ] {
-        let started = Instant::now();
+        let before = processor_time();
         refused(&server, &Ask::publish_json(body), 400).await;
-        assert!(started.elapsed() < Duration::from_secs(2));
+        let took = processor_time().checked_sub(before).unwrap();
+        assert!(took < Duration::from_secs(2), "{took:?}");
     }
     let shallow = format!(
         r#"{{"message": "foo", "other": {}{}}}"#,

@@ -47,39 +47,43 @@ fn wait_as_told(mut client: Client, ask: impl Fn(&mut Client) -> Answer) {
     assert_ne!(ask(&mut client).status, 429);
 }
 
-/// More lines than may come at once: those that are held up take a second.
-const LINES: usize = 300;
+/// Fifteen more lines than may come at once: they are held up unless the others take a second and a half.
+const RATE: &str = "600/m";
+const LINES: usize = 165;
 
 #[test]
-fn a_batch_and_an_import_go_on_where_the_rate_ended_them() {
+fn a_batch_goes_on_where_the_rate_ended_it() {
     let directory = tempfile::tempdir().unwrap();
-    let server = server(directory.path(), "1000/s", "600/s").start();
-    let url = server.url();
-    let texts = |name: &str| {
-        (0..LINES)
-            .map(|number| format!("{name} {number}"))
-            .collect()
-    };
-    let texts: [Vec<String>; 2] = [texts("put"), texts("import")];
-
+    let server = server(directory.path(), "1000/s", RATE).start();
+    let texts: Vec<_> = (0..LINES).map(|number| format!("put {number}")).collect();
     let line = |text: &String| format!("\n{{\"message\": \"{text}\"}}\n");
-    let lines: String = texts[0].iter().map(line).collect();
-    let arguments = ["put", "--batch", "-", "--url", &url];
+    let lines: String = texts.iter().map(line).collect();
+    let arguments = ["put", "--batch", "-", "--url", &server.url()];
     let outcome = run(digestd().args(arguments), lines.as_bytes());
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     let digest = |text: &String| format!("{}\n", Digest::of(text.as_bytes()));
-    let digests: String = texts[0].iter().map(digest).collect();
+    let digests: String = texts.iter().map(digest).collect();
     assert_eq!(String::from_utf8(outcome.stdout).unwrap(), digests);
+    assert_held_up(&server);
+}
 
+#[test]
+fn an_import_goes_on_where_the_rate_ended_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = server(directory.path(), "1000/s", RATE).start();
     let mut lines = Vec::new();
-    for text in &texts[1] {
-        ndjson::write(&mut lines, &Message::new(text.as_str()));
+    for number in 0..LINES {
+        ndjson::write(&mut lines, &Message::new(format!("import {number}")));
     }
-    let outcome = run(digestd().args(["import", "--url", &url]), &lines);
+    let outcome = run(digestd().args(["import", "--url", &server.url()]), &lines);
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_held_up(&server);
+}
 
+/// All lines were stored, and some had to wait.
+fn assert_held_up(server: &Digestd) {
     let metrics = server.client().ask("GET", "/metrics", &[], b"").unwrap();
-    let stored = format!("\ndigestd_store_messages {}\n", 2 * LINES);
+    let stored = format!("\ndigestd_store_messages {LINES}\n");
     assert!(metrics.text().contains(&stored), "{}", metrics.text());
     let held = "\ndigestd_requests_refused_total{cause=\"rate\"} ";
     let (_, held) = metrics.text().split_once(held).unwrap();

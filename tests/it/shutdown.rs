@@ -1,10 +1,23 @@
 //! The stop: what was begun is finished, nothing is begun any more, and it does not take for ever.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use digestd::store::Fault;
 
 use crate::support::{Ask, Protocol, TestServer, milliseconds, until};
+
+/// A server whose limits on time end nothing while a test lasts: what does not stop at once never stops.
+fn patient() -> TestServer {
+    const HOUR: Duration = Duration::from_hours(1);
+    TestServer::with(|limits| {
+        let connection = &mut limits.connection;
+        connection.head_timeout = HOUR;
+        connection.idle_timeout = HOUR;
+        connection.write_stall_timeout = HOUR;
+        connection.drain_timeout = HOUR;
+        limits.body.stall_timeout = HOUR;
+    })
+}
 
 #[tokio::test]
 async fn a_body_under_way_is_taken_after_the_order_to_stop() {
@@ -96,17 +109,15 @@ async fn a_request_that_was_begun_learns_that_the_server_is_not_ready_any_more()
 
 #[tokio::test]
 async fn a_server_with_nothing_to_do_stops_at_once() {
-    let mut server = TestServer::start();
+    let mut server = patient();
     let mut clients = Vec::new();
     for protocol in Protocol::ALL {
         let mut client = server.connect(protocol).await;
         client.ask(&Ask::publish("foo")).await;
         clients.push(client);
     }
-    let started = Instant::now();
     server.stop();
     server.stopped().await;
-    assert!(started.elapsed() < milliseconds(1000));
     for client in clients {
         client.closed().await;
     }
@@ -114,7 +125,7 @@ async fn a_server_with_nothing_to_do_stops_at_once() {
 
 #[tokio::test]
 async fn a_client_that_says_nothing_does_not_hold_up_the_stop() {
-    let mut server = TestServer::start();
+    let mut server = patient();
     let mut answered = server.connect_raw().await;
     answered
         .send("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -125,15 +136,9 @@ async fn a_client_that_says_nothing_does_not_hold_up_the_stop() {
     starting.send("P").await;
     server.has_seen_all().await;
 
-    let started = Instant::now();
     server.stop();
     // None of them closes its side.
     server.stopped().await;
-    assert!(
-        started.elapsed() < milliseconds(1000),
-        "{:?}",
-        started.elapsed()
-    );
     for client in [&mut answered, &mut silent, &mut starting] {
         assert!(client.rest().await.bytes.is_empty());
     }
@@ -164,7 +169,7 @@ async fn what_hangs_is_ended_when_the_time_to_finish_is_over() {
     server.stop();
     server.stopped().await;
     assert!(started.elapsed() >= drain_timeout);
-    assert!(started.elapsed() < drain_timeout + milliseconds(1000));
+    assert!(started.elapsed() < 10 * drain_timeout);
     for (client, begun) in hanging {
         begun.ends_unanswered().await;
         client.closed().await;
@@ -174,16 +179,14 @@ async fn what_hangs_is_ended_when_the_time_to_finish_is_over() {
 
 #[tokio::test]
 async fn the_stop_does_not_wait_longer_than_the_last_request() {
-    let mut server = TestServer::start();
+    let mut server = patient();
     let mut client = server.connect(Protocol::Http1).await;
     let begun = client.begin(&Ask::publish("").field("content-length", "3"));
     begun.send("f");
     server.has_seen_all().await;
     server.stop();
     server.is_closed_to_new_clients().await;
-    let started = Instant::now();
     begun.send("oo");
     assert_eq!(begun.finish().await.status, 201);
     server.stopped().await;
-    assert!(started.elapsed() < milliseconds(1000));
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use digestd::digest::Digest;
 
 use crate::disk::BadDisk;
-use crate::process::{Digestd, Launch, PATIENCE};
+use crate::process::{Digestd, Launch, PATIENCE, wait_until};
 use crate::store_support::{Data, close, put_all, text_of};
 
 /// Clients that delete.
@@ -158,10 +158,15 @@ fn what_was_answered_is_synced_soon_whatever_is_to_be_erased() {
     assert!(Duration::from_nanos(worst) < limit, "{worst} ns");
 }
 
+/// How long a sync takes that is not to be waited for, in milliseconds, and a put beside it at most: there is
+/// room between for a busy machine.
+const LONG_SYNC_MILLISECONDS: u32 = 20_000;
+const BESIDE_LONG_SYNC_MAX: Duration = Duration::from_secs(10);
+
 #[test]
 fn a_group_does_not_wait_for_the_making_of_a_segment_that_it_does_not_need() {
     let data = Data::new();
-    let disk = BadDisk::default().slow("/00000003.new", 4000);
+    let disk = BadDisk::default().slow("/00000003.new", LONG_SYNC_MILLISECONDS);
     let server = launch(data.path(), &disk, "disk").start();
     // The second segment is begun, so the third is made.
     for number in 0..2 {
@@ -169,44 +174,52 @@ fn a_group_does_not_wait_for_the_making_of_a_segment_that_it_does_not_need() {
     }
     for number in 0..20 {
         let took = publish(&server, &format!("small {number}"));
-        assert!(took < Duration::from_secs(2), "{number}: {took:?}");
-    }
-    server.stop();
-}
-
-#[test]
-fn with_os_no_answer_waits_for_a_sync_that_is_under_way() {
-    let data = Data::new();
-    let disk = BadDisk::default().slow("/log/", 3000);
-    let server = launch(data.path(), &disk, "os").start();
-    for number in 0..20 {
-        let took = publish(&server, &format!("small {number}"));
-        assert!(took < Duration::from_millis(1500), "{number}: {took:?}");
-        // So that they fall into several syncs.
-        thread::sleep(Duration::from_millis(50));
+        assert!(took < BESIDE_LONG_SYNC_MAX, "{number}: {took:?}");
     }
     server.kill();
 }
 
 #[test]
+fn with_os_no_answer_waits_for_a_sync_that_is_under_way() {
+    let data = Data::new();
+    let started = data.path().with_extension("started");
+    let disk = BadDisk::default()
+        .slow("/log/", LONG_SYNC_MILLISECONDS)
+        .while_there(&started);
+    let server = launch(data.path(), &disk, "os").start();
+    fs::write(&started, "").unwrap();
+    for number in 0..20 {
+        let took = publish(&server, &format!("small {number}"));
+        assert!(took < BESIDE_LONG_SYNC_MAX, "{number}: {took:?}");
+        // So that a sync begins meanwhile.
+        thread::sleep(Duration::from_millis(50));
+    }
+    server.kill();
+    fs::remove_file(started).unwrap();
+}
+
+#[test]
 fn a_closed_store_does_not_wait_for_a_slow_disk_to_erase_everything() {
-    let texts: Vec<_> = (0..40).map(large).collect();
+    const TEXTS: u32 = 60;
+    const SYNC_MILLISECONDS: u32 = 500;
+    let texts: Vec<_> = (0..TEXTS as usize).map(large).collect();
     let data = Data::with(&texts);
-    let disk = BadDisk::default().slow("/log/", 250);
+    let disk = BadDisk::default().slow("/log/", SYNC_MILLISECONDS);
     let server = launch(data.path(), &disk, "disk").start();
     delete_all(&server, &texts);
     let started = Instant::now();
     server.stop();
-    assert!(started.elapsed() < Duration::from_secs(9));
+    let everything = Duration::from_millis(SYNC_MILLISECONDS.into()) * TEXTS;
+    let took = started.elapsed();
+    assert!(took < everything / 2, "{took:?}");
     // The next start takes it up.
     let store = data.open();
     assert_eq!(store.messages(), 0);
-    close(store);
-    for text in &texts {
-        let body = data.body(&data.record_of(text));
-        assert!(body.iter().all(|&byte| byte == 0));
-    }
-    let store = data.open();
+    let records: Vec<_> = texts.iter().map(|text| data.record_of(text)).collect();
+    wait_until("everything is erased", || {
+        let mut bodies = records.iter().map(|record| data.body(record));
+        bodies.all(|body| body.iter().all(|&byte| byte == 0))
+    });
     put_all(&store, &texts[..1]);
     close(store);
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use digestd::digest::Digest;
 use digestd::message::Message;
+use digestd::store::index::Index;
 use digestd::store::{
     DataDirectory, EmbeddedStore, Finding, OpenError, Options, Receipt, Store, StoreError, verify,
 };
@@ -98,6 +99,15 @@ impl Data {
                 claimed => return claimed,
             }
         }
+    }
+
+    /// Changes the index by itself. The directory is held meanwhile: a process that another test is starting
+    /// has the locks of the index too, and gives up both at once.
+    pub(crate) fn change_index(&self, change: impl FnOnce(&Index)) {
+        let _directory = self.claim_again().unwrap();
+        let index = Index::open(&self.path().join("index"), 1 << 20).unwrap();
+        change(&index);
+        index.close().unwrap();
     }
 
     pub(crate) fn open(&self) -> EmbeddedStore {

@@ -42,7 +42,7 @@ use tokio::time::{sleep, timeout};
 pub(crate) const FOO: &str = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
 
 /// No single step takes longer, however busy the machine is.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Every field an answer may have.
 const FIELDS: [&str; 26] = [

@@ -304,7 +304,8 @@ fn sighup_reads_the_certificate_again_and_a_bad_one_changes_nothing() {
 #[tokio::test]
 async fn a_handshake_has_the_time_of_a_first_request_and_both_share_it() {
     let data = tempfile::tempdir().unwrap();
-    let timeout = milliseconds(400);
+    // A slow machine takes a part of it for a handshake.
+    let timeout = milliseconds(2000);
     let mut limits = Limits::default();
     limits.connection.head_timeout = timeout;
     let config = CertificateConfig::SelfSigned;
@@ -325,15 +326,17 @@ async fn a_handshake_has_the_time_of_a_first_request_and_both_share_it() {
         let _ = stopped.await;
     }));
 
-    // Nothing at all, half a hello, and a handshake without a request.
-    for start in [&b""[..], b"\x16\x03\x01\x02\x00"] {
-        let started = Instant::now();
-        let stream = within("connecting", tokio::net::TcpStream::connect(address)).await;
-        let mut client = Raw::new(stream.unwrap());
-        client.send(start).await;
-        assert!(client.rest().await.bytes.is_empty());
-        assert!(started.elapsed() >= timeout, "{:?}", started.elapsed());
-    }
+    // Nothing at all, half a hello, and a handshake without a request, side by side.
+    let unshaken = [&b""[..], b"\x16\x03\x01\x02\x00"].map(|start| {
+        tokio::spawn(async move {
+            let started = Instant::now();
+            let stream = within("connecting", tokio::net::TcpStream::connect(address)).await;
+            let mut client = Raw::new(stream.unwrap());
+            client.send(start).await;
+            assert!(client.rest().await.bytes.is_empty());
+            started.elapsed()
+        })
+    });
     let root = data.path().join("localhost.crt");
     let shaken = tokio::task::spawn_blocking(move || {
         let started = Instant::now();
@@ -341,8 +344,10 @@ async fn a_handshake_has_the_time_of_a_first_request_and_both_share_it() {
         let _ = stream.read(&mut [0]);
         started.elapsed()
     });
-    let elapsed = within("the end", shaken).await.unwrap();
-    assert!(elapsed >= timeout && elapsed < PATIENCE, "{elapsed:?}");
+    for ended in unshaken.into_iter().chain([shaken]) {
+        let elapsed = within("the end", ended).await.unwrap();
+        assert!(elapsed >= timeout, "{elapsed:?}");
+    }
 
     // And one that hangs does not hold up the stop.
     let _silent = within("connecting", tokio::net::TcpStream::connect(address)).await;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use digestd::digest::Digest;
-use digestd::store::index::{Checkpoint, Index};
+use digestd::store::index::Checkpoint;
 use digestd::store::log::{Place, Position};
 use digestd::store::{Finding, OpenError, Verified, verify};
 use serde_json::Value;
@@ -196,19 +196,19 @@ fn an_index_that_misses_a_message_or_makes_one_up_is_found_out() {
         ..at(&records[99])
     };
     data.remove("index");
-    let index = Index::open(&data.path().join("index"), CACHE_BYTES).unwrap();
-    for record in &records[1..] {
-        index.put(&record.digest, None, place(record)).unwrap();
-    }
-    // Where another message is.
     let made_up = digest("never stored");
-    index.put(&made_up, None, place(&records[5])).unwrap();
-    let checkpoint = Checkpoint {
-        position: end,
-        messages: 100,
-    };
-    index.checkpoint(checkpoint).unwrap();
-    index.close().unwrap();
+    data.change_index(|index| {
+        for record in &records[1..] {
+            index.put(&record.digest, None, place(record)).unwrap();
+        }
+        // Where another message is.
+        index.put(&made_up, None, place(&records[5])).unwrap();
+        let checkpoint = Checkpoint {
+            position: end,
+            messages: 100,
+        };
+        index.checkpoint(checkpoint).unwrap();
+    });
     let missed = Finding::NotInIndex {
         digest: records[0].digest,
         at: at(&records[0]),
@@ -423,11 +423,11 @@ fn an_index_that_is_half_drawn_or_half_removed_is_no_finding() {
     let records = data.records();
     let half_drawn = data.copy();
     half_drawn.remove("index");
-    let index = Index::open(&half_drawn.path().join("index"), CACHE_BYTES).unwrap();
-    for record in &records[..100] {
-        index.put(&record.digest, None, place(record)).unwrap();
-    }
-    index.close().unwrap();
+    half_drawn.change_index(|index| {
+        for record in &records[..100] {
+            index.put(&record.digest, None, place(record)).unwrap();
+        }
+    });
     let half_removed = data.copy();
     let index = |name: &str| half_removed.path().join(name);
     fs::rename(index("index"), index("index.old")).unwrap();
