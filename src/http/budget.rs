@@ -144,7 +144,7 @@ impl Budget {
             .ok_or(NoRoom)
     }
 
-    /// Sets aside `units`, at least one, for a part of `client` that `ending` ends. Never waits: what ends for
+    /// Sets aside `units` for a part of `client` that `ending` ends. Never waits: what ends for
     /// its sake counts as free.
     pub(super) fn begin_at_once(
         &self,
@@ -164,7 +164,7 @@ impl Budget {
         Ok(self.0.reservation(client, units, Some(wish.number)))
     }
 
-    /// Sets aside `units`, at least one, for a part of a request that `ending` ends, now or after a wait.
+    /// Sets aside `units` for a part of a request that `ending` ends, now or after a wait.
     pub(super) async fn begin(
         &self,
         requester: &Requester,

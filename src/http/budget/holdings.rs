@@ -101,8 +101,11 @@ impl Holdings {
         }
     }
 
-    /// Adds a part that `ending` ends.
+    /// Adds a part that `ending` ends; nothing of nothing.
     pub(super) fn begin(&mut self, client: Client, number: u64, units: usize, ending: &Ending) {
+        if units == 0 {
+            return;
+        }
         let ending = Some(Arc::clone(ending));
         let holding = self.clients.entry(client).or_default();
         holding.parts.insert(number, Part { units, ending });
