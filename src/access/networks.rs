@@ -242,7 +242,7 @@ impl Client {
 
 /// The clients that one party can be, a site with all that its provider gave it (RFC 6177): an IPv6 /48
 /// network; one IPv4 address, of which nobody has many for nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientNetwork(IpAddr);
 
 impl ClientNetwork {

@@ -157,7 +157,7 @@ async fn receive(
     if status != StatusCode::OK {
         let reply = in_time(Reply::read(response, WORDS_BYTES_MAX)).await?;
         let words = reply.refusal(Scope::Write);
-        ensure!(status == StatusCode::TOO_MANY_REQUESTS, words);
+        ensure!(is_held_with(status.as_u16().into()), words);
         return Ok(Some(Held {
             has_progress: false,
             retry_after: reply.retry_after,
@@ -329,6 +329,16 @@ fn digest_of(line: &[u8]) -> Option<Digest> {
     Some(Digest::of(line.get("message")?.as_str()?.as_bytes()))
 }
 
+/// Whether a status says that there may be room later: the client asks too often, or others need it now.
+fn is_held_with(status: u64) -> bool {
+    [
+        StatusCode::TOO_MANY_REQUESTS,
+        StatusCode::SERVICE_UNAVAILABLE,
+    ]
+    .iter()
+    .any(|held| u64::from(held.as_u16()) == status)
+}
+
 /// What an answer means.
 enum Outcome {
     /// For its line.
@@ -347,8 +357,7 @@ fn outcome(answer: &[u8], sent: Option<Digest>) -> anyhow::Result<Outcome> {
     let number = |name| answer.get(name).and_then(Value::as_u64);
     let Some(digest) = text("digest") else {
         let words = text("error").unwrap_or("no reason given").into();
-        let is_held = number("status") == Some(StatusCode::TOO_MANY_REQUESTS.as_u16().into());
-        return Ok(if is_held {
+        return Ok(if number("status").is_some_and(is_held_with) {
             let retry_after = number("retry_after");
             Outcome::Held { retry_after, words }
         } else {
@@ -358,4 +367,23 @@ fn outcome(answer: &[u8], sent: Option<Digest>) -> anyhow::Result<Outcome> {
     let same = sent.filter(|sent| digest.parse() == Ok(*sent));
     let digest = same.context("the server answered another digest than that of the text")?;
     Ok(Outcome::Of(Ok(digest)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_last_line_says_when_there_may_be_room_again() {
+        let held = |answer: &str| match outcome(answer.as_bytes(), None).unwrap() {
+            Outcome::Held { retry_after, .. } => retry_after,
+            Outcome::Of(_) => None,
+        };
+        for (status, expected) in [(429, Some(7)), (503, Some(7)), (400, None), (507, None)] {
+            let line =
+                format!(r#"{{"error": "e", "line": 2, "status": {status}, "retry_after": 7}}"#);
+            assert_eq!(held(&line), expected, "{status}");
+        }
+        assert_eq!(held(r#"{"error": "e", "line": 2}"#), None);
+    }
 }

@@ -220,6 +220,13 @@ const TLS_BYTES: usize = 2 * (16 << 10) + (64 << 10);
 /// What a byte of a text takes as JSON at most: `\u0001`.
 pub const ESCAPED_BYTES_MAX: usize = 6;
 
+/// What a text takes while it is decoded, in its own size: a buffer that was doubled, what comes out of it, and
+/// where that is kept.
+const DECODED_FACTOR: usize = 4;
+
+/// This part of the room for answers may be taken beyond it, by what is told to end.
+pub const LEAVING_PART: usize = 8;
+
 /// Connections get this part of the memory, and so do bodies and answers together; the rest is for caches and
 /// the process itself.
 const MEMORY_SHARE: u64 = 4;
@@ -246,10 +253,10 @@ impl Limits {
             &mut self.answers_bytes_max,
         ];
         if let Some(share) = memory.map(|bytes| u128::from(bytes / MEMORY_SHARE)) {
-            let share = share.saturating_sub(uncounted as u128);
+            let for_rooms = share.saturating_sub(uncounted as u128);
             let all = rooms.iter().map(|bytes| **bytes as u128).sum::<u128>();
             for bytes in rooms {
-                let fitting = *bytes as u128 * share.min(all) / all.max(1);
+                let fitting = *bytes as u128 * for_rooms.min(all) / all.max(1);
                 *bytes = usize::try_from(fitting).unwrap_or(usize::MAX);
             }
             let fitting = share / self.connection_bytes(has_tls) as u128;
@@ -282,13 +289,15 @@ impl Limits {
     }
 
     /// What the rooms do not count: the first body may need more than there is, two texts are decoded at once,
-    /// and answers larger than the largest part of the room count as that.
+    /// what is told to end may count as free, and answers larger than the largest part of the room count as that.
     fn uncounted_bytes_max(&self) -> usize {
         let body = usize::try_from(self.body.bytes_max).unwrap_or(usize::MAX);
         let answer = body.saturating_mul(ESCAPED_BYTES_MAX);
         let counted = self.answers_bytes_max / ANSWER_PARTS;
         let answers = answer.saturating_sub(counted).saturating_mul(ANSWER_PARTS);
-        body.saturating_mul(3).saturating_add(answers)
+        body.saturating_mul(1 + 2 * DECODED_FACTOR)
+            .saturating_add(self.answers_bytes_max / LEAVING_PART)
+            .saturating_add(answers)
     }
 
     fn connection_bytes(&self, has_tls: bool) -> usize {
@@ -351,10 +360,13 @@ mod tests {
             let connections = limits.connection.all_connections_max();
             rooms(limits) + connections * limits.connection_bytes(false)
         };
-        assert_eq!(limits.memory_bytes_max(false), counted(&limits) + (3 << 20));
+        assert_eq!(
+            limits.memory_bytes_max(false),
+            counted(&limits) + (9 << 20) + (8 << 20)
+        );
         // As JSON, 48 MiB of which 16 are counted.
         limits.body.bytes_max = 8 << 20;
-        let uncounted = 3 * (8 << 20) + 4 * (32 << 20);
+        let uncounted = 9 * (8 << 20) + (8 << 20) + 4 * (32 << 20);
         assert_eq!(limits.memory_bytes_max(false), counted(&limits) + uncounted);
     }
 

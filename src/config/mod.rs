@@ -13,7 +13,7 @@ use tracing::level_filters::LevelFilter;
 
 pub use self::limits::{
     BATCH_BYTES_MAX, BODY_BYTES_MAX, BatchLimits, BodyLimits, CLIENT_CONNECTIONS_MAX,
-    ConnectionLimits, DRAIN_DELAY, ESCAPED_BYTES_MAX, Limits,
+    ConnectionLimits, DRAIN_DELAY, ESCAPED_BYTES_MAX, LEAVING_PART, Limits,
 };
 pub use self::memory::{default_cache_bytes, memory_limit_bytes};
 use crate::access;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use super::body_room::BodyBudget;
-use super::budget::{Budget, Waits};
+use super::budget::{Budget, Waits, WaitsOfConnection};
 use super::pages::Pages;
 use super::record::Reporters;
 use super::request_id::RequestIds;
@@ -47,6 +47,8 @@ pub struct ConnectionInfo {
     pub role: ListenerRole,
     /// Whether it must be for a host that is answered to.
     pub checks_hosts: bool,
+    /// For its requests that wait, if it is HTTP/2.
+    pub waits: Arc<WaitsOfConnection>,
 }
 
 impl App {

@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::mem;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -32,7 +32,7 @@ use super::body_room::{CoveredBytes, Spare};
 use super::budget::{NoRoom, Requester, Reservation};
 use super::digest_fields::RequestDigests;
 use super::ending::EndSignal;
-use super::error::{HttpError, LineError};
+use super::error::{HttpError, LineError, RETRY_SOON};
 use super::json;
 use super::lines::{BodyLine, LineSplitter};
 use super::request::{BodyDeadline, BodyError, RequestBody, check_size};
@@ -86,8 +86,8 @@ pub(super) async fn answer(
         .batch
         .answer_bytes_max
         .min(app.answers.share_max() / 4);
-    let ending = Arc::clone(&body.requester().ending);
-    let room = app.answers.begin_at_once(body.client(), bytes_max, ending);
+    // It gives way by its slot, and with a line; an answer that is ended breaks off.
+    let room = app.answers.reserve(body.client(), bytes_max);
     let room = room.map_err(|NoRoom| HttpError::NoRoomForAnswer)?;
     // Before the head of the answer, which a client that waits to be asked would take for the last word.
     let mut deadline = BodyDeadline::new(&app.limits.body);
@@ -112,7 +112,7 @@ pub(super) async fn answer(
         is_paid: true,
         gathered: Vec::new(),
         answers,
-        stall_timeout: app.limits.connection.write_stall_timeout,
+        gives_way: false,
         shares,
     };
     tokio::spawn(batch.run(first));
@@ -158,8 +158,13 @@ impl Shares {
         let memory = app
             .bodies
             .begin_batch(requester, &app.limits.body, texts, &told);
+        let memory = tokio::select! {
+            biased;
+            () = told.ended() => Err(BodyError::GaveWay),
+            memory = memory => memory.map_err(BodyError::from),
+        };
         Ok(Self {
-            memory: memory.await.map_err(BodyError::from)?.into(),
+            memory: memory?.into(),
             told,
             _slot: slot,
             _writes: writes,
@@ -189,8 +194,8 @@ struct Batch {
     /// Answers to be handed over.
     gathered: Vec<u8>,
     answers: BodySender,
-    /// Answers may lie there so long.
-    stall_timeout: Duration,
+    /// It was told to end.
+    gives_way: bool,
     shares: Shares,
 }
 
@@ -225,39 +230,43 @@ impl Batch {
             self.gather_ready();
             self.hand_over().await?;
             consume_budget().await;
+            if self.gives_way && failure.is_none() {
+                self.lines.discard();
+                self.has_ended = true;
+                failure = Some(HttpError::from(BodyError::GaveWay).into());
+            }
             let may_read = failure.is_none() && !self.has_ended && self.lines.is_empty();
             let has_room = self.has_room(self.lines.begun_bytes());
             if self.waiting.is_empty() && !may_read && self.lines.is_empty() {
                 break;
             }
-            let waits = !self.waiting.is_empty() || (may_read && has_room);
+            // Otherwise there are lines to begin.
+            let waits = !self.waiting.is_empty() || may_read && has_room;
             tokio::select! {
                 biased;
+                () = self.shares.told.ended(), if waits && !self.gives_way => self.gives_way = true,
+                () = self.answers.gone(), if waits => return Err(Gone),
                 outcome = poll_fn(|context| poll_first(&mut self.waiting, context)), if !self.waiting.is_empty() => {
                     self.gather(outcome);
                 }
                 frame = self.deadline.next_frame(&mut self.body), if may_read && has_room => {
                     failure = self.take(frame).err();
                 }
-                () = self.shares.told.ended(), if waits && failure.is_none() => {
-                    failure = Some(HttpError::from(BodyError::GaveWay).into());
-                    self.stall_timeout = GIVING_WAY_TIMEOUT;
-                }
                 else => {}
             }
         }
         if let Some(failure) = failure {
             let (text, number) = (failure.to_string(), self.number + 1);
-            if let LineError::Rate(wait) = failure {
-                self.app.metrics().refuse_request(KeptOut::Rate);
-                json::write_rate_line(&mut self.gathered, &text, number, seconds(wait));
-            } else {
-                if let LineError::Other(error) = &failure
-                    && let Some(cause) = error.meaning().kept_out
-                {
-                    self.app.metrics().refuse_request(cause);
+            match failure {
+                LineError::Rate(wait) => {
+                    self.app.metrics().refuse_request(KeptOut::Rate);
+                    json::write_last_line(&mut self.gathered, &text, number, 429, seconds(wait));
                 }
-                json::write_error_line(&mut self.gathered, &text, number);
+                LineError::Other(HttpError::Body(BodyError::GaveWay)) => {
+                    self.app.metrics().refuse_request(KeptOut::BatchRoom);
+                    json::write_last_line(&mut self.gathered, &text, number, 503, RETRY_SOON);
+                }
+                _ => json::write_error_line(&mut self.gathered, &text, number),
             }
         }
         self.hand_over().await
@@ -418,14 +427,20 @@ impl Batch {
             // Without the room that it grew into.
             Bytes::from(mem::take(&mut self.gathered).into_boxed_slice())
         };
-        let sending = self.answers.send(piece);
-        let sending = timeout(self.stall_timeout, sending);
-        tokio::select! {
-            biased;
-            sent = sending => sent.map_err(|_| Gone)?,
-            // It takes no answers, so it cannot be told.
-            () = self.shares.told.ended() => Err(Gone),
+        let mut sending = pin!(self.answers.send(piece));
+        if !self.gives_way {
+            tokio::select! {
+                biased;
+                () = self.shares.told.ended() => {}
+                sent = timeout(self.app.limits.connection.write_stall_timeout, &mut sending) => {
+                    return sent.map_err(|_| Gone)?;
+                }
+            }
         }
+        self.gives_way = true;
+        timeout(GIVING_WAY_TIMEOUT, sending)
+            .await
+            .map_err(|_| Gone)?
     }
 }
 

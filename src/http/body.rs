@@ -20,7 +20,8 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::budget::{Budget, NoRoom, Reservation, covered};
+use super::budget::{Budget, NoRoom, Reservation};
+use super::covered::covered;
 use super::ending::Ending;
 use super::record::RequestRecord;
 use crate::access::networks::Client;
@@ -93,6 +94,11 @@ impl BodySender {
         let room = Arc::clone(&self.room).acquire_many_owned(permits).await;
         let piece = covered(bytes, room.map_err(|_| Gone)?);
         self.pieces.send(Piece::Bytes(piece)).map_err(|_| Gone)
+    }
+
+    /// Waits until nobody takes the answer any more.
+    pub(super) async fn gone(&self) {
+        self.pieces.closed().await;
     }
 
     /// Says that the answer is whole.

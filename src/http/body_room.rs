@@ -12,7 +12,8 @@ use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::budget::{Budget, NoRoom, Requester, Reservation, Waits, covered};
+use super::budget::{Budget, NoRoom, Requester, Reservation, Waits};
+use super::covered::covered;
 use super::ending::EndSignal;
 use crate::access::networks::Client;
 use crate::config::BodyLimits;
@@ -258,7 +259,7 @@ impl<'a> BodyBuffer<'a> {
             before => {
                 let part = self.budget.part(is_small);
                 let told = Arc::clone(&self.told) as _;
-                let reservation = part.begin(&self.requester, wanted, told).await?;
+                let reservation = part.begin_growing(&self.requester, wanted, told).await?;
                 self.text = copy_into(wanted, &self.text);
                 // What was there is covered until now.
                 *before = Some(reservation);
@@ -276,7 +277,7 @@ impl<'a> BodyBuffer<'a> {
 
     /// All that came.
     pub(super) fn finish(self) -> Result<CoveredBytes, NoRoom> {
-        let reservation = match self.reservation {
+        let mut reservation = match self.reservation {
             Some(mut reservation) => {
                 reservation.settle();
                 reservation
@@ -284,10 +285,12 @@ impl<'a> BodyBuffer<'a> {
             // Nothing came.
             None => self.budget.small.reserve(self.requester.client, 0)?,
         };
-        Ok(CoveredBytes::gathered(
-            self.text.freeze(),
-            reservation.into(),
-        ))
+        let mut text = self.text;
+        if text.len() < text.capacity() / 2 {
+            text = copy_into(text.len(), &text);
+            reservation.shrink_to(text.len());
+        }
+        Ok(CoveredBytes::gathered(text.freeze(), reservation.into()))
     }
 }
 
@@ -318,8 +321,7 @@ mod tests {
     fn requester() -> Requester {
         Requester {
             client: Client::of([10, 0, 0, 1].into()),
-            is_h2: false,
-            ending: Arc::<EndSignal>::default(),
+            h2: None,
         }
     }
 

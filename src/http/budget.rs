@@ -4,12 +4,14 @@
 //! waits, for a limited time, if its budget has [`Waits`]. What becomes free goes to the client that holds
 //! least. While a request waits within the share of its client, clients that hold more than an eighth, and more
 //! than it would, lose what they began last: it is told, or its stream or connection is ended. What was begun
-//! first can always grow to its end, so requests never wait for each other.
+//! first, and grows, is not ended and can always grow to its end, so requests never wait for each other.
 //!
 //! **Invariant:** what is set aside for bytes is given back when the last of them is dropped, wherever they
-//! went: into the queue of the store, into the buffers of HTTP/2 (see [`covered`]). Who may have what is kept by
+//! went: into the queue of the store, into the buffers of HTTP/2 (see [`covered`](super::covered)). Who may have what is kept by
 //! the [`Ledger`].
 
+#[cfg(test)]
+mod histories;
 mod holdings;
 mod ledger;
 
@@ -17,19 +19,18 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 
 use self::ledger::{Ledger, Wish};
-use super::ending::Ending;
+use super::ending::{EndSignal, Ending};
 use crate::access::networks::Client;
 
 /// What is told to end when the wait of another is over has this long to do so.
 const LEAVING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Requests that wait at once, for whatever room; half of them of one client, as many as it may have
-/// connections.
+/// connections by default.
 const WAITING_MAX: usize = 512;
 
 /// What may come over HTTP/2 for a request that is not read: the window of its stream, and a frame that was
@@ -61,10 +62,8 @@ pub(super) struct Reservation {
 #[derive(Clone, Debug)]
 pub(super) struct Requester {
     pub(super) client: Client,
-    /// It came over HTTP/2, which reads ahead of who takes its body.
-    pub(super) is_h2: bool,
-    /// Ends the request, whatever it does, and with HTTP/1.1 its connection.
-    pub(super) ending: Ending,
+    /// Of its connection, if that is HTTP/2, which reads ahead of who takes a body.
+    pub(super) h2: Option<Arc<WaitsOfConnection>>,
 }
 
 /// There is no room at the moment, or not for this client; nothing was done.
@@ -80,11 +79,25 @@ pub(super) struct Waits {
     patience: Duration,
 }
 
+/// Slots for the requests of an HTTP/2 connection that wait. What they do not read must leave others some of
+/// what the client may send ahead.
+#[derive(Debug)]
+pub struct WaitsOfConnection(Arc<Semaphore>);
+
+impl WaitsOfConnection {
+    /// So many.
+    #[must_use]
+    pub fn new(number: usize) -> Self {
+        Self(Arc::new(Semaphore::new(number)))
+    }
+}
+
 /// A request that waits.
 #[derive(Debug)]
 pub(super) struct Wait {
     _slot: Reservation,
-    _unread: Option<Reservation>,
+    _unread: Option<(OwnedSemaphorePermit, Reservation)>,
+    told: Arc<EndSignal>,
 }
 
 impl Waits {
@@ -99,11 +112,30 @@ impl Waits {
 
     /// Lets one more request wait until what is returned is dropped.
     pub(super) fn enter(&self, requester: &Requester) -> Result<Wait, NoRoom> {
-        let reserve_unread = || self.unread.reserve(requester.client, UNREAD_BYTES);
+        let told = Arc::<EndSignal>::default();
+        let of_connection = requester.h2.as_ref().map(|connection| {
+            let slot = Arc::clone(&connection.0).try_acquire_owned();
+            let unread = self.unread.reserve(requester.client, UNREAD_BYTES)?;
+            Ok((slot.map_err(|_| NoRoom)?, unread))
+        });
+        let unread = of_connection.transpose()?;
+        let ending = Arc::clone(&told) as _;
         Ok(Wait {
-            _slot: self.slots.reserve(requester.client, 1)?,
-            _unread: requester.is_h2.then(reserve_unread).transpose()?,
+            _slot: self.slots.begin_at_once(requester.client, 1, ending)?,
+            _unread: unread,
+            told,
         })
+    }
+}
+
+impl Wait {
+    /// Waits for `ready`, unless others need the place.
+    pub(super) async fn until<T>(&self, ready: impl Future<Output = T>) -> Result<T, NoRoom> {
+        tokio::select! {
+            biased;
+            ready = ready => Ok(ready),
+            () = self.told.ended() => Err(NoRoom),
+        }
     }
 }
 
@@ -153,7 +185,7 @@ impl Budget {
         ending: Ending,
     ) -> Result<Reservation, NoRoom> {
         let mut ledger = self.0.ledger();
-        let wish = ledger.wish(client, units, ending);
+        let wish = ledger.wish(client, units, None, ending);
         let (taken, ended) = match ledger.take(&wish) {
             None => ledger.take_of_leaving(&wish),
             taken => (taken, Vec::new()),
@@ -171,7 +203,20 @@ impl Budget {
         units: usize,
         ending: Ending,
     ) -> Result<Reservation, NoRoom> {
-        let wish = self.0.ledger().wish(requester.client, units, ending);
+        let client = requester.client;
+        let wish = self.0.ledger().wish(client, units, None, ending);
+        self.0.obtain(requester, wish).await
+    }
+
+    /// The same for what [grows](Reservation::grow).
+    pub(super) async fn begin_growing(
+        &self,
+        requester: &Requester,
+        units: usize,
+        ending: Ending,
+    ) -> Result<Reservation, NoRoom> {
+        let client = requester.client;
+        let wish = self.0.ledger().wish(client, units, Some(units), ending);
         self.0.obtain(requester, wish).await
     }
 }
@@ -213,12 +258,13 @@ impl Inner {
             return Ok(self.reservation(wish.client, units, Some(wish.number)));
         }
         let waits = self.waits.as_ref().ok_or(NoRoom)?;
-        let _wait = waits.enter(requester)?;
+        let wait = waits.enter(requester)?;
         // Dropped after the receiver: others may be next then.
         let _serve = ServeWhenDropped(self);
         let (sender, mut granted) = oneshot::channel();
         self.change(|ledger| ledger.wait(wish.clone(), sender));
-        if let Ok(granted) = timeout(waits.patience, &mut granted).await {
+        let waiting = timeout(waits.patience, &mut granted);
+        if let Ok(granted) = wait.until(waiting).await? {
             return granted.map_err(|_| NoRoom);
         }
         let ended = self.ledger().end_larger(&wish);
@@ -270,7 +316,7 @@ impl Reservation {
         let wish = Wish {
             client: self.client,
             units,
-            whole,
+            whole: Some(whole),
             number: self.number.ok_or(NoRoom)?,
             ending: None,
         };
@@ -311,23 +357,6 @@ impl Drop for Reservation {
     }
 }
 
-/// The same bytes, with `cover` kept until the last slice of them is dropped. Costs an allocation.
-pub(super) fn covered(bytes: Bytes, cover: impl Send + 'static) -> Bytes {
-    struct Covered<C> {
-        bytes: Bytes,
-        _cover: C,
-    }
-    impl<C> AsRef<[u8]> for Covered<C> {
-        fn as_ref(&self) -> &[u8] {
-            &self.bytes
-        }
-    }
-    Bytes::from_owner(Covered {
-        bytes,
-        _cover: cover,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
@@ -335,13 +364,11 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::http::ending::EndSignal;
 
     fn requester(last: u8) -> Requester {
         Requester {
             client: Client::of([10, 0, 0, last].into()),
-            is_h2: false,
-            ending: Arc::<EndSignal>::default(),
+            h2: None,
         }
     }
 
@@ -393,18 +420,6 @@ mod tests {
                 .collect();
             assert_eq!(held.len(), share, "{slots}");
         }
-    }
-
-    #[test]
-    fn what_was_set_aside_comes_back_with_the_last_slice_of_what_it_covers() {
-        let budget = Budget::new(20);
-        let reserved = budget.reserve(client(1), 10).unwrap();
-        let whole = covered(Bytes::from_static(b"0123456789"), reserved);
-        let slice = whole.slice(4..5);
-        drop(whole);
-        budget.reserve(client(1), 1).unwrap_err();
-        drop(slice);
-        budget.reserve(client(1), 10).unwrap();
     }
 
     #[test]
@@ -509,11 +524,52 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn two_clients_do_not_keep_a_third_from_waiting() {
+        let (budget, _unread) = waiting(1);
+        let _held: Vec<_> = (1..3)
+            .map(|last| budget.reserve(client(last), 1).unwrap())
+            .collect();
+        let requesters = [1, 2].map(requester);
+        let mut waiting = Vec::new();
+        for number in 0..WAITING_MAX {
+            let requester = &requesters[number % 2];
+            let mut waits = Box::pin(budget.begin(requester, 1, told()));
+            let polled = timeout(Duration::ZERO, &mut waits).await;
+            assert!(polled.is_err(), "there was no room");
+            waiting.push(waits);
+        }
+        let third = requester(3);
+        let mut waits = pin!(budget.begin(&third, 1, told()));
+        let polled = timeout(Duration::ZERO, &mut waits).await;
+        assert!(polled.is_err(), "it was refused: {polled:?}");
+        // What began to wait last gave way.
+        let last = waiting.last_mut().unwrap();
+        assert_eq!(last.await.unwrap_err(), NoRoom);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_requests_of_an_http2_connection_wait_and_not_one_more() {
+        let (budget, _unread) = waiting(1);
+        let mut one = requester(1);
+        let _held = budget.begin(&one, 1, told()).await.unwrap();
+        one.h2 = Some(Arc::new(WaitsOfConnection::new(1)));
+        let mut waits = Box::pin(budget.begin(&one, 1, told()));
+        let polled = timeout(Duration::ZERO, &mut waits).await;
+        assert!(polled.is_err(), "there was no room");
+        let started = tokio::time::Instant::now();
+        budget.begin(&one, 1, told()).await.unwrap_err();
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        drop(waits);
+        budget.begin(&one, 1, told()).await.unwrap_err();
+        assert_eq!(started.elapsed(), PATIENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_http2_reads_ahead_of_who_waits_is_counted() {
         let (budget, unread) = waiting(1);
         let mut one = requester(1);
         let _held = budget.begin(&one, 1, told()).await.unwrap();
-        one.is_h2 = true;
+        one.h2 = Some(Arc::new(WaitsOfConnection::new(2)));
         let _others = unread.reserve(one.client, UNREAD_BYTES).unwrap();
         let mut waits = Box::pin(budget.begin(&one, 1, told()));
         tokio::select! {
@@ -532,7 +588,7 @@ mod tests {
     async fn what_grows_and_gets_all_it_needs_covers_it_and_what_it_had() {
         let (budget, _unread) = waiting(10);
         let one = requester(1);
-        let mut first = budget.begin(&one, 8, told()).await.unwrap();
+        let mut first = budget.begin_growing(&one, 8, told()).await.unwrap();
         assert_eq!(first.grow(&one, 2, 5).await, Ok(2));
         assert_eq!(first.grow(&one, 2, 5).await, Ok(5));
         assert_eq!(first.units, 15);

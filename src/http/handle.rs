@@ -70,8 +70,7 @@ impl App {
         let is_announced = head.headers.contains_key(EXPECT);
         let requester = Requester {
             client,
-            is_h2,
-            ending: Arc::clone(&ending),
+            h2: is_h2.then_some(info.waits),
         };
         let body = RequestBody::new(body, requester, is_announced, progress.clone());
         let resource = Resource::parse(head.uri.path());

@@ -122,10 +122,18 @@ pub(super) fn write_error_line(lines: &mut Vec<u8>, text: &str, number: u64) {
     lines.extend_from_slice(b"}\n");
 }
 
-/// Writes `{"error": "<text>", "line": <number>, "status": 429, "retry_after": <seconds>}` as a line.
-pub(super) fn write_rate_line(lines: &mut Vec<u8>, text: &str, number: u64, seconds: u32) {
+/// Writes `{"error": "<text>", "line": <number>, "status": <status>, "retry_after": <seconds>}` as a line.
+pub(super) fn write_last_line(
+    lines: &mut Vec<u8>,
+    text: &str,
+    number: u64,
+    status: u16,
+    seconds: u32,
+) {
     begin_error_line(lines, text, number);
-    lines.extend_from_slice(b", \"status\": 429, \"retry_after\": ");
+    lines.extend_from_slice(b", \"status\": ");
+    let _ = serde_json::to_writer(&mut *lines, &status);
+    lines.extend_from_slice(b", \"retry_after\": ");
     let _ = serde_json::to_writer(&mut *lines, &seconds);
     lines.extend_from_slice(b"}\n");
 }

@@ -55,6 +55,7 @@ mod pages;
 mod body;
 mod body_room;
 mod budget;
+mod covered;
 mod ending;
 mod error;
 mod json;
@@ -78,6 +79,6 @@ pub mod fuzz;
 
 pub use self::app::{App, ConnectionInfo};
 pub use self::body::{DeliveryProgress, ResponseBody};
-pub use self::budget::NoRoom;
+pub use self::budget::{NoRoom, WaitsOfConnection};
 pub use self::ending::{End, EndSignal, Ending};
 pub use self::resource::ListenerRole;

@@ -35,7 +35,7 @@ pub(super) enum BodyError {
     #[error("The body ended early.")]
     Broken,
     #[error(
-        "Too many bodies are on their way at the moment; this one was not read. Try again soon."
+        "Too many bodies are on their way at the moment; there is no room for this one. Try again soon."
     )]
     NoRoom,
     #[error(

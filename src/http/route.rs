@@ -25,9 +25,11 @@ pub(super) async fn route(
     check_head(app, head)?;
     if resource.needs_store(&head.method)
         && !app.service.is_open()
-        && let Ok(_wait) = app.waits.enter(body.requester())
+        && let Ok(wait) = app.waits.enter(body.requester())
     {
-        app.service.opened(app.limits.opening_timeout).await;
+        let opening = app.service.opened(app.limits.opening_timeout);
+        // If it is not open, the handler says so.
+        let _ = wait.until(opening).await;
     }
     // Futures of writes are boxed: their state is large, and every request would carry room for it.
     match (&head.method, resource) {

@@ -40,6 +40,12 @@ const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
 /// … and has this long to say so.
 const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Requests of a connection that wait for room at once. Each may leave unread all that was sent ahead on its
+/// stream; half of what may be sent ahead on the connection is left to others.
+pub(super) const H2_WAITS_MAX: usize = 8;
+
+const _: () =
+    assert!(2 * H2_WAITS_MAX == (H2_CONNECTION_WINDOW_BYTES / H2_STREAM_WINDOW_BYTES) as usize);
 // What a client may send unasked covers bodies that were refused on all streams with their windows full.
 const _: () = assert!(UNASKED_BYTES_MAX == 2 * (H2_STREAMS_MAX * H2_STREAM_WINDOW_BYTES) as usize);
 

@@ -15,13 +15,13 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, warn};
 
 use super::admission::{Admission, Admissions};
-use super::connection::{Phase, serve};
+use super::connection::{H2_WAITS_MAX, Phase, serve};
 use super::proxy_protocol;
 use super::timeouts::ConnectionProgress;
 use super::tls::Tls;
 use crate::access::{Access, Peer};
 use crate::config::ConnectionLimits;
-use crate::http::{App, ConnectionInfo, ListenerRole};
+use crate::http::{App, ConnectionInfo, ListenerRole, WaitsOfConnection};
 use crate::metrics::{Ended, Refused};
 
 /// Pause after an error of `accept`, long enough for connections to end, short enough that the
@@ -125,6 +125,7 @@ pub(super) async fn accept(
             origin: peer,
             role: listener.role,
             checks_hosts: app.access().checks_hosts(on_loopback, peer),
+            waits: Arc::new(WaitsOfConnection::new(H2_WAITS_MAX)),
         };
         let tls = listener.tls.clone();
         let progress = Arc::clone(admission.progress());
