@@ -50,8 +50,8 @@ impl App {
     pub async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
-        info: ConnectionInfo,
-        ending: Ending,
+        info: &ConnectionInfo,
+        ending: &Ending,
     ) -> Result<Response, NoRoom> {
         let (head, body) = request.into_parts();
         let address = authorize::client(&self.access, info.origin, &head.headers);
@@ -62,21 +62,22 @@ impl App {
             let bytes = STREAM_BYTES + HEAD_FACTOR * listed_bytes(&head);
             let reserved = self
                 .answers
-                .begin_at_once(client, bytes, Arc::clone(&ending));
+                .begin_at_once(client, bytes, Arc::clone(ending));
             let refuse = |_: &NoRoom| self.metrics().refuse_request(KeptOut::StreamRoom);
             stream = Some(reserved.inspect_err(refuse)?);
         }
-        let progress = (!body.is_end_stream()).then(Arc::default);
-        let is_announced = head.headers.contains_key(EXPECT);
+        let has_body = !body.is_end_stream();
+        let progress = has_body.then(Arc::default);
+        let is_announced = has_body && head.headers.contains_key(EXPECT);
         let requester = Requester {
             client,
-            h2: is_h2.then_some(info.waits),
+            h2: is_h2.then(|| Arc::clone(&info.waits)),
         };
         let body = RequestBody::new(body, requester, is_announced, progress.clone());
         let resource = Resource::parse(head.uri.path());
         let peer = match &address {
             Ok(address) if *address != info.origin.address => address.to_string().into(),
-            _ => info.peer,
+            _ => Arc::clone(&info.peer),
         };
         let reporters = Arc::clone(&self.reporters);
         let id = self.request_ids.of(&head.headers);
@@ -89,10 +90,7 @@ impl App {
             .handle(info.role, resource, &head, admitted, body)
             .await;
         let mut response = result.unwrap_or_else(|error| self.failure(&error, &head, record.id()));
-        match self
-            .answers
-            .reserve_answer(client, response.body(), &ending)
-        {
+        match self.answers.reserve_answer(client, response.body(), ending) {
             Ok(reserved) => response.body_mut().cover(None, reserved),
             Err(NoRoom) => {
                 response = self.failure(&HttpError::NoRoomForAnswer, &head, record.id());

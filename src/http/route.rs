@@ -10,6 +10,7 @@ use http::request::Parts;
 
 use super::app::App;
 use super::body::Response;
+use super::budget::Requester;
 use super::error::HttpError;
 use super::health::Readiness;
 use super::request::RequestBody;
@@ -23,13 +24,8 @@ pub(super) async fn route(
     body: RequestBody,
 ) -> Result<Response, HttpError> {
     check_head(app, head)?;
-    if resource.needs_store(&head.method)
-        && !app.service.is_open()
-        && let Ok(wait) = app.waits.enter(body.requester())
-    {
-        let opening = app.service.opened(app.limits.opening_timeout);
-        // If it is not open, the handler says so.
-        let _ = wait.until(opening).await;
+    if resource.needs_store(&head.method) && !app.service.is_open() {
+        Box::pin(wait_for_store(app, body.requester())).await;
     }
     // Futures of writes are boxed: their state is large, and every request would carry room for it.
     match (&head.method, resource) {
@@ -71,6 +67,14 @@ pub(super) async fn route(
             let methods = resource.methods(app.exports.is_some());
             Err(HttpError::MethodNotAllowed(methods))
         }
+    }
+}
+
+/// Waits for the store to open, if there is room to wait. If it is not open then, the handler says so.
+async fn wait_for_store(app: &App, requester: &Requester) {
+    if let Ok(wait) = app.waits.enter(requester) {
+        let opening = app.service.opened(app.limits.opening_timeout);
+        let _ = wait.until(opening).await;
     }
 }
 

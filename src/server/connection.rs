@@ -20,7 +20,7 @@ use super::stream::{CountingStream, UNASKED_BYTES_MAX};
 use super::streams::StreamExecutor;
 use super::timeouts::{Action, ConnectionProgress, IdlePolicy, Running};
 use crate::config::ConnectionLimits;
-use crate::http::{App, ConnectionInfo, Ending, NoRoom, ResponseBody};
+use crate::http::{App, ConnectionInfo, EndSignal, Ending, NoRoom, ResponseBody};
 use crate::metrics::Ended;
 
 /// HTTP/2 streams of one connection at once.
@@ -70,23 +70,20 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 ) {
     let stream = CountingStream::new(stream, Arc::clone(&progress));
     let requests_max = limits.requests_max;
-    let streams = StreamExecutor::default();
+    let (info, streams) = (Arc::new(info), StreamExecutor::default());
     let service = {
         let (app, progress) = (Arc::clone(&app), Arc::clone(&progress));
         let streams = streams.clone();
         service_fn(move |request: Request<Incoming>| {
-            let ending: Ending = if request.version() == Version::HTTP_2 {
-                streams.begin()
-            } else {
-                Arc::clone(&progress) as _
-            };
+            let is_h2 = request.version() == Version::HTTP_2;
+            let stream = is_h2.then(|| streams.begin());
             answer(
                 Arc::clone(&app),
-                info.clone(),
+                Arc::clone(&info),
                 Arc::clone(&progress),
                 requests_max,
                 request,
-                ending,
+                stream,
             )
         })
     };
@@ -122,18 +119,22 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 
 async fn answer(
     app: Arc<App>,
-    info: ConnectionInfo,
+    info: Arc<ConnectionInfo>,
     progress: Arc<ConnectionProgress>,
     requests_max: u64,
     request: Request<Incoming>,
-    ending: Ending,
+    stream: Option<Arc<EndSignal>>,
 ) -> Result<Response<ResponseBody>, h2::Error> {
     let is_h2 = request.version() == Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
     let (running, number) = Running::start(progress, is_h2);
     // The client may send it again: nothing was done (RFC 9113, 8.7).
     let refused = |NoRoom| h2::Reason::REFUSED_STREAM;
-    let answering = app.answer(request, info, Arc::clone(&ending));
+    let ending = match stream {
+        Some(stream) => stream as Ending,
+        None => Arc::clone(&running.0) as Ending,
+    };
+    let answering = app.answer(request, &info, &ending);
     let mut response = answering.await.map_err(refused)?;
     let progress = &running.0;
     // A streamed answer may end before the body of its request does.
