@@ -93,7 +93,7 @@ const INDEX_DAMAGES: [(&str, Act); 14] = [
 #[test]
 fn an_index_of_many_messages_is_redrawn_in_the_order_of_the_log() {
     let mut texts = texts(0..10_000);
-    let data = Data::with(&texts);
+    let data = Data::in_memory_with(&texts);
     let store = data.open();
     for text in &texts[..100] {
         assert!(delete(&store, text).unwrap());
@@ -124,7 +124,7 @@ fn what_the_index_can_do_without_may_go_and_strange_files_may_come() {
 #[test]
 fn an_index_of_which_a_part_is_older_than_the_checkpoint_is_redrawn() {
     let texts = texts(0..300);
-    let data = Data::with(&texts[..100]);
+    let data = Data::in_memory_with(&texts[..100]);
     let older = data.copy();
     let store = data.open();
     put_all(&store, &texts[100..]);
@@ -173,7 +173,7 @@ fn flip_index_bits(data: &Data, texts: &[String]) {
 /// the second wrote is in sled's log only, although it was closed.
 fn closed(texts: &[String]) -> Data {
     let (first, second) = texts.split_at(texts.len() / 2);
-    let data = Data::with(first);
+    let data = Data::in_memory_with(first);
     let store = data.open();
     put_all(&store, second);
     close(store);
@@ -183,7 +183,7 @@ fn closed(texts: &[String]) -> Data {
 /// The same, killed in its second session, after a checkpoint in the middle of it.
 fn killed(texts: &[String]) -> Data {
     let (first, second) = texts.split_at(texts.len() / 2);
-    let data = Data::with(first);
+    let data = Data::in_memory_with(first);
     let store = data.open();
     let mut second = second.iter();
     let begins_a_segment = |text: &&String| {
@@ -235,7 +235,7 @@ impl Aged {
         // Three bytes of padding.
         let victim = text_of(0, 101);
         let (earlier, later) = others.split_at(20);
-        let data = Data::with(earlier);
+        let data = Data::in_memory_with(earlier);
         let before = data.copy();
         let store = data.open();
         put(&store, &victim).unwrap();
@@ -434,7 +434,7 @@ fn a_healed_message_stays_healed_when_the_store_is_killed_at_once() {
 fn damage_to_the_last_record_is_not_taken_for_a_torn_group() {
     let texts = texts(0..20);
     let (last, others) = texts.split_last().unwrap();
-    let data = Data::with(others);
+    let data = Data::in_memory_with(others);
     let store = data.open();
     put(&store, last).unwrap();
     close(store);
@@ -462,7 +462,7 @@ fn damage_to_the_last_record_is_not_taken_for_a_torn_group() {
 #[test]
 fn a_damaged_text_before_a_torn_group_is_kept_as_damage() {
     let texts = texts(0..20);
-    let data = Data::new();
+    let data = Data::in_memory();
     let store = data.open();
     for text in &texts {
         put(&store, text).unwrap();
@@ -527,7 +527,7 @@ fn damage_to_the_second_record_of_a_message_does_not_hide_the_first() {
 #[test]
 fn a_whole_block_of_damage_costs_only_the_messages_in_it() {
     let texts = texts(0..200);
-    let data = Data::with(&texts);
+    let data = Data::in_memory_with(&texts);
     let lost = 8192..12_288;
     let in_it = |record: &Record| record.offset < lost.end && record.body().end > lost.start;
     let first = "log/00000001.log";
@@ -698,7 +698,7 @@ fn assert_goes_on(data: &Data, texts: &[String]) {
 #[test]
 fn a_missing_segment_costs_only_its_own_messages() {
     let texts = texts(0..560);
-    let data = Data::with(&texts);
+    let data = Data::in_memory_with(&texts);
     let missing = "log/00000002.log";
     let mut records = data.records();
     assert!(records.last().unwrap().file.as_str() > missing);
@@ -727,7 +727,7 @@ fn a_missing_segment_costs_only_its_own_messages() {
 fn a_segment_that_was_cut_costs_only_what_was_cut_off() {
     let texts = texts(0..700);
     for index in [true, false] {
-        let data = Data::with(&texts);
+        let data = Data::in_memory_with(&texts);
         data.edit("log/00000002.log", |content| content.truncate(30_000));
         if !index {
             data.remove("index");
@@ -747,7 +747,7 @@ fn a_segment_that_was_cut_costs_only_what_was_cut_off() {
 #[test]
 fn a_last_segment_that_is_gone_costs_only_its_own_messages() {
     let texts = texts(0..300);
-    let data = Data::with(&texts);
+    let data = Data::in_memory_with(&texts);
     let records = data.records();
     let missing = records.last().unwrap().file.clone();
     data.remove(&missing);

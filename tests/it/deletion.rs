@@ -706,7 +706,7 @@ fn puts_deletions_and_look_ups_that_race_could_have_come_one_after_the_other() {
         // So large that checkpoints, and with them erasures, follow each other closely.
         (Durability::Os, 60, 30_000),
     ] {
-        let data = Data::new();
+        let data = Data::in_memory();
         let store = data.open_with(Options {
             durability,
             message_cache_bytes: 1 << 20,
@@ -749,7 +749,7 @@ fn a_text_that_many_put_at_once_is_erased_with_its_deletion() {
     const CLIENTS: usize = 32;
     let texts = texts(0..300);
     for durability in [Durability::Disk, Durability::Os] {
-        let data = Data::new();
+        let data = Data::in_memory();
         let store = data.open_with(Options {
             durability,
             ..options()

@@ -158,12 +158,19 @@ const GROWTH_BYTES_MAX: u64 = 64 << 20;
 #[test]
 fn an_export_while_messages_come_has_everything_that_was_there_before() {
     let data = tempfile::tempdir().unwrap();
+    let before: Vec<_> = (0..BEFORE)
+        .map(|number| Message::new(format!("before {number} {}", "x".repeat(60))))
+        .collect();
+    let mut command = digestd();
+    command.arg("import").arg("--data-dir").arg(data.path());
+    let outcome = run(&mut command, lines_of(&before).as_bytes());
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let before: Vec<_> = before.iter().map(Message::digest).collect();
     let server = generous(data.path()).option("--cache", "16MiB").start();
-    let before = write(&server, "before", &|number| number < BEFORE / WRITERS);
     let resident = server.resident_bytes();
     let over = AtomicBool::new(false);
     let (archive, during) = thread::scope(|scope| {
-        let during = scope.spawn(|| write(&server, "during", &|_| !over.load(Relaxed)));
+        let during = scope.spawn(|| write(&server, &over));
         let path = data.path().join("all.ndjson");
         let outcome = export(&["--url", &server.url(), "--output", path.to_str().unwrap()]);
         over.store(true, Relaxed);
@@ -185,16 +192,16 @@ fn an_export_while_messages_come_has_everything_that_was_there_before() {
     server.stop();
 }
 
-/// Writes from many connections as long as `go` says; returns what was acknowledged.
-fn write(server: &Digestd, name: &str, go: &(dyn Fn(usize) -> bool + Sync)) -> Vec<Digest> {
+/// Writes from many connections until it is over; returns what was acknowledged.
+fn write(server: &Digestd, over: &AtomicBool) -> Vec<Digest> {
     thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
                 scope.spawn(move || {
                     let mut client = server.client();
                     let mut digests = Vec::new();
-                    while go(digests.len()) {
-                        let text = format!("{name} {writer} {} {}", digests.len(), "x".repeat(60));
+                    while !over.load(Relaxed) {
+                        let text = format!("during {writer} {} {}", digests.len(), "x".repeat(60));
                         digests.push(client.publish(&text).unwrap());
                     }
                     digests

@@ -72,7 +72,7 @@ impl Field {
     fn new() -> Self {
         let texts = texts(0..560);
         let (first, second) = texts.split_at(texts.len() / 2);
-        let data = Data::with(first);
+        let data = Data::in_memory_with(first);
         let store = data.open();
         put_all(&store, second);
         let killed = wait_for_checkpoint(&data).copy();

@@ -204,11 +204,16 @@ fn a_closed_store_does_not_wait_for_a_slow_disk_to_erase_everything() {
     const SYNC_MILLISECONDS: u32 = 500;
     let texts: Vec<_> = (0..TEXTS as usize).map(large).collect();
     let data = Data::with(&texts);
-    let disk = BadDisk::default().slow("/log/", SYNC_MILLISECONDS);
+    let deleted = data.path().with_extension("deleted");
+    let disk = BadDisk::default()
+        .slow("/log/", SYNC_MILLISECONDS)
+        .while_there(&deleted);
     let server = launch(data.path(), &disk, "disk").start();
     delete_all(&server, &texts);
+    fs::write(&deleted, "").unwrap();
     let started = Instant::now();
     server.stop();
+    fs::remove_file(deleted).unwrap();
     let everything = Duration::from_millis(SYNC_MILLISECONDS.into()) * TEXTS;
     let took = started.elapsed();
     assert!(took < everything / 2, "{took:?}");

@@ -18,6 +18,7 @@ use digestd::store::{
     DataDirectory, EmbeddedStore, Finding, OpenError, Options, Receipt, Store, StoreError, verify,
 };
 use flate2::read::GzDecoder;
+use rustix::fs::statvfs;
 use tempfile::TempDir;
 
 /// Small segments: a start reads the unwritten rest of the log too, and a few hundred messages are
@@ -54,13 +55,34 @@ impl Data {
         Self { directory }
     }
 
+    /// The same in memory, where there is such a place with room: for tests that open stores by the thousand,
+    /// and show nothing of syncs.
+    pub(crate) fn in_memory() -> Self {
+        const PLACE: &str = "/dev/shm";
+        const ROOM_BYTES: u64 = 256 << 20;
+        let room = statvfs(PLACE).map_or(0, |place| place.f_bavail * place.f_frsize);
+        let made = (room >= ROOM_BYTES).then(|| tempfile::tempdir_in(PLACE).ok());
+        let directory = made.flatten();
+        Self {
+            directory: directory.unwrap_or_else(|| tempfile::tempdir().unwrap()),
+        }
+    }
+
     /// A directory with these messages, put at once into a store that was then closed.
     pub(crate) fn with(texts: &[String]) -> Self {
-        let data = Self::new();
-        let store = data.open();
+        Self::new().filled(texts)
+    }
+
+    /// The same in memory.
+    pub(crate) fn in_memory_with(texts: &[String]) -> Self {
+        Self::in_memory().filled(texts)
+    }
+
+    fn filled(self, texts: &[String]) -> Self {
+        let store = self.open();
         put_all(&store, texts);
         close(store);
-        data
+        self
     }
 
     /// A directory that version 0.1.0 left: `data` or `backup`.
@@ -142,13 +164,18 @@ impl Data {
         self.remove("checkpoint");
     }
 
-    /// A copy of the directory as it is. Of a store that is open, that is what `kill -9` leaves. The
-    /// log comes last, as nothing may be in the index that is not in the log.
+    /// A copy of the directory as it is, beside it. Of a store that is open, that is what `kill -9` leaves.
+    /// The log comes last, as nothing may be in the index that is not in the log.
     pub(crate) fn copy(&self) -> Self {
-        let copy = Self::new();
+        let copy = Self {
+            directory: tempfile::tempdir_in(self.path().parent().unwrap()).unwrap(),
+        };
         for name in ["FORMAT", "DURABILITY", "checkpoint", "index", "log"] {
             copy.take(name, self);
         }
+        // Nobody writes to it: one does for both.
+        let reserve = |data: &Self| data.path().join("reserve");
+        let _ = fs::hard_link(reserve(self), reserve(&copy));
         copy
     }
 

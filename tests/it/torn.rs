@@ -26,7 +26,7 @@ impl Crash {
     /// In a group that starts `room` bytes before the end of a segment.
     fn with_room(room: usize) -> Self {
         let mut acked = texts(0..20);
-        let data = Data::with(&acked);
+        let data = Data::in_memory_with(&acked);
         let store = data.open();
         acked.push(fill_up(&store, &data, room));
         close(store);
@@ -239,7 +239,7 @@ fn recovering_twice_changes_nothing_more() {
 #[test]
 fn rubbish_behind_the_end_of_the_log_is_removed() {
     let texts = texts(0..20);
-    let data = Data::with(&texts);
+    let data = Data::in_memory_with(&texts);
     let end = data.records().last().unwrap().end();
     data.edit("log/00000001.log", |content| {
         let rubbish = Dice(4).bytes(content.len() - end);
@@ -264,7 +264,7 @@ fn rubbish_behind_the_end_of_the_log_is_removed() {
 #[test]
 fn a_strange_file_with_the_name_of_a_far_segment_is_left_alone() {
     let texts = texts(0..20);
-    let data = Data::with(&texts);
+    let data = Data::in_memory_with(&texts);
     let strange = "log/00002026.log";
     data.write(strange, "an access log");
     // To refuse it is as good as to go on without it.
@@ -287,7 +287,7 @@ fn fill_up(store: &EmbeddedStore, data: &Data, room: usize) -> String {
 #[test]
 fn damage_right_before_a_torn_group_is_not_taken_for_a_part_of_it() {
     for in_last_group in [false, true] {
-        let data = Data::with(&texts(0..20));
+        let data = Data::in_memory_with(&texts(0..20));
         let mut log = LogBytes::of(&data);
         let (acked, torn) = (texts(100..110), texts(200..210));
         log.append_group(&acked);
@@ -322,7 +322,7 @@ fn damage_right_before_a_torn_group_is_not_taken_for_a_part_of_it() {
 #[test]
 fn a_deletion_of_which_only_the_header_came_to_the_disk_holds_and_is_no_damage() {
     let texts = texts(0..100);
-    let data = Data::with(&texts);
+    let data = Data::in_memory_with(&texts);
     let before = data.copy();
     let store = data.open();
     assert!(delete(&store, &texts[50]).unwrap());
@@ -364,7 +364,7 @@ fn os() -> Options {
 /// A state of a store, and the same with the index as it came to be after `change`: sled writes what it has
 /// in mind, also what stands after a checkpoint.
 fn index_ahead(texts: &[String], change: impl FnOnce(&EmbeddedStore)) -> Data {
-    let data = Data::new();
+    let data = Data::in_memory();
     let store = data.open_with(os());
     put_all(&store, texts);
     close(store);
@@ -434,7 +434,7 @@ fn messages_whose_deletion_a_power_cut_took_are_there_again_at_once() {
 #[test]
 fn holes_that_a_power_cut_left_are_no_damage_where_nothing_was_synced() {
     let (kept, lost) = (texts(0..20), texts(100..130));
-    let data = Data::with(&kept);
+    let data = Data::in_memory_with(&kept);
     let mut log = LogBytes::of(&data);
     for text in &lost {
         log.append_group([text]);
