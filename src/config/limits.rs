@@ -55,9 +55,9 @@ pub struct Limits {
 pub struct ConnectionLimits {
     /// Connections at once, those of operators not among them.
     pub connections_max: usize,
-    /// Connections at once of one client: an IPv4 address, an IPv6 /64 network.
+    /// Connections at once of one client, an IPv4 address or an IPv6 /64 network; no more than half of all.
     pub client_connections_max: usize,
-    /// Connections at once of one IPv6 /48 network; no less than a client may have.
+    /// Connections at once of one IPv6 /48 network; no less than a client may have, no more than half of all.
     pub network_connections_max: usize,
     /// Connections at once to the addresses for operators.
     pub admin_connections_max: usize,
@@ -265,9 +265,6 @@ impl Limits {
             *connections_max =
                 fitting.clamp(CONNECTIONS_MIN.min(*connections_max), *connections_max);
         }
-        let connection = &mut self.connection;
-        let of_network = connection.network_connections_max;
-        connection.network_connections_max = of_network.min(connection.connections_max / 2);
         let body = &mut self.body;
         let large_min = body_bytes_max.saturating_mul(BODY_BUFFERS);
         body.all_large_bytes_max = body.all_large_bytes_max.max(large_min);

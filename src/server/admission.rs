@@ -51,14 +51,14 @@ struct State {
 }
 
 impl Admissions {
-    /// Of connections of clients.
+    /// For clients: neither one nor a network has more than half, however few connections there are.
     pub(super) fn new(limits: &ConnectionLimits) -> Self {
+        let half = (limits.connections_max / 2).max(1);
+        let of_client = limits.client_connections_max;
         Self {
             connections_max: limits.connections_max,
-            client_connections_max: limits.client_connections_max,
-            network_connections_max: limits
-                .network_connections_max
-                .max(limits.client_connections_max),
+            client_connections_max: of_client.min(half),
+            network_connections_max: limits.network_connections_max.max(of_client).min(half),
             state: Mutex::default(),
         }
     }
@@ -213,6 +213,7 @@ mod tests {
 
     use super::super::places::FIRST_REQUEST_GRACE;
     use super::*;
+    use crate::config::Limits;
 
     const NONE: [usize; 0] = [];
 
@@ -225,8 +226,14 @@ mod tests {
         }
     }
 
+    /// Places for anybody: one client may have them all.
     fn admissions(connections_max: usize) -> Arc<Admissions> {
-        Arc::new(Admissions::new(&limits(connections_max)))
+        Arc::new(Admissions {
+            connections_max,
+            client_connections_max: connections_max,
+            network_connections_max: connections_max,
+            state: Mutex::default(),
+        })
     }
 
     fn peer(address: &str) -> Peer {
@@ -296,6 +303,51 @@ mod tests {
         assert_eq!(refused, Refused::Client);
         drop(first);
         assert!(admissions.run(peer("10.0.0.1")).is_ok());
+    }
+
+    #[tokio::test]
+    async fn neither_a_client_nor_a_network_has_more_than_half_of_the_connections() {
+        let defaults = ConnectionLimits::default();
+        for (connections_max, of_client, of_network) in [
+            (2, 1, 1),
+            (64, 32, 32),
+            (511, 255, 255),
+            (2047, 256, 1023),
+            (8192, 256, 1024),
+        ] {
+            let most = |address: &dyn Fn(usize) -> String| {
+                let admissions = Arc::new(Admissions::new(&ConnectionLimits {
+                    connections_max,
+                    ..defaults.clone()
+                }));
+                let mut held = Vec::new();
+                loop {
+                    match admissions.run(peer(&address(held.len()))) {
+                        Ok(admission) => held.push(admission),
+                        Err(refused) => return (held.len(), refused),
+                    }
+                }
+            };
+            assert_eq!(most(&|_| "10.0.0.1".into()), (of_client, Refused::Client));
+            let in_network = |number| format!("2001:db8:0:{number:x}::1");
+            assert_eq!(most(&in_network), (of_network, Refused::Network));
+        }
+        let mut few = Limits::default();
+        few.fit_into(Some(16 << 20), true);
+        let admissions = Admissions::new(&few.connection);
+        assert_eq!(
+            (
+                admissions.connections_max,
+                admissions.network_connections_max
+            ),
+            (64, 32)
+        );
+        // An option that allows a client more than a network may have by default.
+        let admissions = Admissions::new(&ConnectionLimits {
+            client_connections_max: 2000,
+            ..defaults.clone()
+        });
+        assert_eq!(admissions.network_connections_max, 2000);
     }
 
     #[tokio::test]

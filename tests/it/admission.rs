@@ -10,9 +10,10 @@ use digestd::service::Service;
 use digestd::store::MemoryStore;
 use tokio::task::JoinHandle;
 
+use crate::process::Launch;
 use crate::support::{Raw, TestServer, connect_from, until};
 
-pub(crate) const GET: &str = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+pub(crate) const GET: &str = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// A POST of which the last byte is missing.
 const BEGUN_POST: &str =
@@ -85,26 +86,66 @@ async fn a_client_has_its_connections_and_not_one_more() {
 }
 
 #[tokio::test]
-async fn a_client_that_fills_the_server_takes_places_from_itself() {
+async fn a_client_has_half_of_few_connections_and_makes_room_where_it_has_most() {
     let server = TestServer::with(|limits| limits.connection.connections_max = 20);
     let mut other = hold([127, 0, 0, 2], server.address).await;
-    // 18 can be there together, and each more takes the place of the first that is left.
     let mut crowd = Vec::new();
-    for _ in 0..30 {
+    for _ in 0..10 {
         crowd.push(hold([127, 0, 0, 1], server.address).await);
     }
+    assert!(!is_served([127, 0, 0, 1], &server).await);
+    let mut less = Vec::new();
+    for _ in 0..7 {
+        less.push(hold([127, 0, 0, 3], server.address).await);
+    }
+    // 18 can be there together, and each more takes the place of another.
     let mut probes = Vec::new();
-    for last in 3..8 {
+    for last in 4..7 {
         probes.push(hold([127, 0, 0, last], server.address).await);
     }
     let ended = "digestd_connections_ended_total{cause=\"room\"}";
     // One more, of the scrape.
-    assert_eq!(counted(server.address, ended).await, 30 - 17 + 5 + 1);
+    assert_eq!(counted(server.address, ended).await, 3 + 1);
     assert!(is_open(&mut other).await);
     assert!(closed(&mut probes).await.is_empty());
-    assert_eq!(closed(&mut crowd).await.len(), 19);
+    assert!(closed(&mut less).await.is_empty());
+    assert_eq!(closed(&mut crowd).await.len(), 4);
     let refused = "digestd_connections_refused_total{cause=\"all\"}";
     assert_eq!(counted(server.address, refused).await, 0);
+}
+
+/// Of 128 descriptors the store has 32, and operators have 6 of the 96 connections.
+#[test]
+fn a_low_limit_on_descriptors_leaves_the_store_its_share_and_a_client_half_of_the_others() {
+    const HALF: usize = (96 - 6) / 2;
+    let data = tempfile::tempdir().unwrap();
+    let server = Launch::new(data.path())
+        .through(["sh", "-c", "ulimit -n 128; exec \"$0\" \"$@\""])
+        .start();
+    let address = server.address();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut held = Vec::new();
+        for _ in 0..HALF {
+            held.push(hold([127, 0, 0, 1], address).await);
+        }
+        assert!(try_hold([127, 0, 0, 1], address).await.is_none());
+        // Each of the last takes the place of another.
+        let mut others = Vec::new();
+        for last in (0..10).cycle().take(2 * HALF) {
+            others.push(hold([127, 0, 1, last], address).await);
+        }
+        let mut last = others.pop().unwrap();
+        let post = format!("{BEGUN_POST}o");
+        last.send(post.replace("Host: x", "Host: localhost")).await;
+        assert_eq!(last.answer().await.status, 201);
+    });
+    let log = server.stop();
+    assert!(log.contains("connections=96"), "{log}");
+    assert!(!log.contains("cannot accept connections"), "{log}");
 }
 
 #[tokio::test]
@@ -112,14 +153,14 @@ async fn requests_under_way_are_not_ended_while_there_are_idle_connections() {
     let server = TestServer::with(|limits| limits.connection.connections_max = 20);
     let mut posts = Vec::new();
     for _ in 0..10 {
-        let mut client = connect_from([127, 0, 0, 1], server.address).await;
+        let mut client = connect_from([127, 0, 0, 4], server.address).await;
         client.send(BEGUN_POST).await;
         posts.push(client);
     }
     server.has_seen_all().await;
     let mut idle = Vec::new();
     for _ in 0..8 {
-        idle.push(hold([127, 0, 0, 1], server.address).await);
+        idle.push(hold([127, 0, 0, 3], server.address).await);
     }
     for _ in 0..5 {
         assert!(is_served([127, 0, 0, 2], &server).await);
@@ -135,8 +176,9 @@ async fn requests_under_way_are_not_ended_while_there_are_idle_connections() {
 async fn a_probe_is_served_where_all_connections_have_requests_under_way() {
     let server = TestServer::with(|limits| limits.connection.connections_max = 20);
     let mut posts = Vec::new();
-    for _ in 0..18 {
-        let mut client = connect_from([127, 0, 0, 1], server.address).await;
+    for number in 0..18 {
+        let address = [[127, 0, 0, 1], [127, 0, 0, 3]][number % 2];
+        let mut client = connect_from(address, server.address).await;
         client.send(BEGUN_POST).await;
         posts.push(client);
     }

@@ -109,7 +109,7 @@ struct LimitArgs {
     #[arg(value_name = "SIZE", default_value_t = Size(config::BATCH_BYTES_MAX))]
     batch_max: Size,
 
-    /// Connections of each client at once
+    /// Connections of each client at once; never more than half of all
     #[arg(long, env = "DIGESTD_CLIENT_CONNECTIONS_MAX")]
     #[arg(value_name = "N", default_value_t = config::CLIENT_CONNECTIONS_MAX)]
     client_connections_max: NonZeroU16,
