@@ -8,9 +8,8 @@
 //! **Invariant:** labels are words of the program, never of a client, so the number of series is
 //! bounded.
 
-mod connections;
+mod causes;
 mod histogram;
-mod refusals;
 mod requests;
 mod text;
 
@@ -22,11 +21,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-use self::connections::Connections;
-pub use self::connections::{Ended, Refused};
+use self::causes::Causes;
+pub use self::causes::{Ended, KeptOut, Refused};
 use self::histogram::{Counts, Scale};
-pub use self::refusals::KeptOut;
-use self::refusals::Refusals;
 use self::requests::Requests;
 pub use self::requests::{Labels, Request};
 use self::text::{Decimal, Exposition, Kind};
@@ -85,8 +82,10 @@ pub struct Figures {
 #[derive(Debug)]
 pub struct Metrics {
     requests: Requests,
-    refusals: Refusals,
-    connections: Connections,
+    requests_refused: Causes<KeptOut>,
+    connections_refused: Causes<Refused>,
+    connections_ended: Causes<Ended>,
+    handshakes_failed: AtomicU64,
     commits: Mutex<Commits>,
     /// Seconds since 1970, 0 while there is no certificate.
     certificate_expiry: AtomicU64,
@@ -105,8 +104,10 @@ impl Default for Metrics {
     fn default() -> Self {
         Self {
             requests: Requests::default(),
-            refusals: Refusals::default(),
-            connections: Connections::default(),
+            requests_refused: Causes::default(),
+            connections_refused: Causes::default(),
+            connections_ended: Causes::default(),
+            handshakes_failed: AtomicU64::default(),
             commits: Mutex::default(),
             certificate_expiry: AtomicU64::new(0),
             started: SystemTime::now(),
@@ -127,22 +128,22 @@ impl Metrics {
 
     /// Counts a request that was refused though nothing was wrong with it.
     pub fn refuse_request(&self, cause: KeptOut) {
-        self.refusals.add(cause);
+        self.requests_refused.add(cause);
     }
 
     /// Counts a connection that was not accepted.
     pub fn refuse_connection(&self, cause: Refused) {
-        self.connections.refuse(cause);
+        self.connections_refused.add(cause);
     }
 
     /// Counts a connection that was ended before its time.
     pub fn end_connection(&self, cause: Ended) {
-        self.connections.end(cause);
+        self.connections_ended.add(cause);
     }
 
     /// Counts a TLS handshake that failed.
     pub fn fail_handshake(&self) {
-        self.connections.fail_handshake();
+        self.handshakes_failed.fetch_add(1, Relaxed);
     }
 
     /// Sets when the certificate in use expires.
@@ -157,8 +158,14 @@ impl Metrics {
     pub fn render(&self, figures: &Figures) -> String {
         let mut page = Exposition::default();
         self.requests.write(&mut page);
-        self.refusals.write(&mut page);
-        self.connections.write(&mut page);
+        self.requests_refused.write(&mut page);
+        self.connections_refused.write(&mut page);
+        self.connections_ended.write(&mut page);
+        page.counter(
+            "digestd_tls_handshakes_failed_total",
+            "TLS handshakes that failed or took too long",
+            self.handshakes_failed.load(Relaxed),
+        );
         self.write_store(&mut page, figures);
         self.write_service(&mut page, figures);
         self.write_process(&mut page);
