@@ -16,7 +16,7 @@ use clap::Args;
 use rustix::process::{Resource, getrlimit};
 
 use super::crash;
-use super::exposure::{Exposure, Purpose};
+use super::exposure::{Purpose, exposures};
 use super::output::plural;
 use crate::config::ConnectionLimits;
 use crate::store::Medium;
@@ -128,9 +128,11 @@ fn permissions(directory: &Path) -> anyhow::Result<Note> {
     );
     let mode = metadata.permissions().mode() & 0o7777;
     let text = format!("{}, mode {mode:04o}", directory.display());
-    Ok(match Exposure::of(directory, Purpose::DataDirectory) {
-        None => Note::Good(text),
-        Some(exposure) => Note::Doubtful(exposure.to_string()),
+    let exposures: Vec<_> = exposures(directory, Purpose::DataDirectory).collect();
+    Ok(if exposures.is_empty() {
+        Note::Good(text)
+    } else {
+        Note::Doubtful(exposures.join("; "))
     })
 }
 

@@ -14,7 +14,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::exposure::{Exposure, Purpose};
+use super::exposure::{Purpose, exposures};
 use super::output::say;
 use crate::client::Client;
 use crate::config;
@@ -154,9 +154,7 @@ impl CredentialArgs {
         let token = str::from_utf8(&bytes).ok().map(str::trim_ascii);
         let client = token.and_then(|token| client.with_token(token));
         let client = client.with_context(|| format!("{} does not hold a token", path.display()))?;
-        if let Some(exposure) = Exposure::of(path, Purpose::Secret) {
-            say(&exposure.to_string());
-        }
+        exposures(path, Purpose::Secret).for_each(|exposure| say(&exposure));
         Ok(client)
     }
 }

@@ -307,6 +307,43 @@ fn a_start_and_every_reload_warn_of_what_others_may_write_or_must_not_read() {
 }
 
 #[test]
+fn a_start_warns_once_of_each_file_that_can_be_replaced_in_a_directory_above() {
+    let place = tempfile::tempdir().unwrap();
+    let set_mode = |path: &Path, mode| {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    };
+    set_mode(place.path(), 0o755);
+    let shared = place.path().join("shared");
+    let [data, tokens, list] = ["data", "tokens", "list"].map(|name| shared.join(name));
+    fs::create_dir_all(&data).unwrap();
+    fs::write(&tokens, format!("ci read {}\n", "ab".repeat(32))).unwrap();
+    fs::write(&list, "").unwrap();
+    for path in [&tokens, &list] {
+        set_mode(path, 0o600);
+    }
+    set_mode(&shared, 0o777);
+    let server = Launch::new(&data)
+        .option("--tokens", &tokens)
+        .option("--list-file", &list)
+        .start();
+    let said = |path: &Path| {
+        let (path, shared) = (path.display(), shared.display());
+        format!(
+            "{path} can be replaced: {shared} has mode 0777: others may write it; mend that with chmod o-w {shared}"
+        )
+    };
+    for path in [&data, &tokens, &list] {
+        assert!(server.wait_for(&said(path)).contains("WARN"));
+    }
+    // As /tmp is, where nobody removes what is of others.
+    set_mode(&shared, 0o1777);
+    server.signal(Signal::HUP);
+    server.wait_for("were read again");
+    let log = server.stop();
+    assert_eq!(log.matches(" can be replaced: ").count(), 3, "{log}");
+}
+
+#[test]
 #[ignore = "needs root, who gives away a directory"]
 fn a_group_that_this_process_is_not_in_should_not_write() {
     let directory = tempfile::tempdir().unwrap();

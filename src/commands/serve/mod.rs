@@ -23,7 +23,7 @@ use tracing::{error, info, warn};
 pub(super) use self::args::ServeArgs;
 use self::listeners::listen;
 use super::addresses::or_default;
-use super::exposure::{Exposure, Purpose};
+use super::exposure::{Purpose, exposures};
 use super::process_limits::set_process_limits;
 use crate::access::Access;
 use crate::config::{self, CertificateConfig, Config};
@@ -210,10 +210,10 @@ fn sensitive_files(config: &Config) -> Vec<(PathBuf, Purpose)> {
 }
 
 fn warn_of_exposure(files: &[(PathBuf, Purpose)]) {
-    let exposures = files
+    let all = files
         .iter()
-        .filter_map(|(path, purpose)| Exposure::of(path, *purpose));
-    exposures.for_each(|exposure| warn!("{exposure}"));
+        .flat_map(|(path, purpose)| exposures(path, *purpose));
+    all.for_each(|exposure| warn!("{exposure}"));
 }
 
 /// Reads tokens and lists again.
