@@ -1,15 +1,14 @@
-//! Rates: how often a client may ask.
+//! Rate limits: how many requests a client may make in a time.
 //!
-//! The generic cell rate algorithm, by governor, with the state of each client in a table of bounded
-//! size. What the table does at its bound matters, since anybody with many addresses can bring it
-//! there. Nobody new is turned away: that would be the attack. The least recently busy are forgotten
-//! instead, and forgetting is mild: whoever is forgotten has his burst once more. Those who came once
-//! go before those who come again and again, which is the order of the cache that the table is, so a
-//! flood of strangers does not wash out the client that is being limited.
+//! The generic cell rate algorithm, by governor, with the state of each client in a table of bounded size.
+//! Anybody with many addresses can fill the table, so what happens then matters. New clients are not
+//! refused, which would be a denial of service; another entry is evicted, and its client merely has its
+//! burst once more. The table is a cache that evicts entries used once before those used repeatedly, so a
+//! flood of new addresses does not evict the client that is being limited.
 //!
-//! Who has one IPv6 address often has a /48, which is 65,536 clients. All of those together have
-//! `PREFIX_RATE_FACTOR` times the rate; it is asked after that of the client, so that one who asks too often
-//! takes nothing from the others.
+//! The holder of an IPv6 address often has a whole /48, which is 65,536 clients. All of these together have
+//! `PREFIX_RATE_FACTOR` times the rate of one. It is checked after the client's own rate, so requests beyond
+//! that use up nothing of what the other clients have.
 
 use std::convert::Infallible;
 use std::hash::Hash;
@@ -27,18 +26,18 @@ use quick_cache::sync::Cache;
 
 use super::networks::{Client, ClientNetwork};
 
-/// Clients that a table remembers: some 10 MB, when all of them are there.
+/// Clients in a table: some 10 MB when it is full.
 pub const CLIENTS_MAX: usize = 65_536;
 
-/// /48 networks that a table remembers: a quarter of that more.
+/// /48 networks in a table: a quarter of that memory on top.
 const PREFIXES_MAX: usize = CLIENTS_MAX / 4;
 
-/// Times the rate of a client that all clients of a /48 network have together: more than ask in a household, or
-/// in most offices, and far from all that there can be.
+/// The rate of a /48 network, as a multiple of that of a client: more than the active clients of a household
+/// or of most offices, and far fewer than the 65,536 possible ones.
 const PREFIX_RATE_FACTOR: NonZeroU32 = NonZeroU32::new(16).unwrap();
 
-/// The part of a unit of time whose requests may come at once. A rate then holds within 2.5 % over
-/// ten units.
+/// The requests of this fraction of the unit of time, a quarter, may come at once. Over ten units, the rate
+/// then holds within 2.5 %.
 const BURST_SHARE: u32 = 4;
 
 /// A number of requests in a unit of time.
@@ -49,7 +48,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// So many times this rate, and its burst; `None` if that is less than a nanosecond a request.
+    /// `times` this rate and its burst; `None` if a request would have less than a nanosecond.
     fn quota(self, times: NonZeroU32) -> Option<Quota> {
         let burst = self.requests.get() / BURST_SHARE;
         let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
@@ -85,11 +84,11 @@ impl FromStr for Rate {
 #[error("a rate is a number of requests, `/`, and `s`, `m` or `h`, like 100/s")]
 pub struct InvalidRate;
 
-/// Holds every client to one rate, and those of a /48 network together to a multiple of it.
+/// Limits every client to one rate, and all clients of a /48 network together to a multiple of it.
 #[derive(Debug)]
 pub struct Limiter<C: Clock = MonotonicClock> {
     clients: Buckets<Client, C>,
-    /// `None` if the multiple is too much to be counted.
+    /// `None` if the multiple is beyond what can be counted in nanoseconds.
     prefixes: Option<Buckets<ClientNetwork, C>>,
 }
 
@@ -112,7 +111,7 @@ impl<C: Clock + Clone> Limiter<C> {
 }
 
 impl<C: Clock> Limiter<C> {
-    /// Clients that are remembered at the moment.
+    /// Clients in the table.
     #[must_use]
     pub fn clients(&self) -> usize {
         self.clients.table.0.len()
@@ -121,8 +120,8 @@ impl<C: Clock> Limiter<C> {
     /// Counts a request of `client`.
     ///
     /// # Errors
-    /// If it is one too many: how long the client has to wait until one would not be. It was not counted then
-    /// where it was refused, so asking too often does not make the wait longer.
+    /// If it exceeds a rate: how long the client has to wait until a request would not. A refused request is
+    /// not counted against the rate that refused it, so asking again does not make the wait longer.
     pub fn check(&self, client: Client) -> Result<(), Duration> {
         self.clients.check(&client)?;
         let network = client.network();
@@ -133,7 +132,7 @@ impl<C: Clock> Limiter<C> {
     }
 }
 
-/// What each of many may do within one quota.
+/// A quota that each key has for itself.
 #[derive(Debug)]
 struct Buckets<K: Copy + Eq + Hash, C: Clock> {
     table: Table<K>,
@@ -153,7 +152,7 @@ impl<K: Copy + Eq + Hash, C: Clock> Buckets<K, C> {
     }
 }
 
-/// The state of each that is remembered.
+/// The state of each key.
 #[derive(Clone, Debug)]
 struct Table<K: Copy + Eq + Hash>(Arc<Cache<K, Arc<InMemoryState>>>);
 

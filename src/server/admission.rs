@@ -1,13 +1,13 @@
-//! How many connections there may be, in all, of each client and of each network.
+//! Limits the number of connections: of all clients, of each client, and of each network.
 //!
-//! Close to the limit in all, what decides is who has most: a new connection takes the place of an idle
-//! one of the network with most connections, so that one who fills the server takes places from himself,
-//! and a probe from anywhere else gets in. The last tenth is kept free for that: the connection that ends
-//! is told so, and counts until it is gone.
+//! Near the limit on all, a new connection replaces an idle one of the network with most connections. A
+//! network that fills the server thereby loses its own connections, and a health probe from elsewhere is
+//! still served. The last tenth is kept free for this: a connection that is told to end counts until it is
+//! closed.
 //!
-//! **Invariants:** a connection is counted from its [`Admission`] until that is dropped; there are never
-//! more than the limit; a client is remembered only while it has connections; no place is taken from a
-//! network that has fewer connections than the one that gets it.
+//! **Invariants:** a connection counts while its [`Admission`] lives; there are never more than the limit; a
+//! client has an entry only while it has connections; a network never loses a connection to one that has
+//! more.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -23,11 +23,11 @@ use crate::config::ConnectionLimits;
 use crate::http::End;
 use crate::metrics::Refused;
 
-/// One of so many connections is kept free: enough for those that were told to end and are not gone yet, in
-/// a burst of new ones.
+/// One in this many connections is kept free: enough for a burst of new ones while those that were told to
+/// end are not closed yet.
 const RESERVE_SHARE: usize = 10;
 
-/// How many connections there are, in all and of each client.
+/// Counts the connections of all clients and of each.
 #[derive(Debug)]
 pub(super) struct Admissions {
     connections_max: usize,
@@ -38,15 +38,15 @@ pub(super) struct Admissions {
 
 #[derive(Debug, Default)]
 struct State {
-    /// All of them, those that were told to end included.
+    /// All connections, including those that were told to end.
     connections: usize,
-    /// Those that were told to end and are not gone yet.
+    /// Connections that were told to end and are not closed yet.
     ending: usize,
-    /// All that there were, which numbers them.
+    /// Connections admitted since the start; the next one gets this number.
     admitted: u64,
-    /// Only clients with connections: no larger than the limit on those.
+    /// Connections of each client that has any, so no more entries than connections.
     clients: HashMap<Client, usize>,
-    /// Of those that were not told to end.
+    /// Connections that were not told to end.
     places: Places,
 }
 
@@ -63,7 +63,7 @@ impl Admissions {
         }
     }
 
-    /// Of connections to the addresses of operators, which one client may have all of.
+    /// For the addresses for operators, where one client may have all connections.
     pub(super) fn of_operators(limits: &ConnectionLimits) -> Self {
         Self {
             connections_max: limits.admin_connections_max,
@@ -73,8 +73,8 @@ impl Admissions {
         }
     }
 
-    /// Counts a connection of `peer`, which began at `started`, until the admission is dropped. Tells
-    /// whose connection ends for it, if one has to.
+    /// Counts a connection of `peer` that began at `started` until the admission is dropped. Returns also the
+    /// owner of the connection that was told to end for it, if one was.
     pub(super) fn admit(
         self: &Arc<Self>,
         peer: Peer,
@@ -88,7 +88,7 @@ impl Admissions {
             None
         } else {
             let victim = state.places.victim(owner, started, state.admitted);
-            // The reserve is for those who have none.
+            // The reserve is for owners without a connection.
             if victim.is_none() && state.places.count(owner) > 0 {
                 return Err(Refused::All);
             }
@@ -119,7 +119,7 @@ impl Admissions {
         Ok((admission, victim.map(|victim| victim.owner)))
     }
 
-    /// Whether `client` may have one more.
+    /// Whether `client` may have one more connection.
     fn check(&self, state: &State, client: Option<Client>) -> Result<(), Refused> {
         let Some(client) = client else { return Ok(()) };
         let count = state.clients.get(&client).copied();
@@ -132,7 +132,7 @@ impl Admissions {
         Ok(())
     }
 
-    /// From so many connections on, each new one takes the place of another.
+    /// From this many connections on, each new one replaces another.
     fn crowded_from(&self) -> usize {
         let reserve = (self.connections_max / RESERVE_SHARE).max(1);
         self.connections_max.saturating_sub(reserve)
@@ -152,19 +152,19 @@ impl State {
     }
 }
 
-/// A connection that is counted.
+/// Counts one connection until it is dropped.
 #[derive(Debug)]
 pub(super) struct Admission {
     admissions: Arc<Admissions>,
     number: u64,
     owner: Owner,
-    /// Whose it is, if that is known.
+    /// `None` while a proxy has not named the client.
     client: Option<Client>,
     progress: Arc<ConnectionProgress>,
 }
 
 impl Admission {
-    /// Counts this connection as one of `peer`, for whom a proxy has it, if they may have one more.
+    /// Counts this connection for `peer`, whom a proxy named as its client, if that client may have one more.
     pub(super) fn assign(&mut self, peer: Peer) -> Result<(), Refused> {
         let Some(client) = client_of(peer) else {
             return Ok(());
@@ -173,7 +173,7 @@ impl Admission {
         self.admissions.check(&state, Some(client))?;
         *state.clients.entry(client).or_default() += 1;
         self.client = Some(client);
-        // Unless it was told to end.
+        // It has no place any more if it was told to end.
         if let Some(progress) = state.places.remove(self.owner, self.number) {
             self.owner = Owner::of(peer);
             state.places.insert(self.owner, self.number, progress);
@@ -226,7 +226,7 @@ mod tests {
         }
     }
 
-    /// Places for anybody: one client may have them all.
+    /// One client may have all connections.
     fn admissions(connections_max: usize) -> Arc<Admissions> {
         Arc::new(Admissions {
             connections_max,

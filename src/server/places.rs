@@ -1,8 +1,8 @@
-//! Whose connections there are, and which one ends when a new one needs its place.
+//! The connections of each owner, and the choice of the one that ends to make room for a new one.
 //!
-//! The connections of each owner, a network or a proxy, and the owners by how many they have. It does not
-//! know how many there may be. **Invariant:** a choice looks at so many connections at most, however many
-//! there are: who keeps the server full must not make each new connection expensive.
+//! An owner is a network or a proxy; owners are ordered by their number of connections. The limits are not
+//! known here. **Invariant:** a choice examines a bounded number of connections, however many there are, so
+//! that a client which keeps the server full does not make each new connection expensive.
 
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
@@ -18,38 +18,38 @@ use super::timeouts::ConnectionProgress;
 use crate::access::Peer;
 use crate::access::networks::{Client, ClientNetwork};
 
-/// Connections looked at to find one that can end, however many there are: all of a client's twice over.
+/// Connections examined to find one that can end: twice as many as a client may have.
 const LOOKS_MAX: usize = 512;
 
-/// An owner counts for so many: to find its connections takes about as long as to look at these.
+/// Finding the connections of an owner takes about as long as examining this many, and counts as such.
 const OWNER_LOOKS: usize = 8;
 
-/// A client that means a request sends it in the same moment: a connection that brought none for so long
-/// goes before those that did.
+/// Clients send their first request right after they connect: a connection that has brought none for this
+/// long ends before those that have.
 pub(super) const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
-/// Until then the next click, or the next probe, may still come.
+/// For this long after a request, the next click or the next probe may still come.
 const IDLE_GRACE: Duration = Duration::from_mins(1);
 
-/// The connections that can end, by whose they are.
+/// The connections that can be told to end, by owner.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    /// By their numbers, which grow; only owners with connections.
+    /// Connections by their numbers, the oldest first; only owners that have any.
     owners: HashMap<Owner, BTreeMap<u64, Arc<ConnectionProgress>>>,
-    /// Whose connections end first, last.
+    /// The last one is the first to lose a connection.
     ranks: BTreeMap<Rank, Owner>,
 }
 
-/// Whose a connection is when it is about the place that it takes.
+/// Whom a connection is attributed to when one has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Owner {
-    /// One that speaks for many clients, and has not said for whom this one is.
+    /// A proxy, as long as it has not named the client.
     Proxy(IpAddr),
     Network(ClientNetwork),
 }
 
-/// Who has most, proxies below all others. Of those who have as many, whose newest is older: somebody who is
-/// new is not the first to go.
+/// The order of owners: proxies below networks, then by number of connections. Of equals, the one whose
+/// newest connection is older is higher, so that a newcomer is not the first to lose one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     is_network: bool,
@@ -88,7 +88,7 @@ impl Places {
         self.owners.is_empty() && self.ranks.is_empty()
     }
 
-    /// Forgets a connection; `None` if that was done before.
+    /// Removes a connection; `None` if it is not there any more.
     pub(super) fn remove(&mut self, owner: Owner, number: u64) -> Option<Arc<ConnectionProgress>> {
         let Entry::Occupied(mut entry) = self.owners.entry(owner) else {
             return None;
@@ -105,10 +105,10 @@ impl Places {
         Some(progress)
     }
 
-    /// Which connection is to end for one more of `newcomer`, if one has to be found: the first idle one. If
-    /// all that were looked at have a request running, or may be about to bring their first, it is one of
-    /// those who have most, if that is more than the newcomer has: no request ends so that another can begin.
-    /// With another `turn`, others are looked at where there are too many.
+    /// The connection that ends so that `newcomer` can have one more: an idle one of the first owner that has
+    /// any. If all that were examined have a running request, or may be about to send their first, it is one
+    /// of the owner with most connections, but only if that owner has more than `newcomer`. Where an owner
+    /// has more connections than are examined, another `turn` examines others.
     pub(super) fn victim(&self, newcomer: Owner, now: Instant, turn: u64) -> Option<Victim> {
         let own = self.count(newcomer);
         let mut looks = LOOKS_MAX;
@@ -140,8 +140,9 @@ impl Places {
         busy
     }
 
-    /// Those who may lose a connection to `newcomer`, who has `own`: all with more, then itself, and proxies
-    /// to one who has none yet. A proxy speaks for many: others keep one connection beside it, not more.
+    /// The owners that may lose a connection to `newcomer`, which has `own`, in this order: networks with
+    /// more, `newcomer` itself, and, if it has none, proxies. A proxy speaks for many clients, so to a proxy
+    /// a network may lose all but one.
     fn candidates(&self, newcomer: Owner, own: usize) -> impl Iterator<Item = Owner> {
         let kept = match newcomer {
             Owner::Proxy(_) => own.min(1),
@@ -156,7 +157,7 @@ impl Places {
     }
 }
 
-/// `looks` of `connections`: if there are more, others with another `turn`.
+/// At most `looks` of `connections`; if there are more, another `turn` gives others.
 fn in_turn<T>(
     connections: &BTreeMap<u64, T>,
     looks: usize,
@@ -191,7 +192,7 @@ impl fmt::Display for Owner {
     }
 }
 
-/// Whose connection it is, as far as they are counted: those of a proxy are many clients'.
+/// The client whose connections are counted; `None` for a proxy, which has many clients.
 pub(super) fn client_of(peer: Peer) -> Option<Client> {
     (!peer.is_trusted).then(|| Client::of(peer.address))
 }
@@ -206,7 +207,7 @@ impl Rank {
         }
     }
 
-    /// The lowest of those with more than `connections`.
+    /// The lowest rank of an owner with more than `connections`.
     fn above(is_network: bool, connections: usize) -> Self {
         Self {
             is_network,
@@ -216,23 +217,23 @@ impl Rank {
     }
 }
 
-/// What a connection is worth when one has to end; the least goes first.
+/// What a connection is worth when one has to end; the one worth least ends first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Worth {
     Idle {
-        /// It may soon be of use.
+        /// Another request may soon come.
         is_wanted: bool,
         idle_for: Reverse<Duration>,
     },
     Busy {
         without_progress_for: Reverse<Duration>,
     },
-    /// It may be about to bring its first request.
+    /// Its first request may be about to come.
     New { open_for: Reverse<Duration> },
 }
 
 impl Worth {
-    /// `None` if it cannot be told to end, since it is only just accepted.
+    /// `None` if it cannot be told to end because it was only just accepted.
     fn of(progress: &ConnectionProgress, now: Instant) -> Option<Self> {
         if !progress.can_end() {
             return None;

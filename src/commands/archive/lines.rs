@@ -1,7 +1,7 @@
-//! An export as lines of JSON.
+//! Reads an export in the form of JSON lines.
 //!
-//! It refuses to know what a line says, which is `ndjson`'s. **Invariant:** a line that is too long costs
-//! only itself, and not more memory than the longest line of a message.
+//! What a line means is for `ndjson`. **Invariant:** a line that is too long is skipped alone, and takes no
+//! more memory than the longest line that a message can have.
 
 use std::io::{self, BufRead, Read};
 use std::ops::ControlFlow;
@@ -9,13 +9,13 @@ use std::ops::ControlFlow;
 use super::item::{Item, Wrong};
 use crate::ndjson;
 
-/// Bytes of a line beside the text of its message: names, digest, and members that are ignored.
+/// Bytes of a line besides the text of its message: names, digest, and members that are ignored.
 const FRAME_BYTES_MAX: usize = 4096;
 
-/// Bytes that a backslash in a line adds to it, compared with the text: `\u0000` is one byte.
+/// Bytes that an escape sequence adds to a line at most: `\u0000` has six bytes and stands for one.
 const ESCAPE_BYTES_MAX: usize = 5;
 
-/// Bytes of a line that are read before its length is looked at.
+/// Bytes of a line that are read before its length is checked again.
 const PIECE_BYTES: u64 = 64 << 10;
 
 pub(super) fn read(
@@ -62,8 +62,8 @@ pub(super) fn read(
     Ok(())
 }
 
-/// Reads a line with its end into `line`; returns whether it ended sooner because no message of
-/// `message_bytes_max` is that long, however it is escaped.
+/// Reads a line, with its newline, into `line`. Returns `true` if it stopped earlier, because the line is
+/// longer than that of any message of `message_bytes_max` bytes, however it is escaped.
 fn read_line(
     input: &mut impl BufRead,
     message_bytes_max: usize,
@@ -77,11 +77,14 @@ fn read_line(
             return Ok(false);
         }
         let piece = line.get(start..).unwrap_or_default();
-        #[expect(clippy::naive_bytecount, reason = "few lines are as long as a piece")]
+        #[expect(
+            clippy::naive_bytecount,
+            reason = "most lines are shorter than a piece"
+        )]
         let more = piece.iter().filter(|&&byte| byte == b'\\').count();
         escapes += more;
         let text_bytes_min = line.len().saturating_sub(ESCAPE_BYTES_MAX * escapes);
-        // However many of its backslashes are themselves escaped.
+        // That is too low where backslashes are escaped: each `\\` counts as two escapes.
         let line_bytes_max = (1 + ESCAPE_BYTES_MAX) * message_bytes_max + FRAME_BYTES_MAX;
         if text_bytes_min > message_bytes_max + FRAME_BYTES_MAX || line.len() > line_bytes_max {
             return Ok(true);
