@@ -4,7 +4,8 @@
 //! nine bytes each (RFC 9113, 4.1), are read as they pass, and control frames are charged in full. Requests
 //! pay for them, and bytes that are sent either way, so that a client may say what belongs to those; beyond
 //! that a connection has an allowance. HEADERS, CONTINUATION and DATA with something in it are not charged,
-//! whichever stream they are for: h2 bounds those that come to nothing, and time and size limit the others.
+//! whichever stream they are for: h2 counts the streams that it refuses or resets, those beyond the open ones
+//! among them, and ends the connection after 256 (`H2_LOCAL_RESETS_MAX`); time and size limit the others.
 //!
 //! It refuses to know what a frame means or whether it is a right one: that is for h2 to say. **Invariant:** the
 //! charge is the same wherever the bytes are cut.

@@ -258,6 +258,62 @@ async fn heads_of_streams_that_are_refused_end_the_connection() {
     is_served(&server).await;
 }
 
+/// As of a client that opens a stream too many now and then, which is not ended for it; and one more.
+#[tokio::test]
+async fn a_connection_bears_256_streams_too_many_and_not_one_more() {
+    const STREAMS: u32 = 64;
+    const TOO_MANY: u32 = 256;
+    const REFUSED_STREAM: [u8; 4] = 7_u32.to_be_bytes();
+    let server = TestServer::start();
+    let mut client = connect(&server).await;
+    let mut numbers = 0..;
+    let mut head = || {
+        frame(
+            HEADERS,
+            END_HEADERS,
+            2 * numbers.next().unwrap() + 1,
+            &post(),
+        )
+    };
+    for _ in 0..STREAMS {
+        client.send(head()).await;
+    }
+    let count = |bytes: &[u8], wanted: u8| {
+        let frames = frames(bytes).into_iter();
+        frames.filter(|&(kind, _)| kind == wanted).count()
+    };
+    for number in 1..=TOO_MANY {
+        client.send(head()).await;
+        while count(client.unread(), RST_STREAM) < number as usize {
+            client.read_more().await.expect("a refusal");
+        }
+    }
+    let refusals = frames(client.unread()).into_iter();
+    let mut refusals = refusals.filter(|&(kind, _)| kind == RST_STREAM);
+    assert!(refusals.all(|(_, reason)| reason == REFUSED_STREAM));
+    // What was open goes on, and when one ends another may begin.
+    client.send(frame(DATA, END_STREAM, 1, b"foo")).await;
+    while count(client.unread(), HEADERS) == 0 {
+        client.read_more().await.expect("an answer");
+    }
+    client.send(head()).await;
+    let last = 2 * (STREAMS + TOO_MANY) + 1;
+    client.send(frame(DATA, END_STREAM, last, b"bar")).await;
+    while count(client.unread(), HEADERS) == 1 {
+        client.read_more().await.expect("another answer");
+    }
+    assert_eq!(count(client.unread(), RST_STREAM), TOO_MANY as usize);
+    for _ in 0..2 {
+        client.send(head()).await;
+    }
+    let rest = client.rest().await.bytes;
+    let mut rest = frames(&rest).into_iter();
+    let (_, goaway) = rest.find(|&(kind, _)| kind == GOAWAY).unwrap();
+    // ENHANCE_YOUR_CALM.
+    assert_eq!(goaway[4..8], 11_u32.to_be_bytes());
+    is_served(&server).await;
+}
+
 #[tokio::test]
 async fn bodies_in_frames_without_data_end_the_connection() {
     let server = TestServer::start();
