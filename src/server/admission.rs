@@ -286,9 +286,8 @@ mod tests {
 
     /// Which of `held` were told to end.
     fn ending(held: &[Admission]) -> Vec<usize> {
-        let ending = held.iter().enumerate();
-        let ending = ending.filter(|(_, admission)| admission.was_told_to_end());
-        ending.map(|(number, _)| number).collect()
+        let told = |number: &usize| held[*number].was_told_to_end();
+        (0..held.len()).filter(told).collect()
     }
 
     #[tokio::test]
