@@ -8,9 +8,9 @@
 //!   [`verify`], [`scrub`], [`backup`], [`compact`], [`upgrade`], with [`store_support`];
 //! * the real binaries: [`command`], [`tokens`], [`rates`], [`logs`], [`tls`], [`supervisor`], [`doctor`],
 //!   [`export`], [`import`], [`files`], [`rogue`], [`crash`], [`power`], [`failure`], [`sectors`], [`slow`],
-//!   [`full`], [`memory`], [`attacks`], [`samples`], [`readme`], [`documents`], [`browser`], [`caches`], [`strangers`],
-//!   [`find_pair`] for the second one, and
-//!   [`loadgen`] for the generator of the bench `load`, with [`process`], [`writers`], [`disk`] and [`trace`].
+//!   [`full`], [`memory`], [`attacks`], [`samples`], [`readme`], [`documents`], [`browser`],
+//!   [`caches`], [`strangers`], [`find_pair`] for the second one, and [`loadgen`] for the generator of the bench
+//!   `load`, with [`process`], [`writers`], [`disk`], [`groups`] and [`trace`].
 
 #![allow(
     clippy::unwrap_used,
@@ -44,6 +44,7 @@ mod failure;
 mod files;
 mod find_pair;
 mod full;
+mod groups;
 mod hosts;
 mod http2;
 mod import;

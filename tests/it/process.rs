@@ -306,6 +306,11 @@ impl Digestd {
         resident_bytes(self.pid(), "VmHWM:")
     }
 
+    /// Counts [`peak_bytes`](Self::peak_bytes) from now on.
+    pub(crate) fn forget_peak(&self) {
+        fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").unwrap();
+    }
+
     /// Time that processors spent on it, in its own code and in the kernel.
     pub(crate) fn processor_time(&self) -> Duration {
         processor_time(self.pid())

@@ -31,6 +31,7 @@ use hyper::client::conn::{http1, http2};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use memchr::memmem;
 use tempfile::TempDir;
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::{TcpSocket, TcpStream};
@@ -896,6 +897,19 @@ impl Raw {
         within("the flood", flooding).await
     }
 
+    /// Takes what has come, and forgets it; whether that was the end of the connection.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let mut buffer = [0; 16 << 10];
+        self.unread.clear();
+        loop {
+            match self.stream.try_read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() != ErrorKind::WouldBlock,
+            }
+        }
+    }
+
     /// Says that nothing more will be sent.
     pub(crate) async fn finish_sending(&mut self) {
         let closing = poll_fn(|context| Pin::new(&mut self.stream).poll_shutdown(context));
@@ -963,29 +977,32 @@ impl Raw {
                         .unwrap()
                 });
                 self.unread.drain(..end);
-                match length {
-                    Some(length) => {
-                        while self.unread.len() < length {
-                            self.read_more().await?;
-                        }
-                        self.unread.drain(..length);
-                    }
-                    // In chunks, of which the last is empty.
-                    None => loop {
-                        if let Some(end) =
-                            self.unread.windows(5).position(|end| end == b"0\r\n\r\n")
-                        {
-                            self.unread.drain(..end + 5);
-                            break;
-                        }
-                        self.read_more().await?;
-                    },
+                let end = match length {
+                    Some(length) => length,
+                    None => self.end_of_chunks().await?,
+                };
+                while self.unread.len() < end {
+                    self.read_more().await?;
                 }
+                self.unread.drain(..end);
                 break status;
             }
             self.read_more().await?;
         };
         Ok(status)
+    }
+
+    /// Reads chunks up to the last, which is empty; returns where it ends.
+    async fn end_of_chunks(&mut self) -> io::Result<usize> {
+        const LAST: &[u8] = b"0\r\n\r\n";
+        let mut seen = 0;
+        loop {
+            if let Some(start) = memmem::find(&self.unread[seen..], LAST) {
+                return Ok(seen + start + LAST.len());
+            }
+            seen = (self.unread.len() + 1).saturating_sub(LAST.len());
+            self.read_more().await?;
+        }
     }
 
     /// Reads the invitation to send the body.
@@ -1027,22 +1044,24 @@ impl Raw {
 
     /// Reads what is there, or waits for it.
     pub(crate) async fn read_more(&mut self) -> io::Result<()> {
-        let reading = async {
-            let mut buffer = vec![0; 16 << 10];
-            loop {
-                self.stream.readable().await?;
-                match self.stream.try_read(&mut buffer) {
-                    Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                    Ok(read) => {
-                        self.unread.extend_from_slice(&buffer[..read]);
-                        return Ok(());
-                    }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error),
+        within("reading", self.read_some()).await
+    }
+
+    /// Reads what is there, or waits for it as long as that takes.
+    pub(crate) async fn read_some(&mut self) -> io::Result<()> {
+        let mut buffer = vec![0; 16 << 10];
+        loop {
+            self.stream.readable().await?;
+            match self.stream.try_read(&mut buffer) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(read) => {
+                    self.unread.extend_from_slice(&buffer[..read]);
+                    return Ok(());
                 }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
             }
-        };
-        within("reading", reading).await
+        }
     }
 
     /// Goes away without a word to those who still send.

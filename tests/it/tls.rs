@@ -39,12 +39,12 @@ fn self_signed(data: &TempDir) -> Launch {
     launch(data).env("DIGESTD_TLS_SELF_SIGNED", "1")
 }
 
-fn https_address(server: &Digestd) -> SocketAddr {
+pub(crate) fn https_address(server: &Digestd) -> SocketAddr {
     address_in(&server.wait_for("listening on https://"))
 }
 
 /// A client that trusts what is in the file at `root`, and nothing else.
-fn trusting(root: &Path, alpn: &[&str]) -> Arc<ClientConfig> {
+pub(crate) fn trusting(root: &Path, alpn: &[&str]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(root).unwrap() {
         roots.add(certificate.unwrap()).unwrap();
@@ -59,9 +59,13 @@ fn trusting(root: &Path, alpn: &[&str]) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-type Secure = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Secure = StreamOwned<ClientConnection, TcpStream>;
 
-fn connect(config: &Arc<ClientConfig>, address: SocketAddr, name: &str) -> io::Result<Secure> {
+pub(crate) fn connect(
+    config: &Arc<ClientConfig>,
+    address: SocketAddr,
+    name: &str,
+) -> io::Result<Secure> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -180,7 +184,7 @@ fn a_plain_client_gets_a_tls_alert_and_no_answer() {
 }
 
 /// A certificate of its own in `directory`.
-fn write_certificate(directory: &Path) -> (PathBuf, PathBuf) {
+pub(crate) fn write_certificate(directory: &Path) -> (PathBuf, PathBuf) {
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let paths = (directory.join("a.crt"), directory.join("a.key"));
