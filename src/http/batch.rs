@@ -263,7 +263,11 @@ impl Batch {
                     json::write_last_line(&mut self.gathered, &text, number, 429, seconds(wait));
                 }
                 LineError::Other(HttpError::Body(BodyError::GaveWay)) => {
-                    self.app.metrics().refuse_request(KeptOut::BatchRoom);
+                    let cause = match self.operation {
+                        BatchOperation::Publish => KeptOut::BatchRoom,
+                        BatchOperation::LookUp | BatchOperation::FindMissing => KeptOut::LookUpRoom,
+                    };
+                    self.app.metrics().refuse_request(cause);
                     json::write_last_line(&mut self.gathered, &text, number, 503, RETRY_SOON);
                 }
                 _ => json::write_error_line(&mut self.gathered, &text, number),

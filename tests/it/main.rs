@@ -8,7 +8,7 @@
 //!   [`verify`], [`scrub`], [`backup`], [`compact`], [`upgrade`], with [`store_support`];
 //! * the real binaries: [`command`], [`tokens`], [`rates`], [`logs`], [`tls`], [`supervisor`], [`doctor`],
 //!   [`export`], [`import`], [`files`], [`rogue`], [`crash`], [`power`], [`failure`], [`sectors`], [`slow`],
-//!   [`full`], [`memory`], [`attacks`], [`samples`], [`readme`], [`documents`], [`browser`],
+//!   [`full`], [`memory`], [`attacks`], [`soak`], [`samples`], [`readme`], [`documents`], [`browser`],
 //!   [`caches`], [`strangers`], [`find_pair`] for the second one, and [`loadgen`] for the generator of the bench
 //!   `load`, with [`process`], [`writers`], [`disk`], [`groups`] and [`trace`].
 
@@ -73,6 +73,7 @@ mod sectors;
 mod shares;
 mod shutdown;
 mod slow;
+mod soak;
 mod store;
 mod store_support;
 mod strangers;
