@@ -86,9 +86,18 @@ pub(super) async fn answer(
         .batch
         .answer_bytes_max
         .min(app.answers.share_max() / 4);
+    let ending = Arc::clone(&shares.told) as _;
+    let beginning = app
+        .answers
+        .begin_after_wait(&app.waits, body.requester(), bytes_max, ending);
+    let room = tokio::select! {
+        biased;
+        () = shares.told.ended() => return Err(BodyError::GaveWay.into()),
+        room = beginning => room,
+    };
+    let mut room = room.map_err(|NoRoom| HttpError::NoRoomForAnswer)?;
     // It gives way by its slot, and with a line; an answer that is ended breaks off.
-    let room = app.answers.reserve(body.client(), bytes_max);
-    let room = room.map_err(|NoRoom| HttpError::NoRoomForAnswer)?;
+    room.settle();
     // Before the head of the answer, which a client that waits to be asked would take for the last word.
     let mut deadline = BodyDeadline::new(&app.limits.body);
     let first = tokio::select! {

@@ -136,13 +136,17 @@ impl Budget {
         body: &ResponseBody,
         ending: &Ending,
     ) -> Result<Option<Reservation>, NoRoom> {
-        let bytes = body.rest.len();
-        if bytes <= SMALL_BYTES_MAX {
+        if body.rest.len() <= SMALL_BYTES_MAX {
             return Ok(None);
         }
-        let counted = bytes.min(self.share_max() / 2);
-        let reserved = self.begin_at_once(client, counted, Arc::clone(ending));
+        let bytes = self.counted_bytes(body);
+        let reserved = self.begin_at_once(client, bytes, Arc::clone(ending));
         reserved.map(Some)
+    }
+
+    /// What `body` counts as.
+    pub(super) fn counted_bytes(&self, body: &ResponseBody) -> usize {
+        body.rest.len().min(self.share_max() / 2)
     }
 }
 

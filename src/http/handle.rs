@@ -90,11 +90,16 @@ impl App {
             .handle(info.role, resource, &head, admitted, body)
             .await;
         let mut response = result.unwrap_or_else(|error| self.failure(&error, &head, record.id()));
-        match self.answers.reserve_answer(client, response.body(), ending) {
-            Ok(reserved) => response.body_mut().cover(None, reserved),
-            Err(NoRoom) => {
-                response = self.failure(&HttpError::NoRoomForAnswer, &head, record.id());
-            }
+        let reserved = self.answers.reserve_answer(client, response.body(), ending);
+        if let Ok(reserved) = reserved {
+            response.body_mut().cover(None, reserved);
+        } else {
+            let bytes = self.answers.counted_bytes(response.body());
+            // It is made again when there is room.
+            drop(response);
+            let later = self.fetch_later(resource, &head, client, bytes, ending);
+            let later = Box::pin(later).await;
+            response = later.unwrap_or_else(|error| self.failure(&error, &head, record.id()));
         }
         // A large answer waits for its turn to be hashed: it is covered until then.
         if let Some(wanted) = WantedDigests::of(&head.headers) {
@@ -139,6 +144,29 @@ impl App {
             return Err(HttpError::NoSuchPath);
         }
         route::route(self, resource, head, body).await
+    }
+
+    /// Answers with a message for which there was no room, once there is.
+    async fn fetch_later(
+        &self,
+        resource: Resource<'_>,
+        head: &Parts,
+        client: Client,
+        bytes: usize,
+        ending: &Ending,
+    ) -> Result<Response, HttpError> {
+        // Nothing more comes of the request.
+        let requester = Requester { client, h2: None };
+        let ending = Arc::clone(ending);
+        let beginning = self
+            .answers
+            .begin_after_wait(&self.waits, &requester, bytes, ending);
+        let room = beginning
+            .await
+            .map_err(|NoRoom| HttpError::NoRoomForAnswer)?;
+        let mut response = route::fetch(self, resource, head)?;
+        response.body_mut().cover(None, Some(room));
+        Ok(response)
     }
 
     /// The answer to a request that failed, and what the log and the metrics have to say of it.

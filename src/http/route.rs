@@ -33,9 +33,8 @@ pub(super) async fn route(
             Box::pin(messages::publish(app, head, body)).await
         }
         (&Method::POST, Resource::Lookup) => Box::pin(messages::look_up(app, head, body)).await,
-        (&Method::GET | &Method::HEAD, Resource::Message(name)) => messages::fetch(app, name, head),
-        (&Method::GET | &Method::HEAD, Resource::Name(name)) => {
-            messages::resolve(app, address::well_known(name), head)
+        (&Method::GET | &Method::HEAD, Resource::Message(_) | Resource::Name(_)) => {
+            fetch(app, resource, head)
         }
         (&Method::PUT, Resource::Message(name)) if !address::is_alias(name) => {
             Box::pin(messages::put(app, name, head, body)).await
@@ -67,6 +66,19 @@ pub(super) async fn route(
             let methods = resource.methods(app.exports.is_some());
             Err(HttpError::MethodNotAllowed(methods))
         }
+    }
+}
+
+/// Answers with a message. What is no message is refused, as an answer for which there was no room.
+pub(super) fn fetch(
+    app: &App,
+    resource: Resource<'_>,
+    head: &Parts,
+) -> Result<Response, HttpError> {
+    match resource {
+        Resource::Message(name) => messages::fetch(app, name, head),
+        Resource::Name(name) => messages::resolve(app, address::well_known(name), head),
+        _ => Err(HttpError::NoRoomForAnswer),
     }
 }
 

@@ -644,6 +644,7 @@ async fn large_answers_are_given_while_there_is_room_for_them_and_refused_beyond
     const BYTES: usize = 8 << 20;
     let server = TestServer::with(|limits| {
         limits.body.bytes_max = BYTES as u64;
+        limits.room_timeout = milliseconds(100);
         // Two of them for a client, each counted as half of what it may have but for what its stream takes.
         limits.answers_bytes_max = 4 * BYTES + (64 << 10);
     });

@@ -294,7 +294,10 @@ async fn requests_for_which_there_is_no_room_are_counted_by_what_there_was_none_
 
     // A stream fits into the half of it that one client may have, but neither a large answer beside it nor a
     // stream with a large head.
-    let server = TestServer::with(|limits| limits.answers_bytes_max = 32_000);
+    let server = TestServer::with(|limits| {
+        limits.answers_bytes_max = 32_000;
+        limits.room_timeout = Duration::ZERO;
+    });
     let path = server.publish(&"x".repeat(60_000)).await;
     let answer = server.ask_over(Protocol::Http2, &Ask::get(path)).await;
     assert_eq!(answer.status, 503);

@@ -233,3 +233,34 @@ async fn an_export_waits_for_its_turn() {
     others.clear();
     assert_eq!(waiting.status().await.unwrap(), 200);
 }
+
+#[tokio::test]
+async fn a_message_is_answered_once_its_client_has_read_others() {
+    // More than a client over HTTP/2 is sent before it reads.
+    const BYTES: usize = 8 << 20;
+    let server = TestServer::with(|limits| {
+        limits.body.bytes_max = BYTES as u64;
+        limits.room_timeout = PATIENCE;
+        // Two of them for a client.
+        limits.answers_bytes_max = 4 * BYTES + (64 << 10);
+    });
+    let get = Ask::get(server.publish(&"x".repeat(BYTES)).await).field("accept", "text/plain");
+    for protocol in Protocol::ALL {
+        let mut clients = Vec::new();
+        let mut unread = Vec::new();
+        for _ in 0..2 {
+            let mut client = server.connect(Protocol::Http2).await;
+            unread.push(client.begin_reading(&get).await);
+            clients.push(client);
+        }
+        let mut waiting = server.connect(protocol).await;
+        let reading = async {
+            server.has_seen_all().await;
+            for answer in unread {
+                assert_eq!(answer.collect().await.unwrap().body.len(), BYTES);
+            }
+        };
+        let (answer, ()) = tokio::join!(waiting.ask(&get), reading);
+        assert_eq!((answer.status, answer.body.len()), (200, BYTES));
+    }
+}

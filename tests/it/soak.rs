@@ -1,8 +1,8 @@
-//! Everything at once for a long time: clients that store, read and delete, slow ones and ones that go away, rules
-//! that are read again, and a scrub that never pauses.
+//! Everything at once for a long time: clients that store, read and delete, slow ones and ones that go away,
+//! rules that are read again, and a scrub that never pauses.
 //!
-//! Each text belongs to one client, so that what it was told last is what the server must have. It takes half a
-//! minute; `DIGESTD_TEST_SOAK_SECONDS` says how long else.
+//! Each text belongs to one client, so that what it was told last is what the server must have. It takes half
+//! a minute; `DIGESTD_TEST_SOAK_SECONDS` says how long else.
 
 use std::collections::{BTreeMap, HashMap};
 use std::env;
@@ -40,8 +40,8 @@ const PIECE_PAUSE: Duration = Duration::from_millis(50);
 const RELOAD_PAUSE: Duration = Duration::from_millis(500);
 const SAMPLE_PAUSE: Duration = Duration::from_millis(200);
 
-/// What memory may be more in the last third than in the middle one: what an allocator needs for one more of the
-/// largest things, or a part of it all.
+/// What memory may be more in the last third than in the middle one: what an allocator needs for one more of
+/// the largest things, or a part of it all.
 const GROWTH_BYTES_MAX: u64 = 4 << 20;
 const GROWTH_PART_MAX: u64 = 20;
 

@@ -83,8 +83,8 @@ impl Target {
         (of_attack.max(0.0) + thread_time().as_secs_f64()) / elapsed
     }
 
-    /// Waits until the attack has taken less than may be taken, which leaves a processor to others. What a step
-    /// takes is seen a little later, so they come one by one.
+    /// Waits until the attack has taken less than may be taken, which leaves a processor to others. What a
+    /// step takes is seen a little later, so they come one by one.
     pub(super) async fn pace(&self) {
         let processors = thread::available_parallelism().unwrap().get();
         let most = f64::from(u32::try_from(processors).unwrap() - 1).max(0.5);
@@ -136,8 +136,8 @@ impl Target {
     }
 }
 
-/// Connections from `address` that begin with `start`, go on with `more` each second, and begin again where the
-/// server ends them.
+/// Connections from `address` that begin with `start`, go on with `more` each second, and begin again where
+/// the server ends them.
 pub(super) async fn trickle(
     target: &Arc<Target>,
     address: [u8; 4],

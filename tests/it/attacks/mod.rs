@@ -1,10 +1,10 @@
-//! Clients that take what belongs to others: each attack comes from one address while a healthy client at another
-//! asks for everything that the service does.
+//! Clients that take what belongs to others: each attack comes from one address while a healthy client at
+//! another asks for everything that the service does.
 //!
-//! An attack leaves a processor to others: it waits where it took more than the rest, with what the server does
-//! for it. It lasts two seconds; `DIGESTD_TEST_ATTACK_SECONDS` says how long else. From ten seconds on the time that
-//! answers take is compared with what it is beside a thread that merely burns as much. `DIGESTD_TEST_ATTACK_GROUP`
-//! is the size of a memory group that the servers are started in.
+//! An attack leaves a processor to others: it waits where it took more than the rest, with what the server
+//! does for it. It lasts two seconds; `DIGESTD_TEST_ATTACK_SECONDS` says how long else. From ten seconds on
+//! the time that answers take is compared with what it is beside a thread that merely burns as much.
+//! `DIGESTD_TEST_ATTACK_GROUP` is the size of a memory group that the servers are started in.
 
 mod answers;
 mod attacker;
@@ -119,8 +119,8 @@ impl Attacked {
         format!("/messages/{digest}")
     }
 
-    /// Lets `attack` take what it can, and checks what that does to others. What it returned is held to the end
-    /// of the attack, and tasks that it spawned run so long.
+    /// Lets `attack` take what it can, and checks what that does to others. What it returned is held to the
+    /// end of the attack, and tasks that it spawned run so long.
     fn survives<A>(self, attack: impl AsyncFnOnce(Arc<Target>) -> A + Send + 'static) {
         // The server ends first, whatever happens.
         let Self {
