@@ -27,7 +27,7 @@ const GROWTH_BYTES_MIN: usize = 4 << 10;
 /// Texts that are decoded at once into buffers that nothing covers: more than a gigabyte a second.
 const SPARES_MAX: usize = 2;
 
-/// A text up to this is copied by whoever reads it, in bytes.
+/// A text up to this is copied by the thread that reads it, in bytes.
 const SPARE_BYTES_MIN: usize = 64 << 10;
 
 /// Memory for bodies in flight, in two parts, so that however many large bodies are on their way,

@@ -35,7 +35,7 @@ pub enum Ended {
 pub enum KeptOut {
     /// It is not clear whose it is.
     UnclearClient,
-    /// The network of its client is not let in.
+    /// Requests from the network of its client are not allowed.
     Network,
     /// It is for a host that is not answered to.
     OtherHost,
