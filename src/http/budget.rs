@@ -14,28 +14,23 @@
 mod histories;
 mod holdings;
 mod ledger;
+mod waits;
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use self::ledger::{Ledger, Wish};
-use super::ending::{EndSignal, Ending};
+pub(super) use self::waits::Waits;
+pub use self::waits::WaitsOfConnection;
+use super::ending::Ending;
 use crate::access::networks::Client;
 
 /// What is told to end when the wait of another is over has this long to do so.
 const LEAVING_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Requests that wait at once, for whatever room; half of them of one client, as many as it may have
-/// connections by default.
-const WAITING_MAX: usize = 512;
-
-/// What may come over HTTP/2 for a request that is not read: the window of its stream, and a frame that was
-/// taken from it.
-const UNREAD_BYTES: usize = (64 << 10) + (16 << 10);
 
 /// A number of bytes or slots of which parts can be set aside.
 #[derive(Clone, Debug)]
@@ -69,75 +64,6 @@ pub(super) struct Requester {
 /// There is no room at the moment, or not for this client; nothing was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom;
-
-/// Where requests wait.
-#[derive(Debug)]
-pub(super) struct Waits {
-    slots: Budget,
-    /// What comes meanwhile is counted here.
-    unread: Budget,
-    patience: Duration,
-}
-
-/// Slots for the requests of an HTTP/2 connection that wait. What they do not read must leave others some of
-/// what the client may send ahead.
-#[derive(Debug)]
-pub struct WaitsOfConnection(Arc<Semaphore>);
-
-impl WaitsOfConnection {
-    /// So many.
-    #[must_use]
-    pub fn new(number: usize) -> Self {
-        Self(Arc::new(Semaphore::new(number)))
-    }
-}
-
-/// A request that waits.
-#[derive(Debug)]
-pub(super) struct Wait {
-    _slot: Reservation,
-    _unread: Option<(OwnedSemaphorePermit, Reservation)>,
-    told: Arc<EndSignal>,
-}
-
-impl Waits {
-    /// For up to `patience` each; what HTTP/2 reads ahead meanwhile is counted in `unread`.
-    pub(super) fn new(unread: &Budget, patience: Duration) -> Self {
-        Self {
-            slots: Budget::new(WAITING_MAX),
-            unread: unread.clone(),
-            patience,
-        }
-    }
-
-    /// Lets one more request wait until what is returned is dropped.
-    pub(super) fn enter(&self, requester: &Requester) -> Result<Wait, NoRoom> {
-        let told = Arc::<EndSignal>::default();
-        let of_connection = requester.h2.as_ref().map(|connection| {
-            let slot = Arc::clone(&connection.0).try_acquire_owned();
-            let unread = self.unread.reserve(requester.client, UNREAD_BYTES)?;
-            Ok((slot.map_err(|_| NoRoom)?, unread))
-        });
-        let unread = of_connection.transpose()?;
-        let ending = Arc::clone(&told) as _;
-        Ok(Wait {
-            _slot: self.slots.begin_at_once(requester.client, 1, ending)?,
-            _unread: unread,
-            told,
-        })
-    }
-}
-
-impl Wait {
-    /// Waits for `ready`, unless others need the place.
-    pub(super) async fn until<T>(&self, ready: impl Future<Output = T>) -> Result<T, NoRoom> {
-        tokio::select! {
-            biased;
-            ready = ready => Ok(ready),
-            () = self.told.ended() => Err(NoRoom),
-        }
-    }
-}
 
 impl Budget {
     /// Of so many bytes or slots, for which nobody waits.
@@ -381,7 +307,9 @@ impl Drop for Reservation {
 mod tests {
     use std::pin::pin;
 
+    use super::waits::{UNREAD_BYTES, WAITING_MAX};
     use super::*;
+    use crate::http::ending::EndSignal;
 
     fn requester(last: u8) -> Requester {
         Requester {
