@@ -104,6 +104,18 @@ impl App {
         &self.access
     }
 
+    /// What was ended for other clients, by what it had.
+    pub(super) fn ended(&self) -> Vec<(&'static str, u64)> {
+        let exports = self.exports.as_ref();
+        vec![
+            ("bodies", self.bodies.ended()),
+            ("answers", self.answers.ended()),
+            ("batches", self.batches.ended()),
+            ("look-ups", self.look_ups.ended()),
+            ("exports", exports.map_or(0, Budget::ended)),
+        ]
+    }
+
     /// Where connections are counted.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {

@@ -50,6 +50,11 @@ impl BodyBudget {
         }
     }
 
+    /// How many bodies and batches were told to end so far.
+    pub(super) fn ended(&self) -> u64 {
+        self.small.ended() + self.large.ended()
+    }
+
     /// Covers a body that came at once; never waits.
     pub(super) fn reserve(&self, client: Client, bytes: usize) -> Result<Reservation, NoRoom> {
         self.part(self.is_small(bytes)).reserve(client, bytes)

@@ -17,6 +17,7 @@ mod ledger;
 mod waits;
 
 use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ struct Inner {
     share_max: usize,
     waits: Option<Arc<Waits>>,
     ledger: Mutex<Ledger<oneshot::Sender<Reservation>>>,
+    /// Parts that were told to end.
+    ended: AtomicU64,
 }
 
 /// A part of a [`Budget`], given back when dropped.
@@ -86,12 +89,18 @@ impl Budget {
             share_max,
             waits,
             ledger: Mutex::new(Ledger::new(units_max, share_max)),
+            ended: AtomicU64::new(0),
         }))
     }
 
     /// What one client may have of it.
     pub(super) fn share_max(&self) -> usize {
         self.0.share_max
+    }
+
+    /// How many parts were told to end so far.
+    pub(super) fn ended(&self) -> u64 {
+        self.0.ended.load(Relaxed)
     }
 
     /// Sets aside `units` for `client`, which are not taken back; never waits.
@@ -117,7 +126,7 @@ impl Budget {
             taken => (taken, Vec::new()),
         };
         drop(ledger);
-        end_all(ended);
+        self.0.end_all(ended);
         let units = taken.ok_or(NoRoom)?;
         Ok(self.0.reservation(client, units, Some(wish.number)))
     }
@@ -165,14 +174,15 @@ impl Budget {
     }
 }
 
-/// Outside of the lock: what ends may give something back at once.
-fn end_all(ended: Vec<Ending>) {
-    for ending in ended {
-        ending.end();
-    }
-}
-
 impl Inner {
+    /// Outside of the lock: what ends may give something back at once.
+    fn end_all(&self, ended: Vec<Ending>) {
+        self.ended.fetch_add(ended.len() as u64, Relaxed);
+        for ending in ended {
+            ending.end();
+        }
+    }
+
     fn ledger(&self) -> MutexGuard<'_, Ledger<oneshot::Sender<Reservation>>> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -216,7 +226,7 @@ impl Inner {
         if ended.is_empty() {
             return Err(NoRoom);
         }
-        end_all(ended);
+        self.end_all(ended);
         let granted = timeout(LEAVING_TIMEOUT, granted).await;
         granted.map_err(|_| NoRoom)?.map_err(|_| NoRoom)
     }
@@ -231,7 +241,7 @@ impl Inner {
             // What is not waited for any more is given back.
             drop(granted.send(self.reservation(wish.client, units, Some(wish.number))));
         }
-        end_all(served.ended);
+        self.end_all(served.ended);
     }
 }
 

@@ -62,6 +62,7 @@ pub(super) fn metrics(app: &App) -> Response {
         puts: app.service.puts(),
         deletions: app.service.deletions(),
         log_lines_dropped: app.reporters.logs.lines_dropped(),
+        ended: app.ended(),
         limited_clients: app.access.limited_clients(),
     });
     response::new(StatusCode::OK, CONTENT_TYPE, text.into())

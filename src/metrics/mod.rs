@@ -74,6 +74,8 @@ pub struct Figures {
     pub deletions: Vec<(&'static str, u64)>,
     /// Lines that did not get into the log.
     pub log_lines_dropped: u64,
+    /// What was ended for other clients, by what it had.
+    pub ended: Vec<(&'static str, u64)>,
     /// Clients whose rates are remembered.
     pub limited_clients: usize,
 }
@@ -161,6 +163,14 @@ impl Metrics {
         self.requests_refused.write(&mut page);
         self.connections_refused.write(&mut page);
         self.connections_ended.write(&mut page);
+        let mut ended = page.family(
+            Kind::Counter,
+            "digestd_ended_for_others_total",
+            "Requests and answers ended under way since other clients needed what they had",
+        );
+        for &(room, count) in &figures.ended {
+            ended.sample(&[("room", room)], count);
+        }
         page.counter(
             "digestd_tls_handshakes_failed_total",
             "TLS handshakes that failed or took too long",
@@ -342,6 +352,7 @@ mod tests {
             puts: vec![("stored", 3)],
             deletions: vec![("deleted", 1)],
             log_lines_dropped: 7,
+            ended: vec![("answers", 9)],
             limited_clients: 8,
         }
     }

@@ -56,7 +56,7 @@ async fn closed(clients: &mut [Raw]) -> Vec<usize> {
 }
 
 /// The value of a counter of a server that has it on `address`.
-async fn counted(address: SocketAddr, series: &str) -> u64 {
+pub(crate) async fn counted(address: SocketAddr, series: &str) -> u64 {
     let mut client = connect_from([127, 0, 0, 9], address).await;
     client
         .send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -389,6 +389,7 @@ fn commits_the_disk_and_the_process_are_told_of() {
         "digestd_integrity_failures_total 0",
         "digestd_log_lines_dropped_total 0",
         "digestd_limited_clients 0",
+        "digestd_ended_for_others_total{room=\"answers\"} 0",
     ] {
         assert!(text.contains(&format!("\n{series}\n")), "{series}\n{text}");
     }

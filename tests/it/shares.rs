@@ -2,6 +2,7 @@
 
 use tokio::time::sleep;
 
+use crate::admission::counted;
 use crate::batch::publish;
 use crate::http2::{
     AUTHORITY, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, frame,
@@ -88,6 +89,12 @@ async fn time_in_which_a_body_is_not_read_does_not_count_against_its_client() {
     assert_eq!(waiting.answer().await.status, 201);
 }
 
+/// What was ended for others so far, of those that had a part of `room`.
+async fn ended(server: &TestServer, room: &str) -> u64 {
+    let series = format!("digestd_ended_for_others_total{{room=\"{room}\"}}");
+    counted(server.address, &series).await
+}
+
 #[tokio::test]
 async fn what_who_has_most_began_last_gives_way_to_another_client() {
     let server = TestServer::with(|limits| {
@@ -113,6 +120,7 @@ async fn what_who_has_most_began_last_gives_way_to_another_client() {
         client.send("a").await;
         assert_eq!(client.answer().await.status, 201);
     }
+    assert_eq!(ended(&server, "bodies").await, 1);
 }
 
 #[tokio::test]
@@ -174,6 +182,7 @@ async fn what_is_not_read_by_who_has_most_gives_way_to_the_answer_of_another() {
         reset += of_client.len();
     }
     assert_eq!(reset, 1);
+    assert_eq!(ended(&server, "answers").await, 1);
 }
 
 #[tokio::test]
@@ -207,6 +216,7 @@ async fn a_batch_gives_way_to_another_client_and_says_so() {
     batches[0].send("{\"message\": \"b\"}\n");
     assert!(batches[0].line().await.is_some());
     goes_on.send("0\r\n\r\n").await;
+    assert_eq!(ended(&server, "batches").await, 1);
 }
 
 #[tokio::test]
