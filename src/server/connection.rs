@@ -1,6 +1,8 @@
 //! One connection: hyper's HTTP/1.1 or HTTP/2 on a [`CountingStream`], ended by its [`IdlePolicy`] or by the
 //! order to stop.
 
+use std::error::Error;
+use std::iter::successors;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -95,10 +97,12 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         tokio::select! {
             biased;
             result = connection.as_mut() => {
+                let mut is_flood = progress.has_flooded.load(Relaxed);
                 if let Err(error) = result {
                     debug!(%error, "a connection ended with an error");
+                    is_flood |= is_for_flood(&*error);
                 }
-                if progress.has_flooded.load(Relaxed) {
+                if is_flood {
                     app.metrics().end_connection(Ended::Flood);
                 }
                 return;
@@ -115,6 +119,18 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
             },
         }
     }
+}
+
+/// Whether h2 ended a connection for its client doing too much of something: resets, heads without an end, streams
+/// beyond those that are open.
+fn is_for_flood(error: &(dyn Error + 'static)) -> bool {
+    let mut causes = successors(Some(error), |&error| error.source());
+    causes.any(|cause| {
+        let error = cause.downcast_ref::<h2::Error>();
+        error.is_some_and(|error| {
+            error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
+        })
+    })
 }
 
 async fn answer(

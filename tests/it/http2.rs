@@ -1,6 +1,6 @@
 //! HTTP/2 clients that mean no good, frame by frame (RFC 9113).
 
-use crate::support::{Ask, Protocol, Raw, TestServer};
+use crate::support::{Ask, Protocol, Raw, TestServer, until};
 
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -147,6 +147,7 @@ async fn a_flood_of_resets_ends_the_connection() {
     // ENHANCE_YOUR_CALM.
     assert_eq!(goaway[4..8], 11_u32.to_be_bytes());
     is_served(&server).await;
+    is_counted_as_flood(&server).await;
 }
 
 #[tokio::test]
@@ -180,6 +181,11 @@ fn get_text(path: &str) -> Vec<u8> {
     head.extend(path.as_bytes());
     head.extend(b"\x0f\x04\x0atext/plain");
     head
+}
+
+/// It is counted about when its end is seen.
+async fn is_counted_as_flood(server: &TestServer) {
+    until("a flood", async || floods(server).await == "1").await;
 }
 
 /// Connections that were ended for a flood so far.
@@ -256,6 +262,7 @@ async fn heads_of_streams_that_are_refused_end_the_connection() {
     let _ = client.try_send(&many).await;
     client.rest().await;
     is_served(&server).await;
+    is_counted_as_flood(&server).await;
 }
 
 /// As of a client that opens a stream too many now and then, which is not ended for it; and one more.
