@@ -6,6 +6,7 @@ use tokio::sync::Semaphore;
 
 use super::body_room::BodyBudget;
 use super::budget::{Budget, Waits, WaitsOfConnection};
+use super::discards::Discards;
 use super::pages::Pages;
 use super::record::Reporters;
 use super::request_id::RequestIds;
@@ -49,6 +50,8 @@ pub struct ConnectionInfo {
     pub checks_hosts: bool,
     /// For its requests that wait, if it is HTTP/2.
     pub waits: Arc<WaitsOfConnection>,
+    /// For bodies that are not read, if it is HTTP/2.
+    pub discards: Discards,
 }
 
 impl App {

@@ -229,6 +229,7 @@ impl Batch {
     async fn run(mut self, first: Option<Frame<Bytes>>) {
         if let Ok(()) = self.answer_all(first).await {
             self.answers.end();
+            self.body.discard();
         }
     }
 

@@ -73,7 +73,8 @@ impl App {
             client,
             h2: is_h2.then(|| Arc::clone(&info.waits)),
         };
-        let body = RequestBody::new(body, requester, is_announced, progress.clone());
+        let discards = is_h2.then(|| info.discards.clone());
+        let body = RequestBody::new(body, requester, is_announced, progress.clone(), discards);
         let resource = Resource::parse(head.uri.path());
         let peer = match &address {
             Ok(address) if *address != info.origin.address => address.to_string().into(),
@@ -109,7 +110,10 @@ impl App {
             remove_body(&mut response);
         }
         self.add_constant_fields(&mut response, &head, record.id());
-        if !is_h2 && record.has_abandoned_body() {
+        if let Some(unread) = record.take_unread_body() {
+            info.discards.discard(unread);
+        }
+        if record.has_abandoned_body() {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }

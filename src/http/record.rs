@@ -4,12 +4,13 @@
 //! to the connection, or when the client is gone. So every request that began is reported once,
 //! whatever becomes of it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use http::request::Parts;
 use http::{Method, StatusCode};
+use hyper::body::Incoming;
 
 use super::request_id::RequestId;
 use super::resource::Resource;
@@ -32,6 +33,7 @@ pub(super) struct Reporters {
 pub(super) struct BodyProgress {
     bytes: AtomicU64,
     is_abandoned: AtomicBool,
+    unread: Mutex<Option<Incoming>>,
 }
 
 impl BodyProgress {
@@ -44,6 +46,16 @@ impl BodyProgress {
     /// rest of it, not a request.
     pub(super) fn abandon(&self) {
         self.is_abandoned.store(true, Relaxed);
+    }
+
+    /// Keeps it, which was not read to its end, until it is taken or the request is over.
+    pub(super) fn keep_unread(&self, body: Incoming) {
+        *self.unread.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+    }
+
+    fn take_unread(&self) -> Option<Incoming> {
+        let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        unread.take()
     }
 }
 
@@ -97,6 +109,11 @@ impl RequestRecord {
     pub(super) fn has_abandoned_body(&self) -> bool {
         let body = self.body.as_ref();
         body.is_some_and(|body| body.is_abandoned.load(Relaxed))
+    }
+
+    /// A body that was not read to its end, if it was kept.
+    pub(super) fn take_unread_body(&self) -> Option<Incoming> {
+        self.body.as_ref()?.take_unread()
     }
 
     pub(super) fn set_status(&mut self, status: StatusCode) {

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::body_room::{BodyBudget, BodyBuffer, CoveredBytes};
 use super::budget::{NoRoom, Requester};
 use super::digest_fields::{DigestFieldError, RequestDigests};
+use super::discards::Discards;
 use super::record::BodyProgress;
 use crate::access::networks::Client;
 use crate::config::BodyLimits;
@@ -55,13 +56,16 @@ impl From<NoRoom> for BodyError {
 /// A body as it comes, followed by its [`BodyProgress`].
 #[derive(Debug)]
 pub(super) struct RequestBody {
-    incoming: Incoming,
+    /// Taken when it is dropped.
+    incoming: Option<Incoming>,
     requester: Requester,
     /// The client asks before it sends it (RFC 9110, 10.1.1).
     is_announced: bool,
     /// `None` for a request without a body.
     progress: Option<Arc<BodyProgress>>,
     has_ended: bool,
+    /// Where what is not read goes, over HTTP/2.
+    discards: Option<Discards>,
 }
 
 impl RequestBody {
@@ -70,13 +74,15 @@ impl RequestBody {
         requester: Requester,
         is_announced: bool,
         progress: Option<Arc<BodyProgress>>,
+        discards: Option<Discards>,
     ) -> Self {
         Self {
-            incoming,
+            incoming: Some(incoming),
             requester,
             is_announced,
             progress,
             has_ended: false,
+            discards,
         }
     }
 
@@ -89,15 +95,30 @@ impl RequestBody {
     pub(super) fn client(&self) -> Client {
         self.requester.client
     }
+
+    /// Drops it when its answer has ended. A handler that ends before its answer begins need not do so.
+    pub(super) fn discard(mut self) {
+        if let (Some(unread), Some(discards)) = (self.take_unread(), &self.discards) {
+            discards.discard(unread);
+        }
+    }
+
+    fn take_unread(&mut self) -> Option<Incoming> {
+        let incoming = self.incoming.take();
+        incoming.filter(|incoming| !self.has_ended && !incoming.is_end_stream())
+    }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        if let Some(progress) = &self.progress
-            && !self.has_ended
-            && !self.incoming.is_end_stream()
+        if let Some(unread) = self.take_unread()
+            && let Some(progress) = &self.progress
         {
-            progress.abandon();
+            if self.discards.is_some() {
+                progress.keep_unread(unread);
+            } else {
+                progress.abandon();
+            }
         }
     }
 }
@@ -110,7 +131,10 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.incoming).poll_frame(context);
+        let Some(incoming) = &mut self.incoming else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(incoming).poll_frame(context);
         if let (Poll::Ready(Some(Ok(frame))), Some(progress)) = (&polled, &self.progress)
             && let Some(data) = frame.data_ref()
         {
@@ -121,11 +145,14 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.incoming
+            .as_ref()
+            .map(Body::size_hint)
+            .unwrap_or_default()
     }
 }
 
@@ -221,12 +248,12 @@ async fn gather(
     Ok(buffer.finish()?)
 }
 
-/// Reads a small body to its end and forgets it, so that the connection can go on without it. One that
+/// Reads a small body to its end and forgets it, so that an HTTP/1.1 connection can go on without it. One that
 /// the client has not begun to send, because it asked first, is not read.
 pub(super) async fn discard(limits: &BodyLimits, fields: &HeaderMap, mut body: RequestBody) {
     let bytes = body.size_hint().exact();
     let is_small = bytes.is_some_and(|bytes| bytes <= limits.small_bytes_max as u64);
-    if !is_small || fields.contains_key(EXPECT) {
+    if !is_small || fields.contains_key(EXPECT) || body.discards.is_some() {
         return;
     }
     let mut deadline = BodyDeadline::new(limits);

@@ -126,6 +126,7 @@ pub(super) async fn accept(
             role: listener.role,
             checks_hosts: app.access().checks_hosts(on_loopback, peer),
             waits: Arc::new(WaitsOfConnection::new(H2_WAITS_MAX)),
+            discards: admission.progress().discards.clone(),
         };
         let tls = listener.tls.clone();
         let progress = Arc::clone(admission.progress());

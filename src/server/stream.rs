@@ -60,7 +60,11 @@ impl<S> CountingStream<S> {
         let progress = &self.progress;
         let unasked = progress.head_bytes.fetch_add(bytes.len(), Relaxed) + bytes.len();
         if unasked > UNASKED_BYTES_MAX && progress.running.load(Relaxed) == 0 {
-            return true;
+            if !progress.discards.are_under_way() {
+                return true;
+            }
+            // They have a limit of their own.
+            progress.head_bytes.store(0, Relaxed);
         }
         self.frames.read(bytes).is_some_and(|frames| {
             let requests = progress.requests.load(Relaxed);

@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::config::ConnectionLimits;
-use crate::http::{DeliveryProgress, End, Ending};
+use crate::http::{DeliveryProgress, Discards, End, Ending};
 
 /// Answers that are remembered between two looks, before those that were taken are forgotten: twice as many as
 /// there are streams.
@@ -43,6 +43,8 @@ pub(super) struct ConnectionProgress {
     pub(super) retire: AtomicBool,
     /// It was ended for what it sent beside requests.
     pub(super) has_flooded: AtomicBool,
+    /// What comes of bodies that are not read.
+    pub(super) discards: Discards,
 }
 
 /// A request began after the policy last looked.
@@ -64,6 +66,7 @@ impl ConnectionProgress {
             body_unread: AtomicBool::new(false),
             retire: AtomicBool::new(false),
             has_flooded: AtomicBool::new(false),
+            discards: Discards::default(),
         }
     }
 

@@ -22,7 +22,7 @@ const TOKENS: [(&str, &str); 5] = [
 ];
 
 /// Settings with a token for each scope, which is its name.
-fn with_tokens(settings: Settings) -> Arc<Access> {
+pub(crate) fn with_tokens(settings: Settings) -> Arc<Access> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tokens");
     let line =

@@ -14,7 +14,7 @@ pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const PING: u8 = 6;
 const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 pub(crate) const END_STREAM: u8 = 1;
@@ -61,7 +61,7 @@ pub(crate) fn path(path: &str) -> Vec<u8> {
     literal(4, path)
 }
 
-async fn connect(server: &TestServer) -> Raw {
+pub(crate) async fn connect(server: &TestServer) -> Raw {
     let mut client = server.connect_raw().await;
     client.send(PREFACE).await;
     client.send(frame(SETTINGS, 0, 0, &[])).await;
@@ -69,7 +69,7 @@ async fn connect(server: &TestServer) -> Raw {
 }
 
 /// Splits what came into frames: kind and payload.
-fn frames(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
+pub(crate) fn frames(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
     let mut frames = Vec::new();
     while bytes.len() >= 9 {
         let length = usize::from(bytes[1]) << 8 | usize::from(bytes[2]);

@@ -39,6 +39,7 @@ mod directory;
 mod disk;
 mod doctor;
 mod documents;
+mod early;
 mod export;
 mod failure;
 mod files;
