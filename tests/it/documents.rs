@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use digestd::config::Limits;
 use digestd::digest::Digest;
 
-use crate::process::{Client, Launch, PATIENCE, Process, wait_until};
+use crate::process::{Client, Launch, PATIENCE, Process, run, wait_until};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -110,15 +110,8 @@ fn every_limit_is_on_its_page_with_its_default() {
     }
 }
 
-/// The example for a proxy in docs/proxies.md.
-fn example(proxy: &str) -> String {
-    let page = fs::read_to_string(format!("{ROOT}/docs/proxies.md")).unwrap();
-    let (_, rest) = page.split_once(&format!("\n```{proxy}\n")).unwrap();
-    rest.split_once("```").unwrap().0.to_owned()
-}
-
-/// Lets a proxy as `configure` makes it of its example, listening at a socket, stand in front of a server. The proxy
-/// is to say that it speaks for 192.0.2.7, if it says so. `passes_on` is whether it passes on a line of a batch, and
+/// Lets a proxy as `configure` makes it of its file in `deploy`, listening at a socket, stand in front of a server. The
+/// proxy is to say that it speaks for 192.0.2.7, if it says so. `passes_on` is whether it passes on a line of a batch, and
 /// its answer, before the next one comes. Returns the line of a request in the log.
 fn try_proxy(
     proxy: &str,
@@ -129,8 +122,10 @@ fn try_proxy(
     let directory = tempfile::tempdir().unwrap();
     let server = Launch::new(&directory.path().join("data"))
         .option("--trusted-proxy", "127.0.0.1")
+        .option("--body-max", "8KiB")
         .start();
-    let example = example(proxy).replace("127.0.0.1:8080", &server.address().to_string());
+    let example = fs::read_to_string(format!("{ROOT}/deploy/{proxy}")).unwrap();
+    let example = example.replace("127.0.0.1:8080", &server.address().to_string());
     let file = directory.path().join("configuration");
     fs::write(&file, configure(&example, directory.path())).unwrap();
     let child = command(&file)
@@ -182,47 +177,85 @@ fn try_proxy(
     stream.get_mut().write_all(b"0\r\n\r\n").unwrap();
     read_until(&mut stream, &digests[1]);
     drop(stream);
+    assert_eq!(ask("GET", "/metrics", &[], b"").unwrap().status, 404);
+    sees_early_answers(&socket);
     let log = server.stop();
     assert!(!log.contains("203.0.113.9"), "{log}");
     let line = log.lines().find(|line| line.contains("of-a-client"));
     line.unwrap().to_owned()
 }
 
+/// What is answered before a body was read comes through.
+fn sees_early_answers(socket: &Path) {
+    for (status, path, kind) in [
+        ("404", "/nothing", "text/plain"),
+        ("405", "/docs", "text/plain"),
+        ("413", "/messages", "text/plain"),
+        ("415", "/messages", "image/png"),
+    ] {
+        for bytes in [16_000, 1_000_000] {
+            let mut command = Command::new("curl");
+            command.args([
+                "--silent",
+                "--show-error",
+                "--output",
+                "/dev/null",
+                "--unix-socket",
+            ]);
+            command
+                .arg(socket)
+                .args(["--write-out", "%{http_code}", "--data-binary", "@-"]);
+            command.args(["--header", &format!("Content-Type: {kind}")]);
+            command.arg(format!("http://localhost{path}"));
+            let outcome = run(&mut command, &vec![b'a'; bytes]);
+            assert_eq!(
+                outcome.stdout,
+                status.as_bytes(),
+                "{bytes} bytes: {outcome:?}"
+            );
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs nginx"]
-fn nginx_as_its_page_says_passes_on_clients_hosts_and_batches() {
+fn nginx_as_its_example_says_passes_on_clients_hosts_and_batches() {
     let configure = |example: &str, directory: &Path| {
         let path = directory.display();
         let lines = example
             .lines()
             .filter(|line| !line.contains("ssl_certificate"));
         let lines = lines.collect::<Vec<_>>().join("\n");
+        let of_its_own = format!(
+            "http {{\nclient_body_temp_path {path}/bodies; proxy_temp_path {path}/answers; access_log off;
+             fastcgi_temp_path {path}/1; uwsgi_temp_path {path}/2; scgi_temp_path {path}/3;"
+        );
         let lines = lines
-            .replace("listen 443 ssl", &format!("listen unix:{path}/socket"))
+            .replace("http {", &of_its_own)
+            .replace(
+                "listen 443 ssl http2",
+                &format!("listen unix:{path}/socket"),
+            )
             .replace("$remote_addr", "192.0.2.7");
-        format!(
-            "daemon off; master_process off; pid {path}/pid; error_log stderr; events {{}} http {{
-               access_log off; client_body_temp_path {path}/bodies; proxy_temp_path {path}/answers;
-               fastcgi_temp_path {path}/1; uwsgi_temp_path {path}/2; scgi_temp_path {path}/3;
-               {lines} }}"
-        )
+        format!("daemon off; master_process off; pid {path}/pid; error_log stderr;\n{lines}")
     };
     let command = |file: &Path| {
         let mut command = Command::new("nginx");
         command.args(["-e", "stderr", "-c"]).arg(file);
         command
     };
-    let line = try_proxy("nginx", true, configure, command);
+    let line = try_proxy("nginx.conf", true, configure, command);
     assert!(line.contains("192.0.2.7"), "{line}");
 }
 
 #[test]
 #[ignore = "needs haproxy"]
-fn haproxy_as_its_page_says_passes_on_clients_hosts_and_batches() {
+fn haproxy_as_its_example_says_passes_on_clients_hosts_and_batches() {
     let configure = |example: &str, directory: &Path| {
-        let bind = format!("bind {}/socket\n#", directory.display());
+        let directory = directory.display();
         example
-            .replace("bind :443", &bind)
+            .replace("bind :443", &format!("bind {directory}/socket\n#"))
+            .replace("bind :8443", &format!("bind {directory}/bytes"))
             .replace("%[src]", "192.0.2.7")
     };
     let command = |file: &Path| {
@@ -230,13 +263,13 @@ fn haproxy_as_its_page_says_passes_on_clients_hosts_and_batches() {
         command.args(["-db", "-f"]).arg(file);
         command
     };
-    let line = try_proxy("haproxy", true, configure, command);
+    let line = try_proxy("haproxy.cfg", true, configure, command);
     assert!(line.contains("192.0.2.7"), "{line}");
 }
 
 #[test]
 #[ignore = "needs caddy"]
-fn caddy_as_its_page_says_passes_on_hosts_and_batches() {
+fn caddy_as_its_example_says_passes_on_hosts_and_batches() {
     let configure = |example: &str, directory: &Path| {
         let bind = format!("http:// {{\nbind unix/{}/socket", directory.display());
         let site = example.replace("digests.example {", &bind);
@@ -249,5 +282,5 @@ fn caddy_as_its_page_says_passes_on_hosts_and_batches() {
         command
     };
     // It reads a request to its end by itself, and through a socket it has no address of a client to pass on.
-    try_proxy("caddy", false, configure, command);
+    try_proxy("Caddyfile", false, configure, command);
 }
