@@ -9,7 +9,7 @@ use std::thread;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use tempfile::TempDir;
 
-use crate::process::{Outcome, Process, find_pair, run};
+use crate::process::{Outcome, Process, find_pair, run, run_without_reader};
 
 const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/prices.txt");
 
@@ -86,6 +86,79 @@ fn a_bad_row_is_an_error_with_its_file_and_line() {
             let sentence = failure(find_pair().args(["-", "1", count]), text.as_bytes());
             assert_eq!(sentence, format!("-: line 3: {reason}"));
         }
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_first_name() {
+    let sample = fs::read(SAMPLE).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bom");
+    let list = [b"\xef\xbb\xbf", &*sample].concat();
+    fs::write(&path, &list).unwrap();
+    for file in [path.to_str().unwrap(), "-"] {
+        let line = answer(&[file, "2500"], &list);
+        assert_eq!(line, "Candy Bar 500, Earmuffs 2000\n");
+    }
+    let twice = [b"\xef\xbb\xbf\xef\xbb\xbf", &*sample].concat();
+    let sentence = failure(find_pair().args(["-", "2500"]), &twice);
+    assert!(
+        sentence.starts_with("-: line 1: it holds the character U+FEFF"),
+        "{sentence}"
+    );
+}
+
+/// What was made with other line ends, by other programs, or in another encoding: an answer from it would be one
+/// from other rows.
+#[test]
+fn there_is_no_answer_from_a_list_with_control_characters() {
+    let sample = fs::read_to_string(SAMPLE).unwrap();
+    let first = sample.lines().next().unwrap().to_owned();
+    for (list, line, symbol) in [
+        (sample.replace('\n', "\r"), 1, "U+000D"),
+        (sample.replace('\n', "\r\r\n"), 1, "U+000D"),
+        (
+            sample.trim_end().to_owned() + "\r",
+            sample.lines().count(),
+            "U+000D",
+        ),
+        (sample.replace('\n', "\u{2028}"), 1, "U+2028"),
+        (sample.replace('\n', "\u{85}"), 1, "U+0085"),
+        (sample.replace('\n', "\u{b}"), 1, "U+000B"),
+        (sample.replacen('\n', "\n\u{c}", 1), 2, "U+000C"),
+        (
+            sample.replacen(&first, &format!("{first}\0"), 1),
+            1,
+            "U+0000",
+        ),
+        (sample.replacen(' ', "\t", 1), 1, "U+0009"),
+    ] {
+        for count in ["2", "3"] {
+            let sentence = failure(find_pair().args(["-", "2500", count]), list.as_bytes());
+            let start = format!("-: line {line}: it holds the character {symbol}");
+            assert!(sentence.starts_with(&start), "{sentence}");
+        }
+    }
+    for to_bytes in [u16::to_le_bytes, u16::to_be_bytes] {
+        let units = "\u{feff}".encode_utf16().chain(sample.encode_utf16());
+        let list: Vec<_> = units.flat_map(to_bytes).collect();
+        let sentence = failure(find_pair().args(["-", "2500"]), &list);
+        assert_eq!(sentence, "-: line 1: the list is UTF-16; save it as UTF-8");
+        let sentence = failure(find_pair().args(["-", "2500"]), &list[2..]);
+        assert!(
+            sentence.contains("line 1: it holds the character U+0000"),
+            "{sentence}"
+        );
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    for count in ["2", "3"] {
+        let mut command = find_pair();
+        command.args(["-", "2500", count]);
+        let outcome = run_without_reader(&mut command, &fs::read(SAMPLE).unwrap());
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""));
     }
 }
 

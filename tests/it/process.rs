@@ -65,6 +65,27 @@ pub(crate) fn run(command: &mut Command, input: &[u8]) -> Outcome {
     }
 }
 
+/// The same where the reader of its standard output is gone before it begins.
+pub(crate) fn run_without_reader(command: &mut Command, input: &[u8]) -> Outcome {
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    let child = command
+        .stdin(Stdio::piped())
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut process = Process(child);
+    let stderr = read_aside(process.0.stderr.take().unwrap());
+    let _ = process.0.stdin.take().unwrap().write_all(input);
+    let code = process.wait().code();
+    Outcome {
+        code,
+        stdout: Vec::new(),
+        stderr: String::from_utf8(stderr.join().unwrap()).unwrap(),
+    }
+}
+
 fn run_once(command: &mut Command, input: &[u8]) -> Outcome {
     let child = command
         .stdin(Stdio::piped())

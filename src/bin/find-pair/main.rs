@@ -35,8 +35,9 @@ const PROGRESS_BYTES_MIN: usize = 256 << 20;
 
 const NOTES: &str = "\
 Rows are `name, price`: split at the last comma, trimmed, the price a positive integer in cents, in
-ascending order; blank lines are skipped. A row that is not like that is refused with its line
-number. Prints the gifts on one line, the cheaper first, or `Not possible`. Of equal sums it prints
+ascending order; blank lines and a byte order mark at the start are skipped. Lines end with LF or
+CR LF. A row that is not like that, or holds a control character, is refused with its line number.
+Prints the gifts on one line, the cheaper first, or `Not possible`. Of equal sums it prints
 the pair that lies furthest apart in FILE.
 
 Exit codes: 0 one of the two was printed, 2 usage, or FILE cannot be read or has a bad row.";
@@ -88,7 +89,11 @@ fn find(arguments: &Arguments) -> anyhow::Result<()> {
     };
     bar.finish_and_clear();
     let gifts = gifts.with_context(|| path.display().to_string())?;
-    print(gifts.as_deref()).context("cannot write the answer")
+    match print(gifts.as_deref()) {
+        // Like `find-pair … | true`: there is nobody left to tell.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed.context("cannot write the answer"),
+    }
 }
 
 fn print(gifts: Option<&[Gift]>) -> io::Result<()> {

@@ -23,13 +23,26 @@ pub(crate) enum Fault {
     /// It is longer than a reader looks.
     #[error("the line is too long")]
     Long,
+    /// A control character, or one that ends lines or marks texts elsewhere, stands where it means nothing.
+    /// Without it the row would be another one, or look like another.
+    #[error(
+        "it holds the character U+{:04X}; lines end with LF or CR LF, and columns hold no control characters",
+        u32::from(*.0)
+    )]
+    Control(char),
+    /// The list is not in the encoding that it must be in.
+    #[error("the list is UTF-16; save it as UTF-8")]
+    Utf16,
 }
 
-/// Returns the name and the price on a line, or `None` if the line is blank.
+/// Returns the name and the price on a line, which comes without its end, or `None` if the line is blank.
 pub(crate) fn parse(line: &[u8]) -> Result<Option<(&[u8], u64)>, Fault> {
-    let line = line.trim_ascii();
+    let line = trim(line);
     if line.is_empty() {
         return Ok(None);
+    }
+    if let Some(control) = control(line) {
+        return Err(Fault::Control(control));
     }
     let mut columns = line.rsplitn(2, |&byte| byte == b',');
     let (Some(price), Some(name)) = (columns.next(), columns.next()) else {
@@ -38,8 +51,43 @@ pub(crate) fn parse(line: &[u8]) -> Result<Option<(&[u8], u64)>, Fault> {
     if name.is_empty() {
         return Err(Fault::Name);
     }
-    let price = parse_price(price.trim_ascii_start())?;
-    Ok(Some((name.trim_ascii_end(), price)))
+    let price = parse_price(trim(price))?;
+    Ok(Some((trim(name), price)))
+}
+
+/// What is between the spaces and tabs at both ends.
+fn trim(mut column: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = column {
+        column = rest;
+    }
+    column
+}
+
+/// The first character of a row that has no place in one. A tab may stand around columns, and not in them: there
+/// it is the border of another column. Beyond ASCII, characters are known where the row is UTF-8; otherwise they
+/// may be anything.
+fn control(row: &[u8]) -> Option<char> {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
+    // Without a way out of the loop, the compiler takes many bytes at once.
+    if row.iter().fold(true, |all, &byte| all & is_plain(byte)) {
+        return None;
+    }
+    let (name, price) = row.split_at(row.iter().rposition(|&byte| byte == b',').unwrap_or(0));
+    let columns = [trim(name), trim(price.strip_prefix(b",").unwrap_or(price))];
+    columns
+        .into_iter()
+        .find_map(|column| match str::from_utf8(column) {
+            Ok(text) => text.chars().find(|symbol| is_control(*symbol)),
+            Err(_) => column
+                .iter()
+                .map(|&byte| char::from(byte))
+                .find(char::is_ascii_control),
+        })
+}
+
+/// A control character, a separator of lines or paragraphs, or a byte order mark.
+fn is_control(symbol: char) -> bool {
+    symbol.is_control() || matches!(symbol, '\u{2028}' | '\u{2029}' | '\u{feff}')
 }
 
 /// Accepts digits only: `u64::from_str` would let a plus sign pass.
@@ -72,7 +120,7 @@ mod tests {
             "Earmuffs, 2000",
             "Earmuffs,2000",
             "Earmuffs , 2000",
-            "  Earmuffs\t,  2000 \r",
+            "\t Earmuffs\t,\t 2000 \t",
             "Earmuffs, 0002000",
             "Earmuffs, 00000000000000000000000000002000",
         ] {
@@ -88,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_blank_line_is_no_row() {
-        for line in ["", " ", "\t \r"] {
+        for line in ["", " ", "\t \t"] {
             assert_eq!(row(line), Ok(None), "{line:?}");
         }
     }
@@ -114,6 +162,49 @@ mod tests {
         ] {
             let line = format!("Earmuffs, {price}");
             assert_eq!(row(&line), Err(Fault::Price), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_control_character_is_refused_wherever_it_stands() {
+        for control in [
+            '\0', '\u{1}', '\u{8}', '\r', '\u{b}', '\u{c}', '\u{1b}', '\u{7f}', '\u{85}', '\u{9f}',
+            '\u{2028}', '\u{2029}', '\u{feff}',
+        ] {
+            for line in [
+                format!("{control}Earmuffs, 2000"),
+                format!("Ear{control}muffs, 2000"),
+                format!("Earmuffs{control}, 2000"),
+                format!("Earmuffs, {control}2000"),
+                format!("Earmuffs, 20{control}00"),
+                format!("Earmuffs, 2000{control}"),
+                format!("Earmuffs, 2000 {control}"),
+                format!("Grü{control}n, 2000"),
+                format!("{control}"),
+            ] {
+                assert_eq!(row(&line), Err(Fault::Control(control)), "{line:?}");
+            }
+        }
+        for line in [
+            "Ear\tmuffs, 2000",
+            "Earmuffs, 20\t00",
+            "Salt, Pepper\t5, 2000",
+        ] {
+            assert_eq!(row(line), Err(Fault::Control('\t')), "{line:?}");
+        }
+        assert_eq!(parse(b"K\xe4\0se, 5"), Err(Fault::Control('\0')));
+    }
+
+    #[test]
+    fn bytes_beyond_ascii_are_names_in_whatever_encoding() {
+        for name in [
+            &b"K\xe4se"[..],
+            b"\x85",
+            "Grün \u{1f381}".as_bytes(),
+            "a\u{a0}b".as_bytes(),
+        ] {
+            let line = [name, b", 5"].concat();
+            assert_eq!(parse(&line), Ok(Some((name, 5))));
         }
     }
 

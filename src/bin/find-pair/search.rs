@@ -249,6 +249,22 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_at_the_start_is_no_part_of_the_first_name() {
+        for text in [
+            "\u{feff}a, 1\nb, 2\n",
+            "\u{feff}\na, 1\nb, 2",
+            "\u{feff}a, 1\r\nb, 2\r\n",
+        ] {
+            for list in [list(text), small_blocks(text)] {
+                assert_eq!(pair(&list, 3).as_deref(), Some("a 1, b 2"), "{text:?}");
+            }
+            let text = format!("{text}\nc, 3");
+            assert_eq!(triple(&list(&text), 6).as_deref(), Some("a 1, b 2, c 3"));
+        }
+        assert_eq!(pair(&list("\u{feff}"), 3), None);
+    }
+
+    #[test]
     fn blank_lines_may_fill_blocks() {
         let gap = "\n".repeat(3 * SMALL_BLOCK_BYTES);
         for text in [
