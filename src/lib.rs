@@ -14,6 +14,7 @@
 pub mod digest;
 pub mod message;
 pub mod ndjson;
+pub mod text;
 
 pub mod store;
 

@@ -40,6 +40,7 @@ use self::networks::{Client, Line, Lists, Network, Networks};
 use self::origins::{Site, Sites};
 use self::rates::{Limiter, Rate};
 use self::tokens::{Scope, Tokens};
+use crate::text::{self, NotUtf8};
 
 /// Largest file of tokens or networks, in bytes: half a million networks.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -321,19 +322,20 @@ fn read<T, E: Into<Problem>>(
         path: path.to_owned(),
         problem,
     };
-    let text = read_text(path).map_err(|error| at(Problem::Unreadable(error)))?;
-    parse(&text).map_err(|error| at(error.into()))
+    let bytes = read_bytes(path).map_err(|error| at(Problem::Unreadable(error)))?;
+    let text = text::read(&bytes).map_err(|error| at(error.into()))?;
+    parse(text).map_err(|error| at(error.into()))
 }
 
-fn read_text(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
+fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
     let file = File::open(path)?;
     // One byte more than allowed, so that a file that is too large is not one that was cut.
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(std::io::ErrorKind::FileTooLarge.into());
     }
-    Ok(text)
+    Ok(bytes)
 }
 
 /// A file that says who may come in cannot be used.
@@ -348,6 +350,8 @@ pub struct AccessError {
 enum Problem {
     #[error("cannot be read: {0}")]
     Unreadable(std::io::Error),
+    #[error("it is {0}")]
+    Text(#[from] NotUtf8),
     #[error(transparent)]
     Token(#[from] LineError<tokens::InvalidLine>),
     #[error(transparent)]
@@ -391,6 +395,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::digest::Digest;
 
     #[test]
     fn a_trusted_proxy_elsewhere_vouches_for_the_names_it_passes_on() {
@@ -427,5 +432,42 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         let error = access.reload().unwrap_err().to_string();
         assert!(error.contains("list: cannot be read"), "{error}");
+    }
+
+    #[test]
+    fn a_file_may_begin_with_a_byte_order_mark_and_one_in_utf_16_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let list = Settings {
+            list_file: Some(path.clone()),
+            ..Settings::default()
+        };
+        let tokens = Settings {
+            tokens: Some(path.clone()),
+            ..Settings::default()
+        };
+        let hash = Digest::of(b"secret");
+        for (settings, line) in [
+            (&list, "deny 192.0.2.1".to_owned()),
+            (&list, "# nothing but a comment".to_owned()),
+            (&tokens, format!("ci read {hash}")),
+        ] {
+            std::fs::write(&path, format!("\u{feff}{line}\r\n")).unwrap();
+            let access = Access::new(settings.clone()).unwrap();
+            let admits = access.admits(Ipv4Addr::new(192, 0, 2, 1).into());
+            assert_eq!(admits, !line.starts_with("deny"));
+            // Somewhere else it belongs to no line.
+            std::fs::write(&path, format!("#\n\u{feff}{line}\n")).unwrap();
+            assert!(access.reload().is_err(), "{line}");
+            for to_bytes in [u16::to_le_bytes, u16::to_be_bytes] {
+                for line in [&format!("\u{feff}{line}"), &line] {
+                    let bytes: Vec<_> = line.encode_utf16().flat_map(to_bytes).collect();
+                    std::fs::write(&path, bytes).unwrap();
+                    let error = access.reload().unwrap_err().to_string();
+                    assert!(error.contains("UTF-16"), "{error}");
+                    assert!(!error.contains("192.0.2.1"), "{error}");
+                }
+            }
+        }
     }
 }

@@ -24,7 +24,7 @@ use super::archive::{self, Form, Item};
 use super::options::{CredentialArgs, DataArgs};
 use super::output::{IntegrityError, plural, say};
 use super::progress::Bar;
-use super::setup::{open, open_input};
+use super::setup::{open, open_input, skip_mark};
 use crate::client::{Client, Refused, Session};
 use crate::config::{self, SEGMENT_BYTES};
 use crate::message::Message;
@@ -83,6 +83,7 @@ pub(super) fn run(arguments: &ImportArgs) -> anyhow::Result<()> {
     let path = arguments.input.as_deref().unwrap_or(Path::new("-"));
     let input = open_input(path).with_context(|| format!("cannot open {}", path.display()));
     let (input, bytes) = input?;
+    let input = skip_mark(input).context("cannot read the export")?;
     let mut input = BufReader::with_capacity(BUFFER_BYTES, input);
     let form = Form::of(&mut input).context("cannot read the export")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

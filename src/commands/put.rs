@@ -12,7 +12,7 @@ use clap::Args;
 use super::options::{ServerArgs, TextArgs};
 use super::output::{print_line, say};
 use super::progress::Bar;
-use super::setup::{block_on, open_input};
+use super::setup::{block_on, open_input, skip_mark};
 use crate::client::{Client, LineAnswer};
 
 /// Options of `put`.
@@ -48,6 +48,7 @@ pub(super) fn run(arguments: PutArgs) -> anyhow::Result<()> {
 fn put_batch(client: &Client, path: &Path) -> anyhow::Result<()> {
     let input = open_input(path).with_context(|| format!("cannot read {}", path.display()));
     let (input, bytes) = input?;
+    let input = skip_mark(input).with_context(|| format!("cannot read {}", path.display()))?;
     let bar = Bar::of_input(bytes);
     let mut output = BufWriter::new(io::stdout());
     let (mut stored, mut refused, mut bytes_done) = (0_u64, 0_u64, 0);

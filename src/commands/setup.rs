@@ -10,9 +10,11 @@ use std::path::Path;
 use anyhow::Context;
 use tokio::runtime::Builder;
 
+use super::archive::Form;
 use crate::config::{self, LogConfig};
 use crate::logging;
 use crate::store::{DataDirectory, EmbeddedStore, OpenError, Options};
+use crate::text::{self, Encoding, NotUtf8};
 
 /// Runs a command that opens a store, which logs what it finds.
 pub(super) fn with_log(command: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
@@ -37,6 +39,25 @@ pub(super) fn open_input(path: &Path) -> io::Result<(Box<dyn Read + Send>, Optio
     let bytes = file.metadata()?.len();
     Ok((Box::new(file), Some(bytes)))
 }
+
+/// Skips a byte order mark at the start of `input`, which is text, or a tar: that begins with a name.
+///
+/// # Errors
+/// If it is text in another encoding than UTF-8, or cannot be read.
+pub(super) fn skip_mark(mut input: impl Read) -> io::Result<impl Read> {
+    let mut start = Vec::new();
+    input.by_ref().take(START_BYTES).read_to_end(&mut start)?;
+    let is_name = start.first().copied().is_some_and(Form::is_start_of_name);
+    if let Some(encoding) = Encoding::of(&start).filter(|_| !is_name) {
+        let error = NotUtf8::Encoding(encoding).to_string();
+        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+    }
+    let start = text::skip_mark(&start).to_vec();
+    Ok(io::Cursor::new(start).chain(input))
+}
+
+/// Bytes that tell an encoding.
+const START_BYTES: u64 = 4;
 
 /// Opens a store for work on all of it.
 pub(super) fn open(directory: DataDirectory) -> Result<EmbeddedStore, OpenError> {

@@ -33,6 +33,10 @@ pub(super) fn read(
         }
         offset += line.len() as u64;
         let mut is_whole = line.ends_with(b"\n");
+        // Counts, so that a number is what an editor says.
+        if !is_long && line.trim_ascii().is_empty() {
+            continue;
+        }
         let content = if is_long {
             let skipped = input.skip_until(b'\n')?;
             offset += skipped as u64;
@@ -124,6 +128,20 @@ mod tests {
             assert_eq!(items[3].end, Some(lines.len() as u64));
             assert_eq!(items.len(), 4);
         }
+    }
+
+    #[test]
+    fn blank_lines_are_skipped_but_counted() {
+        let mut lines = b"\n \t\r\n".to_vec();
+        ndjson::write(&mut lines, &Message::new("foo"));
+        lines.extend(b"\n\x0c\n");
+        ndjson::write(&mut lines, &Message::new("bar"));
+        lines.extend(b"\n\n");
+        let items = items(lines.as_slice(), 100);
+        let numbers: Vec<_> = items.iter().map(|item| item.number).collect();
+        assert_eq!(numbers, [3, 6]);
+        assert!(items.iter().all(|item| item.content.is_ok()));
+        assert_eq!(items[1].end, Some(lines.len() as u64 - 2));
     }
 
     #[test]

@@ -32,13 +32,17 @@ pub(crate) enum Form {
 impl Form {
     /// What `input` looks like by its first byte: a tar begins with a name.
     pub(in crate::commands) fn of(input: &mut impl BufRead) -> io::Result<Self> {
-        let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'.';
-        let first = input.fill_buf()?.first();
-        Ok(if first.is_some_and(is_name) {
+        let first = input.fill_buf()?.first().copied();
+        Ok(if first.is_some_and(Self::is_start_of_name) {
             Self::Tar
         } else {
             Self::Lines
         })
+    }
+
+    /// Whether the name of a file in a tar may begin with `byte`.
+    pub(in crate::commands) fn is_start_of_name(byte: u8) -> bool {
+        byte.is_ascii_alphanumeric() || byte == b'.'
     }
 
     /// What an item is called.

@@ -1,0 +1,164 @@
+//! Texts as editors and other programs write them: byte order marks, and encodings other than UTF-8.
+//!
+//! One place for everything that is read as text: files of tokens and networks, exports, bodies of requests.
+//! A message itself is no such text: every byte of it counts, a mark too. **Invariant:** a mark is skipped at
+//! the very start and nowhere else, and nothing is ever converted.
+
+use std::fmt;
+
+/// U+FEFF in UTF-8, which some programs put at the start of a text (RFC 3629, section 6).
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// What follows a byte order mark at the start of `bytes`; all of them if there is none.
+#[must_use]
+pub fn skip_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(MARK).unwrap_or(bytes)
+}
+
+/// An encoding of Unicode that is not UTF-8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// Two bytes for most characters: what Windows calls Unicode.
+    Utf16,
+    /// Four bytes for each character.
+    Utf32,
+}
+
+impl Encoding {
+    /// The encoding of a text that begins with `bytes`, by its mark or by the zeros in its first character.
+    /// `None` may be UTF-8 or anything else. Of no use for a text that may have U+0000 there. Looks at four
+    /// bytes; RFC 4627, section 3, has the patterns.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        match bytes {
+            [0xff, 0xfe, 0, 0, ..]
+            | [0, 0, 0xfe, 0xff, ..]
+            | [1..=255, 0, 0, 0, ..]
+            | [0, 0, 0, 1..=255, ..] => Some(Self::Utf32),
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [1..=255, 0, ..] | [0, 1..=255, ..] => {
+                Some(Self::Utf16)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Encoding {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Utf16 => "UTF-16",
+            Self::Utf32 => "UTF-32",
+        })
+    }
+}
+
+/// Why bytes are no text. What they are is not shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotUtf8 {
+    /// They have another encoding.
+    #[error("{0} instead of UTF-8: save it as UTF-8")]
+    Encoding(Encoding),
+    /// They have none that can be told.
+    #[error("not UTF-8: invalid byte at offset {offset}")]
+    Byte {
+        /// Where the first byte is that cannot be, from 0.
+        offset: usize,
+    },
+}
+
+impl NotUtf8 {
+    /// What is wrong with `bytes`, which are not UTF-8 from `offset` on.
+    #[must_use]
+    pub fn new(bytes: &[u8], offset: usize) -> Self {
+        Encoding::of(bytes).map_or(Self::Byte { offset }, Self::Encoding)
+    }
+}
+
+/// The text of a file, without a byte order mark.
+///
+/// # Errors
+/// If it is not UTF-8. Offsets count the mark.
+pub fn read(bytes: &[u8]) -> Result<&str, NotUtf8> {
+    if let Some(encoding) = Encoding::of(bytes) {
+        return Err(NotUtf8::Encoding(encoding));
+    }
+    let text = skip_mark(bytes);
+    str::from_utf8(text).map_err(|error| NotUtf8::Byte {
+        offset: bytes.len() - text.len() + error.valid_up_to(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn utf_16(text: &str, to_bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
+        text.encode_utf16().flat_map(to_bytes).collect()
+    }
+
+    fn utf_32(text: &str, to_bytes: fn(u32) -> [u8; 4]) -> Vec<u8> {
+        let symbols = text.chars().map(u32::from);
+        symbols.flat_map(to_bytes).collect()
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_once_and_at_the_start_alone() {
+        for (bytes, text) in [
+            ("", ""),
+            ("\u{feff}", ""),
+            ("\u{feff}foo", "foo"),
+            ("\u{feff}\u{feff}foo", "\u{feff}foo"),
+            (" \u{feff}foo", " \u{feff}foo"),
+        ] {
+            assert_eq!(read(bytes.as_bytes()), Ok(text));
+        }
+        assert_eq!(read(b"\xef\xbb"), Err(NotUtf8::Byte { offset: 0 }));
+    }
+
+    #[test]
+    fn other_encodings_are_named_with_a_mark_or_without() {
+        for text in [
+            "{",
+            "{}",
+            "a read 0123",
+            "\u{feff}{}",
+            "\u{feff}a",
+            "\u{feff}",
+        ] {
+            for bytes in [
+                utf_16(text, u16::to_le_bytes),
+                utf_16(text, u16::to_be_bytes),
+            ] {
+                assert_eq!(
+                    read(&bytes),
+                    Err(NotUtf8::Encoding(Encoding::Utf16)),
+                    "{text:?}"
+                );
+            }
+            for bytes in [
+                utf_32(text, u32::to_le_bytes),
+                utf_32(text, u32::to_be_bytes),
+            ] {
+                assert_eq!(
+                    read(&bytes),
+                    Err(NotUtf8::Encoding(Encoding::Utf32)),
+                    "{text:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn offsets_count_the_mark() {
+        for (bytes, offset) in [(&b"12\xff"[..], 2), (b"\xef\xbb\xbf12\xff", 5)] {
+            assert_eq!(read(bytes), Err(NotUtf8::Byte { offset }));
+        }
+    }
+
+    #[test]
+    fn any_other_utf_8_is_what_it_is() {
+        for text in ["foo", "\u{e4}", "ab\0", "\0\0\0\0", "#\n", "\u{10ffff}"] {
+            assert_eq!(read(text.as_bytes()), Ok(text));
+        }
+    }
+}
