@@ -4,6 +4,8 @@
 //! that nothing else can ever be signed with it. Both are in `localhost.crt`: the server sends the
 //! one, and a client that takes the file as a trust root trusts the other.
 
+mod pem;
+
 use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -18,8 +20,7 @@ use rcgen::{
 };
 use rustls::ServerConfig;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use tracing::info;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
@@ -100,19 +101,27 @@ impl Files {
 
     pub(super) fn load(&self) -> Result<Loaded, TlsError> {
         let path = &self.certificate;
-        let chain = CertificateDer::pem_file_iter(path)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        let chain = pem::read_certificates(path)
             .map_err(|error| TlsError::file("read the certificate", path, &error))?;
         let first = chain
             .first()
             .ok_or_else(|| TlsError::certificate(path, &"there is none in it"))?;
         let expiry = expiry(first).map_err(|error| TlsError::certificate(path, &error))?;
-        let key = PrivateKeyDer::from_pem_file(&self.key)
+        let key = pem::read_key(&self.key)
             .map_err(|error| TlsError::file("read the key", &self.key, &error))?;
         let mut config = ServerConfig::builder_with_provider(ring::default_provider().into())
             .with_safe_default_protocol_versions()
             .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-            .map_err(|error| TlsError::certificate(path, &error))?;
+            .map_err(|error| match error {
+                rustls::Error::InconsistentKeys(_) => TlsError::certificate(
+                    path,
+                    &format!(
+                        "it belongs to another key than that in {}",
+                        self.key.display()
+                    ),
+                ),
+                error => TlsError::certificate(path, &error),
+            })?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Loaded {
             config: Arc::new(config),

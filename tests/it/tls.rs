@@ -128,6 +128,101 @@ fn the_acceptance_sequence_passes_twice_with_the_certificate_as_trust_root() {
     assert!(roots[0] == roots[1], "it is made once");
 }
 
+/// What people have instead of a certificate and a key in PEM, made with OpenSSL.
+const INSTEAD: &str = r"
+openssl req -x509 -newkey rsa:2048 -nodes -keyout good.key -out good.crt -subj /CN=localhost
+openssl req -x509 -newkey rsa:2048 -nodes -keyout other.key -out other.crt -subj /CN=other
+openssl pkey -in good.key -aes256 -passout pass:x -out encrypted.key
+openssl rsa -in good.key -aes128 -traditional -passout pass:x -out old.key
+openssl pkcs8 -topk8 -in good.key -outform DER -passout pass:x -out encrypted.der
+openssl pkey -in good.key -outform DER -out key.der
+openssl x509 -in good.crt -outform DER -out crt.der
+openssl x509 -in good.crt -trustout -addtrust serverAuth -out trusted.crt
+openssl pkcs12 -export -inkey good.key -in good.crt -passout pass:x -out both.p12
+openssl crl2pkcs7 -nocrl -certfile good.crt -out good.p7b
+openssl crl2pkcs7 -nocrl -certfile good.crt -outform DER -out der.p7b
+openssl req -new -key good.key -subj /CN=localhost -out good.csr
+openssl req -in good.csr -outform DER -out csr.der
+openssl pkey -in good.key -pubout -out good.pub
+openssl ecparam -name prime256v1 -out parameters.pem
+: >empty
+printf 'hello\n' >rubbish
+printf '\357\273\277' | cat - good.key >bom.key
+printf '\357\273\277' | cat - good.crt >bom.crt
+(printf '\377\376'; sed 's/./&\x00/g; s/$/\x00/' good.key | head -c 500) >utf16.key
+cat parameters.pem >ec.key; openssl ecparam -name prime256v1 -genkey -noout >>ec.key
+printf -- '-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n' >ssh.key
+head -c 400 good.key >half.key
+";
+
+#[test]
+#[ignore = "needs openssl"]
+fn what_is_in_a_file_instead_of_a_certificate_or_a_key_is_named_with_what_mends_it() {
+    let data = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut script = Command::new("sh");
+    script.args(["-e", "-c", INSTEAD]).current_dir(&directory);
+    let made = script.output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let serve = |certificate: &str, key: &str| {
+        let launch = launch(&data)
+            .option("--tls-cert", directory.path().join(certificate))
+            .option("--tls-key", directory.path().join(key));
+        run(&mut launch.command(), b"")
+    };
+    for (key, words) in [
+        ("encrypted.key", &["is encrypted", "`openssl pkey -in "][..]),
+        ("old.key", &["is encrypted", "`openssl pkey -in "]),
+        ("encrypted.der", &["encrypted", "openssl pkcs8 -inform DER"]),
+        ("key.der", &["DER, not PEM", "`openssl pkey -inform DER"]),
+        ("both.p12", &["PKCS#12", "`openssl pkcs12 -in ", "-nocerts"]),
+        ("good.crt", &["a certificate and no key", "--tls-cert"]),
+        ("crt.der", &["a certificate and no key"]),
+        ("good.csr", &["a request for a certificate"]),
+        ("csr.der", &["a request for a certificate"]),
+        ("good.pub", &["a public key"]),
+        ("parameters.pem", &["parameters alone", "`openssl genpkey"]),
+        ("ssh.key", &["OpenSSH", "`ssh-keygen"]),
+        ("empty", &["the file is empty"]),
+        ("rubbish", &["not PEM"]),
+        ("utf16.key", &["UTF-16 instead of UTF-8"]),
+        ("half.key", &["damaged"]),
+        ("missing.key", &["No such file"]),
+        ("other.key", &["belongs to another key"]),
+    ] {
+        let outcome = serve("good.crt", key);
+        assert_eq!(outcome.code, Some(1), "{key}: {outcome:?}");
+        for word in words.iter().chain([&key]) {
+            assert!(outcome.stderr.contains(word), "{key}: {outcome:?}");
+        }
+    }
+    for (certificate, words) in [
+        ("good.key", &["a key and no certificate", "--tls-key"][..]),
+        ("encrypted.key", &["a key and no certificate"]),
+        ("key.der", &["a key and no certificate"]),
+        ("crt.der", &["DER, not PEM", "`openssl x509 -inform DER"]),
+        ("trusted.crt", &["trust settings", "`openssl x509 -in "]),
+        ("both.p12", &["PKCS#12", "-nokeys"]),
+        ("good.p7b", &["PKCS#7", "`openssl pkcs7"]),
+        ("der.p7b", &["PKCS#7"]),
+        ("good.csr", &["a request for a certificate"]),
+        ("empty", &["the file is empty"]),
+        ("utf16.key", &["UTF-16 instead of UTF-8"]),
+    ] {
+        let outcome = serve(certificate, "good.key");
+        assert_eq!(outcome.code, Some(1), "{certificate}: {outcome:?}");
+        for word in words.iter().chain([&certificate]) {
+            assert!(outcome.stderr.contains(word), "{certificate}: {outcome:?}");
+        }
+    }
+    // A byte order mark hides neither.
+    let server = launch(&data)
+        .option("--tls-cert", directory.path().join("bom.crt"))
+        .option("--tls-key", directory.path().join("bom.key"))
+        .start();
+    server.stop();
+}
+
 #[test]
 fn the_certificate_is_for_all_names_and_users_of_the_machine_and_its_key_for_nobody_else() {
     let data = tempfile::tempdir().unwrap();
