@@ -25,7 +25,7 @@ const NAME_BYTES_MAX: usize = 64;
 const TOKEN_BYTES: usize = 32;
 
 /// What every token begins with, so that one that got into a log or a repository can be found.
-const PREFIX: &str = "digestd_";
+pub const PREFIX: &str = "digestd_";
 
 /// What a token allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

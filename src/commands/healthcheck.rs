@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::addresses::{or_default, reachable};
-use super::options::UsageError;
+use super::options::{List, UsageError};
 use super::setup::block_on;
 use crate::client::Client;
 
@@ -24,8 +24,8 @@ pub(super) struct HealthcheckArgs {
     #[arg(long, value_name = "URL", env = "DIGESTD_URL")]
     url: Option<String>,
 
-    #[arg(hide = true, long, env = "DIGESTD_LISTEN", value_delimiter = ',')]
-    listen: Vec<SocketAddr>,
+    #[arg(hide = true, long, env = "DIGESTD_LISTEN")]
+    listen: Vec<List<SocketAddr>>,
 }
 
 impl HealthcheckArgs {
@@ -37,7 +37,7 @@ impl HealthcheckArgs {
         if let Some(url) = self.url {
             return Ok(url);
         }
-        let listen = or_default(self.listen, false)?;
+        let listen = or_default(List::join(self.listen), false)?;
         let address = listen.first().ok_or(UsageError("there is no address"))?;
         Ok(format!("http://{}", reachable(*address)))
     }

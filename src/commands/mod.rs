@@ -11,6 +11,7 @@ mod backup;
 mod compact;
 mod crash;
 mod doctor;
+mod environment;
 mod export;
 mod exposure;
 mod get;
@@ -31,11 +32,14 @@ mod verify;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 
+use std::ffi::OsString;
+use std::io::{self, Write};
+
 use clap::{Parser, Subcommand};
 
 pub use self::options::ServerArgs;
 use self::options::{DataArgs, TextArgs, UsageError};
-use self::output::{IntegrityError, say};
+use self::output::{IntegrityError, say, without_tokens};
 use self::process_limits::{keep_files_private, raise_file_limit};
 use self::serve::ServeArgs;
 use self::setup::with_log;
@@ -99,9 +103,14 @@ enum Command {
     Token(token::TokenArgs),
 }
 
-/// Does what the command line asks for; returns the exit code.
+/// Does what the command line asks for, the name of the program first; returns the exit code.
 #[must_use]
-pub fn run(cli: Cli) -> i32 {
+pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
+    let arguments: Vec<_> = arguments.collect();
+    let cli: Cli = match environment::parse(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error),
+    };
     keep_files_private();
     // Every command that opens a store needs a descriptor for each segment.
     let raised = raise_file_limit();
@@ -127,6 +136,18 @@ pub fn run(cli: Cli) -> i32 {
             exit_code(&error)
         }
     }
+}
+
+/// Prints what is wrong with a command line, or the help that it asks for; returns the exit code.
+fn explain(error: &clap::Error) -> i32 {
+    let text = without_tokens(&error.render().to_string());
+    // Whether anybody reads it makes no difference.
+    let _ = if error.use_stderr() {
+        write!(io::stderr(), "{text}")
+    } else {
+        write!(io::stdout(), "{text}")
+    };
+    error.exit_code()
 }
 
 /// See `--help`.

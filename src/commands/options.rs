@@ -3,7 +3,7 @@
 //! It refuses to know what a command does with them. **Invariant:** parsing reads the command line and the
 //! environment; files and standard input are read when a command asks for them.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -12,30 +12,93 @@ use std::str::FromStr;
 use anyhow::{Context, bail};
 use bytesize::ByteSize;
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::error::ErrorKind;
 
 use super::exposure::{Purpose, exposures};
 use super::output::say;
 use crate::client::Client;
 use crate::config;
+use crate::text::{self, NotUtf8};
 
 /// Arguments that are well formed and make no sense.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct UsageError(pub(super) &'static str);
 
-/// Parses the name of one of `values`; the help lists the names.
-pub(super) fn one_of<T, const N: usize>(
-    values: [(&'static str, T); N],
-) -> impl TypedValueParser<Value = T>
-where
-    T: Copy + Send + Sync + 'static,
-{
-    let names = PossibleValuesParser::new(values.map(|(name, _)| name));
-    names.try_map(move |given| {
-        let value = values.iter().find(|(name, _)| *name == given);
-        value.map(|(_, value)| *value).ok_or("unknown")
-    })
+/// Reads the name of one of some values, in any case; the help lists the names.
+#[derive(Clone)]
+pub(super) struct OneOf<T>(Vec<(PossibleValue, T)>);
+
+/// Reads the name of one of `values`.
+pub(super) fn one_of<T: Clone>(values: impl IntoIterator<Item = (&'static str, T)>) -> OneOf<T> {
+    let named = |(name, value)| (PossibleValue::new(name), value);
+    OneOf(values.into_iter().map(named).collect())
+}
+
+/// Reads a switch, as other programs write them too.
+pub(super) fn switch() -> OneOf<bool> {
+    let [on, off] = ["on", "off"].map(PossibleValue::new);
+    OneOf(vec![
+        (on.aliases(["1", "true", "yes", "t", "y"]), true),
+        (off.aliases(["0", "false", "no", "f", "n"]), false),
+    ])
+}
+
+impl<T: Clone + Send + Sync + 'static> TypedValueParser for OneOf<T> {
+    type Value = T;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<T, clap::Error> {
+        let name = value.to_str().map(str::trim_ascii);
+        let is_it =
+            |(known, _): &&(PossibleValue, T)| name.is_some_and(|name| known.matches(name, true));
+        if let Some((_, value)) = self.0.iter().find(is_it) {
+            return Ok(value.clone());
+        }
+        let names = PossibleValuesParser::new(self.0.iter().map(|(known, _)| known.clone()));
+        let refused = names.parse_ref(command, argument, value);
+        // It does not know a name that is not here.
+        refused.and(Err(
+            clap::Error::new(ErrorKind::InvalidValue).with_cmd(command)
+        ))
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.0.iter().map(|(known, _)| known.clone())))
+    }
+}
+
+/// Values with commas or white space between them: what an option that may be given several times is in a
+/// variable, and may be on the command line. There is at least one: a list that is empty by mistake must not
+/// mean everybody.
+#[derive(Clone, Debug)]
+pub(super) struct List<T>(Vec<T>);
+
+impl<T> List<T> {
+    /// The values of several lists.
+    pub(super) fn join(lists: Vec<Self>) -> Vec<T> {
+        lists.into_iter().flat_map(|list| list.0).collect()
+    }
+}
+
+impl<T: FromStr<Err: fmt::Display>> FromStr for List<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let words = text.split(|symbol: char| symbol == ',' || symbol.is_ascii_whitespace());
+        let words = words.filter(|word| !word.is_empty());
+        let read = |word: &str| word.parse().map_err(|error| format!("{word:?}: {error}"));
+        let values: Vec<_> = words.map(read).collect::<Result<_, _>>()?;
+        if values.is_empty() {
+            return Err("there is nothing in the list".into());
+        }
+        Ok(Self(values))
+    }
 }
 
 /// A number of bytes, which is written with a unit.
@@ -62,11 +125,11 @@ impl fmt::Display for Size {
 /// A text from the command line, a file, or standard input.
 #[derive(Debug, Args)]
 pub(super) struct TextArgs {
-    /// The text; `-`, or nothing at all, reads standard input to its end
-    #[arg(allow_hyphen_values = true, conflicts_with = "file")]
+    /// The text, after `--` if it begins with `-`; `-`, or nothing at all, reads standard input to its end
+    #[arg(conflicts_with = "file")]
     text: Option<OsString>,
 
-    /// Read the text from a file, every byte of it
+    /// Read the text from a file, every byte of it; `-` is standard input
     #[arg(long, short, value_name = "PATH")]
     file: Option<PathBuf>,
 }
@@ -78,16 +141,16 @@ impl TextArgs {
     /// If it cannot be read or is not UTF-8.
     pub(super) fn read(self) -> anyhow::Result<String> {
         let bytes = match (self.text, self.file) {
-            (_, Some(path)) => read_file(&path)?,
+            (_, Some(path)) if path != Path::new("-") => read_file(&path)?,
             (Some(text), None) if text != "-" => text.into_encoded_bytes(),
-            (_, None) => read_stdin()?,
+            _ => read_stdin()?,
         };
         match String::from_utf8(bytes) {
             Ok(text) => Ok(text),
-            Err(error) => bail!(
-                "the text is not UTF-8: invalid byte at offset {}",
-                error.utf8_error().valid_up_to()
-            ),
+            Err(error) => {
+                let offset = error.utf8_error().valid_up_to();
+                bail!("the text is {}", NotUtf8::new(error.as_bytes(), offset))
+            }
         }
     }
 }
@@ -151,8 +214,8 @@ impl CredentialArgs {
             return Ok(client);
         };
         let bytes = read_file(path)?;
-        let token = str::from_utf8(&bytes).ok().map(str::trim_ascii);
-        let client = token.and_then(|token| client.with_token(token));
+        let token = text::read(&bytes).with_context(|| path.display().to_string())?;
+        let client = client.with_token(token.trim_ascii());
         let client = client.with_context(|| format!("{} does not hold a token", path.display()))?;
         exposures(path, Purpose::Secret).for_each(|exposure| say(&exposure));
         Ok(client)
@@ -171,6 +234,17 @@ pub(super) struct DataArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_has_commas_or_white_space_between_its_values_and_is_not_empty() {
+        let list = |text: &str| text.parse::<List<u8>>().map(|list| list.0);
+        for text in ["1,2,3", "1, 2 , 3", " 1 2\t3\n", "1,2,3,", "1\n2\r\n3\n"] {
+            assert_eq!(list(text), Ok(vec![1, 2, 3]), "{text:?}");
+        }
+        for text in ["", " ", ",", "1,x", "1;2", "256"] {
+            assert!(list(text).is_err(), "{text:?}");
+        }
+    }
 
     #[test]
     fn size_is_printed_as_it_may_be_written() {

@@ -103,6 +103,51 @@ fn a_text_that_is_not_utf_8_is_refused_by_every_verb() {
 }
 
 #[test]
+fn a_text_in_utf_16_is_refused_by_its_name_and_a_mark_in_utf_8_is_part_of_it() {
+    for to_bytes in [u16::to_le_bytes, u16::to_be_bytes] {
+        for text in ["\u{feff}foo", "\u{feff}\u{e4}\r\n"] {
+            let bytes: Vec<_> = text.encode_utf16().flat_map(to_bytes).collect();
+            let error = failure(&run(digestd().arg("hash"), &bytes), 1);
+            assert!(error.contains("UTF-16 instead of UTF-8"), "{error}");
+        }
+    }
+    let text = "\u{feff}foo";
+    let outcome = run(digestd().arg("hash"), text.as_bytes());
+    assert_eq!(
+        result(&outcome),
+        format!("{}\n", Digest::of(text.as_bytes()))
+    );
+}
+
+#[test]
+fn lines_of_put_may_begin_with_a_byte_order_mark() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Digestd::start(data.path());
+    let url = server.url();
+    let put = |input: &[u8]| {
+        run(
+            digestd().args(["put", "--batch", "-", "--url", &url]),
+            input,
+        )
+    };
+    for lines in [
+        "\u{feff}{\"message\": \"foo\"}\n",
+        "\u{feff}\n{\"message\": \"foo\"}",
+        "{\"message\":\"foo\"}",
+    ] {
+        assert_eq!(
+            result(&put(lines.as_bytes())),
+            format!("{FOO}\n"),
+            "{lines:?}"
+        );
+        let bytes: Vec<_> = lines.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let error = failure(&put(&bytes), 1);
+        assert!(error.contains("UTF-16 instead of UTF-8"), "{error}");
+    }
+    assert_eq!(result(&put("\u{feff}".as_bytes())), "");
+}
+
+#[test]
 fn a_file_that_is_not_there_is_named() {
     for verb in ["hash", "put"] {
         let outcome = run(digestd().args([verb, "--file", "/nowhere/at-all"]), b"");
@@ -198,7 +243,15 @@ fn a_server_that_is_not_there_ends_with_7() {
 
 #[test]
 fn arguments_that_mean_nothing_end_with_2() {
-    let uses: [&[&str]; 11] = [
+    let uses: [&[&str]; 19] = [
+        &["hash", "--version"],
+        &["hash", "-5"],
+        &["put", "--stdin"],
+        &["put", "--dry-run"],
+        &["put", "-n", "foo"],
+        &["put", "foo", "--json"],
+        &["get", FOO, "--raw"],
+        &["token", "new", "--name"],
         &["--nonsense"],
         &["nonsense"],
         &["--listen", "here"],
@@ -216,6 +269,147 @@ fn arguments_that_mean_nothing_end_with_2() {
         let error = checked_failure(&outcome, 2);
         assert!(error.starts_with("error: "), "{arguments:?}: {error}");
     }
+}
+
+/// A flag that is not known is no text, and what was given for a secret is not shown.
+#[test]
+fn a_token_in_the_wrong_place_is_not_shown() {
+    let token = format!("digestd_{}", "0f".repeat(32));
+    let option = format!("--token={token}");
+    for (arguments, code) in [
+        (&["put", option.as_str()][..], 2),
+        (&["put", "--token", &token], 2),
+        (&["put", "foo", &token], 2),
+        (&["put", &format!("--json={token}")], 2),
+        (&["put", &format!("-{token}")], 2),
+        (&["get", &token], 2),
+        (&["get", FOO, "--url", &token], 2),
+        (&["token", "new", &token], 2),
+        (&[&token], 2),
+        (&[&option], 2),
+        (&["--durability", &token], 2),
+        (&["get", FOO, "--token-file", &token], 1),
+        (&["export", &format!("--after={token}")], 2),
+    ] {
+        let outcome = run(digestd().args(arguments), b"a text");
+        let error = checked_failure(&outcome, code);
+        assert!(!error.contains("0f0f"), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn a_text_that_begins_with_a_minus_comes_after_two() {
+    for text in ["--stdin", "-5", "-", "--", "-h"] {
+        let outcome = run(digestd().args(["hash", "--", text]), b"");
+        let expected = if text == "-" { b"" } else { text.as_bytes() };
+        assert_eq!(
+            result(&outcome),
+            format!("{}\n", Digest::of(expected)),
+            "{text}"
+        );
+    }
+    let error = checked_failure(&run(digestd().args(["hash", "-5"]), b""), 2);
+    assert!(error.contains("-- -5"), "{error}");
+}
+
+#[test]
+fn a_minus_as_a_file_is_standard_input() {
+    for option in ["--file", "-f"] {
+        let outcome = run(digestd().args(["hash", option, "-"]), b"foo");
+        assert_eq!(result(&outcome), format!("{FOO}\n"));
+    }
+}
+
+/// Variables of a server that stand in the environment of everything, as in a container.
+#[test]
+fn only_serve_reads_the_variables_of_serve() {
+    let data = tempfile::tempdir().unwrap();
+    let wrong = [
+        ("DIGESTD_ALLOW_EXPORT", "maybe"),
+        ("DIGESTD_BODY_MAX", "much"),
+        ("DIGESTD_WORKERS", "-1"),
+        ("DIGESTD_ALLOW", "everybody"),
+        ("DIGESTD_LOG_LEVEL", "loud"),
+    ];
+    for (name, value) in wrong {
+        let outcome = run(digestd().args(["hash", "foo"]).env(name, value), b"");
+        assert_eq!(result(&outcome), format!("{FOO}\n"));
+        for words in [
+            &["token", "new", "x"][..],
+            &["--version"],
+            &["put", "--help"],
+        ] {
+            let outcome = run(digestd().args(words).env(name, value), b"");
+            assert_eq!(outcome.code, Some(0), "{name}: {outcome:?}");
+        }
+        for command in [
+            Launch::new(data.path()).command(),
+            serve_by_name(data.path()),
+        ] {
+            let mut command = command;
+            checked_failure(&run(command.env(name, value), b""), 2);
+        }
+    }
+}
+
+/// `digestd serve`, with the command named.
+fn serve_by_name(data_dir: &Path) -> Command {
+    let mut command = digestd();
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]);
+    command.arg(data_dir);
+    command
+}
+
+#[test]
+fn every_switch_is_read_in_every_spelling_from_the_environment() {
+    let data = tempfile::tempdir().unwrap();
+    for (on, off) in [("1", "0"), ("True", "FALSE"), ("yes", "no"), ("ON", "off")] {
+        let launch = Launch::new(data.path())
+            .env("DIGESTD_ALLOW_EXPORT", on)
+            .env("DIGESTD_EXIT_ON_FAILURE", on)
+            .env("DIGESTD_PUBLIC_READ", off)
+            .env("DIGESTD_TLS_SELF_SIGNED", off)
+            .env("DIGESTD_ACCESS_LOG", off)
+            .env("DIGESTD_LOG_LEVEL", "INFO");
+        let server = launch.start();
+        let answer = server.client().ask("GET", "/messages", &[], b"").unwrap();
+        assert_eq!(answer.status, 200, "{on}");
+        let log = server.stop();
+        assert!(!log.contains("/messages"), "{log}");
+        // The command line has the last word.
+        let server = launch
+            .through(["sh", "-c", "exec \"$@\" --allow-export=no", "sh"])
+            .start();
+        let answer = server.client().ask("GET", "/messages", &[], b"").unwrap();
+        assert_eq!(answer.status, 405, "{on}");
+        server.stop();
+    }
+}
+
+#[test]
+fn serve_warns_of_variables_that_it_does_not_use_and_shows_no_value() {
+    let data = tempfile::tempdir().unwrap();
+    let launch = || Launch::new(data.path());
+    for (name, words) in [
+        ("DIGESTD_TOKEN", "nobody is asked for a token"),
+        ("DIGESTD_ALLOWED", "did you mean DIGESTD_ALLOW?"),
+        ("DIGESTD_URL", "not used by serve"),
+        ("DIGESTD_PORT", "PORT or DIGESTD_LISTEN"),
+        ("DIGESTD_SERVICE_HOST", "Kubernetes"),
+    ] {
+        let server = launch().env(name, "s3cret").start();
+        let line = server.wait_for(name);
+        assert!(line.contains("WARN") && line.contains(words), "{line}");
+        let log = server.stop();
+        assert!(!log.contains("s3cret"), "{log}");
+        assert_eq!(log.matches("WARN").count(), 1, "{log}");
+    }
+    let launch = launch().env("DIGESTD_PORT", "tcp://10.0.0.1:8080").start();
+    let log = launch.stop();
+    assert!(
+        log.contains("DIGESTD_PORT") && !log.contains("10.0.0.1"),
+        "{log}"
+    );
 }
 
 #[test]

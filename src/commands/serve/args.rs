@@ -1,6 +1,7 @@
 //! Options of `digestd serve`, and their one conversion into checked settings.
 //!
-//! Every option is flag, then environment (`DIGESTD_…`), then default. A group of the help is a struct. This
+//! Every option is flag, then environment (`DIGESTD_…`, from its name: see `environment`), then default. A
+//! `bool` is a switch. A group of the help is a struct. This
 //! file refuses to know the world: it opens no file and no socket. **Invariant:** an option of the
 //! store is in this file, in [`Options`], which has its default, and where it is used.
 
@@ -10,7 +11,6 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use clap::builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, value_parser};
 use tracing::level_filters::LevelFilter;
 
@@ -20,7 +20,7 @@ use crate::access::hosts::{HostName, HostPattern, Hosts};
 use crate::access::networks::Network;
 use crate::access::origins::Site;
 use crate::access::rates::Rate;
-use crate::commands::options::{Size, UsageError, one_of};
+use crate::commands::options::{List, Size, UsageError, one_of, switch};
 use crate::config::{self, Config, Limits, LogConfig, LogFileConfig, LogFormat};
 use crate::store::log::is_segment_size;
 use crate::store::{Durability, Options};
@@ -52,47 +52,43 @@ pub(in crate::commands) struct ServeArgs {
 struct ListeningArgs {
     /// Address to listen on; may be given several times [default: 127.0.0.1:8080, or all
     /// addresses at $PORT if that is set]
-    #[arg(long, env = "DIGESTD_LISTEN")]
-    #[arg(value_name = "ADDR", value_delimiter = ',')]
-    listen: Vec<SocketAddr>,
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<List<SocketAddr>>,
 
     /// Serve /metrics, and the health paths, on this address instead of where messages are; may be
     /// given several times
-    #[arg(long, env = "DIGESTD_ADMIN_LISTEN")]
-    #[arg(value_name = "ADDR", value_delimiter = ',')]
-    admin_listen: Vec<SocketAddr>,
+    #[arg(long, value_name = "ADDR")]
+    admin_listen: Vec<List<SocketAddr>>,
 }
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Storage")]
 struct StorageArgs {
     /// Directory of the store; made if it is not there
-    #[arg(long, env = "DIGESTD_DATA_DIR")]
-    #[arg(value_name = "DIR", default_value = config::DATA_DIR)]
+    #[arg(long, value_name = "DIR", default_value = config::DATA_DIR)]
     data_dir: PathBuf,
 
     /// What a stored message survives: loss of power (disk), or the death of the process only (os)
-    #[arg(long, env = "DIGESTD_DURABILITY", default_value = Durability::Disk.name(),
+    #[arg(long, default_value = Durability::Disk.name(),
         value_parser = one_of([Durability::Disk, Durability::Os].map(|it| (it.name(), it))))]
     durability: Durability,
 
     /// Memory for caches [default: a quarter of the memory limit]
-    #[arg(long, value_name = "SIZE", env = "DIGESTD_CACHE")]
+    #[arg(long, value_name = "SIZE")]
     cache: Option<Size>,
 
     /// Size of the log segments of a new store; an old one keeps its own
-    #[arg(long, env = "DIGESTD_SEGMENT_SIZE")]
-    #[arg(value_name = "SIZE", default_value_t = Size(config::SEGMENT_BYTES.into()))]
+    #[arg(long, value_name = "SIZE", default_value_t = Size(config::SEGMENT_BYTES.into()))]
     segment_size: Size,
 
     /// Refuse new messages while less than this is free on the disk [default: 256 MiB or 2 %,
     /// whichever is more]
-    #[arg(long, value_name = "SIZE", env = "DIGESTD_FREE_MIN")]
+    #[arg(long, value_name = "SIZE")]
     free_min: Option<Size>,
 
     /// Read and check everything that is stored, slowly, and again after this time: 7d, 12h [default:
     /// never]
-    #[arg(long, value_name = "TIME", env = "DIGESTD_SCRUB_INTERVAL")]
+    #[arg(long, value_name = "TIME")]
     scrub_interval: Option<humantime::Duration>,
 }
 
@@ -100,27 +96,24 @@ struct StorageArgs {
 #[command(next_help_heading = "Limits")]
 struct LimitArgs {
     /// Largest request body
-    #[arg(long, env = "DIGESTD_BODY_MAX")]
-    #[arg(value_name = "SIZE", default_value_t = Size(config::BODY_BYTES_MAX))]
+    #[arg(long, value_name = "SIZE", default_value_t = Size(config::BODY_BYTES_MAX))]
     body_max: Size,
 
     /// Largest batch; each of its lines is limited like a request body
-    #[arg(long, env = "DIGESTD_BATCH_MAX")]
-    #[arg(value_name = "SIZE", default_value_t = Size(config::BATCH_BYTES_MAX))]
+    #[arg(long, value_name = "SIZE", default_value_t = Size(config::BATCH_BYTES_MAX))]
     batch_max: Size,
 
     /// Connections of each client at once; never more than half of all
-    #[arg(long, env = "DIGESTD_CLIENT_CONNECTIONS_MAX")]
-    #[arg(value_name = "N", default_value_t = config::CLIENT_CONNECTIONS_MAX)]
+    #[arg(long, value_name = "N", default_value_t = config::CLIENT_CONNECTIONS_MAX)]
     client_connections_max: NonZeroU16,
 
     /// Requests that read, and lines of look-ups, for each client (an IPv4 address, an IPv6 /64 network), like
     /// 100/s, 100/m or 100/h; all clients of a /48 network have 16 times as many [default: no limit]
-    #[arg(long, value_name = "RATE", env = "DIGESTD_READ_RATE")]
+    #[arg(long, value_name = "RATE")]
     read_rate: Option<Rate>,
 
     /// The same for requests that write, and lines of batches
-    #[arg(long, value_name = "RATE", env = "DIGESTD_WRITE_RATE")]
+    #[arg(long, value_name = "RATE")]
     write_rate: Option<Rate>,
 }
 
@@ -130,80 +123,74 @@ struct AccessArgs {
     /// Ask for a token of this file, with a line `name scope[,scope] sha256-of-token` for each; read
     /// again on SIGHUP. Scopes are read, write, delete, export and metrics; write alone also tells whether
     /// a digest is stored
-    #[arg(long, value_name = "FILE", env = "DIGESTD_TOKENS")]
+    #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
 
     /// Let everybody read messages all the same
-    #[arg(long, env = "DIGESTD_PUBLIC_READ", value_parser = BoolishValueParser::new())]
+    #[arg(long)]
     public_read: bool,
 
     /// Let everybody who can connect have all messages: GET /messages?after=DIGEST&limit=N
-    #[arg(long, env = "DIGESTD_ALLOW_EXPORT")]
+    #[arg(long)]
     allow_export: bool,
 
     /// Let in only this network; may be given several times
-    #[arg(long, env = "DIGESTD_ALLOW")]
-    #[arg(value_name = "CIDR", value_delimiter = ',')]
-    allow: Vec<Network>,
+    #[arg(long, value_name = "CIDR")]
+    allow: Vec<List<Network>>,
 
     /// Do not let in this network, whatever is allowed; may be given several times
-    #[arg(long, env = "DIGESTD_DENY")]
-    #[arg(value_name = "CIDR", value_delimiter = ',')]
-    deny: Vec<Network>,
+    #[arg(long, value_name = "CIDR")]
+    deny: Vec<List<Network>>,
 
     /// More of both, with a line `allow CIDR` or `deny CIDR` for each; read again on SIGHUP
-    #[arg(long, value_name = "FILE", env = "DIGESTD_LIST_FILE")]
+    #[arg(long, value_name = "FILE")]
     list_file: Option<PathBuf>,
 
     /// Believe a proxy of this network when it says, with Forwarded, X-Forwarded-For or the PROXY
     /// protocol, for whom it speaks; may be given several times
-    #[arg(long, env = "DIGESTD_TRUSTED_PROXY")]
-    #[arg(value_name = "CIDR", value_delimiter = ',')]
-    trusted_proxy: Vec<Network>,
+    #[arg(long, value_name = "CIDR")]
+    trusted_proxy: Vec<List<Network>>,
 
     /// Answer only to requests for this host name, or with * for any; may be given several times.
     /// Addresses, localhost and the name of this machine always pass [default: any; where listening on
     /// loopback and no token is needed, none but those]
-    #[arg(long, env = "DIGESTD_HOST")]
-    #[arg(value_name = "NAME", value_delimiter = ',')]
-    host: Vec<HostPattern>,
+    #[arg(long, value_name = "NAME")]
+    host: Vec<List<HostPattern>>,
 
     /// Let pages of this site, as `https://app.example`, use the service; may be given several times
-    #[arg(long, env = "DIGESTD_CORS_ORIGIN")]
-    #[arg(value_name = "ORIGIN", value_delimiter = ',')]
-    cors_origin: Vec<Site>,
+    #[arg(long, value_name = "ORIGIN")]
+    cors_origin: Vec<List<Site>>,
 }
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logging")]
 struct LogArgs {
     /// How lines of the log look [default: text on a terminal, json otherwise]
-    #[arg(long, env = "DIGESTD_LOG_FORMAT",
+    #[arg(long,
         value_parser = one_of([("text", LogFormat::Text), ("json", LogFormat::Json)]))]
     log_format: Option<LogFormat>,
 
     /// What is logged: this and everything more serious
-    #[arg(long, env = "DIGESTD_LOG_LEVEL", default_value_t = LevelFilter::INFO,
-        value_parser = PossibleValuesParser::new(["error", "warn", "info", "debug", "trace"])
-            .try_map(|level| level.parse::<LevelFilter>()))]
+    #[arg(long, default_value_t = LevelFilter::INFO,
+        value_parser = one_of([("error", LevelFilter::ERROR), ("warn", LevelFilter::WARN),
+            ("info", LevelFilter::INFO), ("debug", LevelFilter::DEBUG), ("trace", LevelFilter::TRACE)]))]
     log_level: LevelFilter,
 
     /// Log a line for every request, at its end; those for health and metrics at debug only
-    #[arg(long, env = "DIGESTD_ACCESS_LOG", default_value = "on", action = ArgAction::Set,
-        value_parser = one_of([("on", true), ("off", false)]))]
+    #[arg(long, default_value = "on", action = ArgAction::Set,
+        value_parser = switch())]
     access_log: bool,
 
     /// Log to this file, for nobody else to read, instead of standard error; SIGHUP opens it anew
-    #[arg(long, value_name = "PATH", env = "DIGESTD_LOG_FILE")]
+    #[arg(long, value_name = "PATH")]
     log_file: Option<PathBuf>,
 
     /// Turn the log file over before it grows beyond this
-    #[arg(long, env = "DIGESTD_LOG_MAX_SIZE")]
-    #[arg(value_name = "SIZE", default_value_t = Size(config::LOG_FILE_BYTES_MAX))]
+    #[arg(long, value_name = "SIZE", default_value_t = Size(config::LOG_FILE_BYTES_MAX))]
     log_max_size: Size,
 
     /// Old log files that are kept: PATH.1 is the newest of them
-    #[arg(long, env = "DIGESTD_LOG_MAX_FILES", value_name = "N",
+    #[arg(long, value_name = "N",
         default_value_t = config::LOG_FILES_MAX, value_parser = value_parser!(u32).range(1..=1000))]
     log_max_files: u32,
 }
@@ -212,17 +199,16 @@ struct LogArgs {
 #[command(next_help_heading = "Operation")]
 struct OperationArgs {
     /// Threads that serve requests [default: one a core]
-    #[arg(long, value_name = "N", env = "DIGESTD_WORKERS")]
+    #[arg(long, value_name = "N")]
     workers: Option<u16>,
 
     /// Go on accepting connections this long after SIGTERM, while /readyz says 503
-    #[arg(long, env = "DIGESTD_DRAIN_DELAY")]
-    #[arg(value_name = "TIME", default_value_t = config::DRAIN_DELAY.into())]
+    #[arg(long, value_name = "TIME", default_value_t = config::DRAIN_DELAY.into())]
     drain_delay: humantime::Duration,
 
     /// End with exit code 1 when the store fails, for a supervisor to start it again; otherwise
     /// reads go on
-    #[arg(long, env = "DIGESTD_EXIT_ON_FAILURE")]
+    #[arg(long)]
     exit_on_failure: bool,
 }
 
@@ -274,8 +260,8 @@ impl ServeArgs {
         };
         Ok(Config {
             tls,
-            listen: self.listening.listen,
-            admin_listen: self.listening.admin_listen,
+            listen: List::join(self.listening.listen),
+            admin_listen: List::join(self.listening.admin_listen),
             data_dir: self.storage.data_dir,
             store,
             segment_bytes,
@@ -306,12 +292,12 @@ impl AccessArgs {
         access::Settings {
             tokens: self.tokens,
             public_read: self.public_read,
-            allow: self.allow,
-            deny: self.deny,
+            allow: List::join(self.allow),
+            deny: List::join(self.deny),
             list_file: self.list_file,
-            trusted_proxies: self.trusted_proxy,
-            hosts: Hosts::new(self.host, machine_name()),
-            sites: self.cors_origin,
+            trusted_proxies: List::join(self.trusted_proxy),
+            hosts: Hosts::new(List::join(self.host), machine_name()),
+            sites: List::join(self.cors_origin),
             read_rate,
             write_rate,
         }
@@ -351,20 +337,70 @@ fn cores() -> usize {
 mod tests {
     use std::path::Path;
 
-    use clap::Parser;
+    use clap::{Command, FromArgMatches};
 
     use super::*;
+    use crate::commands::environment::with_variables;
     use crate::config::CertificateConfig;
 
-    #[derive(Debug, Parser)]
-    struct Cli {
-        #[command(flatten)]
-        serve: ServeArgs,
+    fn serve(arguments: &[&str]) -> anyhow::Result<Config> {
+        let command = with_variables(ServeArgs::augment_args(Command::new("digestd")));
+        let matches = command.try_get_matches_from([&["digestd"], arguments].concat())?;
+        Ok(ServeArgs::from_arg_matches(&matches)?.into_config()?)
     }
 
-    fn serve(arguments: &[&str]) -> anyhow::Result<Config> {
-        let cli = Cli::try_parse_from([&["digestd"], arguments].concat())?;
-        Ok(cli.serve.into_config()?)
+    #[test]
+    fn a_switch_has_many_spellings_and_no_others() {
+        for (words, expected) in [
+            (["1", "true", "TRUE", "yes", "On", "t", "Y"], true),
+            (["0", "false", "False", "no", "OFF", "f", "n"], false),
+        ] {
+            for word in words {
+                let export = format!("--allow-export={word}");
+                let config = serve(&[&export, "--access-log", word]).unwrap();
+                assert_eq!(
+                    (config.allow_export, config.log.requests),
+                    (expected, expected)
+                );
+            }
+        }
+        assert!(serve(&["--exit-on-failure"]).unwrap().exit_on_failure);
+        assert!(!serve(&[]).unwrap().exit_on_failure);
+        for word in ["", "2", "maybe", "onn", "truefalse"] {
+            assert!(
+                serve(&[&format!("--allow-export={word}")]).is_err(),
+                "{word}"
+            );
+            assert!(serve(&["--access-log", word]).is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn names_are_read_in_any_case() {
+        let config = serve(&["--log-level", "DEBUG", "--log-format", "Json"]).unwrap();
+        assert_eq!(config.log.level, LevelFilter::DEBUG);
+        assert_eq!(config.log.format, Some(LogFormat::Json));
+        let config = serve(&["--durability", "OS"]).unwrap();
+        assert_eq!(config.store.durability, Durability::Os);
+        assert!(serve(&["--log-level", "loud"]).is_err());
+    }
+
+    #[test]
+    fn a_list_is_one_option_or_many() {
+        for arguments in [
+            &["--allow", "10.0.0.0/8,192.0.2.1"][..],
+            &["--allow", "10.0.0.0/8", "--allow", "192.0.2.1"],
+            &["--allow", "10.0.0.0/8, 192.0.2.1,"],
+            &["--allow", "10.0.0.0/8\n192.0.2.1\n"],
+        ] {
+            assert_eq!(
+                serve(arguments).unwrap().access.allow.len(),
+                2,
+                "{arguments:?}"
+            );
+        }
+        // That would let everybody in.
+        assert!(serve(&["--allow", ""]).is_err());
     }
 
     #[test]

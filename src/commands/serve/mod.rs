@@ -7,6 +7,7 @@ mod args;
 mod listeners;
 mod tls_args;
 
+use std::env;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -23,6 +24,7 @@ use tracing::{error, info, warn};
 pub(super) use self::args::ServeArgs;
 use self::listeners::listen;
 use super::addresses::or_default;
+use super::environment::warnings;
 use super::exposure::{Purpose, exposures};
 use super::process_limits::set_process_limits;
 use crate::access::Access;
@@ -44,6 +46,10 @@ pub(super) fn run(arguments: ServeArgs, raised: io::Result<()>) -> anyhow::Resul
     let logs = logging::init(&config.log)?;
     if let Err(error) = raised {
         warn!(%error, "cannot raise the limit on open files");
+    }
+    let is_open = config.access.tokens.is_none();
+    for warning in warnings::<ServeArgs>(env::vars_os(), is_open) {
+        warn!("{warning}");
     }
     let result = set_up(&mut config, inherited, &logs);
     logs.flush();

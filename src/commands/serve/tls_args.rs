@@ -7,9 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::BoolishValueParser;
 
-use crate::commands::options::UsageError;
+use crate::commands::options::{List, UsageError};
 use crate::config::{CertificateConfig, TlsConfig};
 
 #[derive(Debug, Args)]
@@ -18,20 +17,19 @@ use crate::config::{CertificateConfig, TlsConfig};
 pub(super) struct TlsArgs {
     /// Address to listen on for HTTPS; may be given several times. Without --listen there is no
     /// plain HTTP then
-    #[arg(long, env = "DIGESTD_TLS_LISTEN")]
-    #[arg(value_name = "ADDR", value_delimiter = ',')]
-    tls_listen: Vec<SocketAddr>,
+    #[arg(long, value_name = "ADDR")]
+    tls_listen: Vec<List<SocketAddr>>,
 
     /// Certificate, and those between it and a root, in PEM; read again on SIGHUP and when it changes
-    #[arg(long, value_name = "PATH", env = "DIGESTD_TLS_CERT")]
+    #[arg(long, value_name = "PATH")]
     tls_cert: Option<PathBuf>,
 
     /// Private key of the certificate, in PEM
-    #[arg(long, value_name = "PATH", env = "DIGESTD_TLS_KEY")]
+    #[arg(long, value_name = "PATH")]
     tls_key: Option<PathBuf>,
 
     /// Make a certificate for this machine once, as localhost.crt in the data directory
-    #[arg(long, env = "DIGESTD_TLS_SELF_SIGNED", value_parser = BoolishValueParser::new())]
+    #[arg(long)]
     tls_self_signed: bool,
 }
 
@@ -50,7 +48,7 @@ impl TlsArgs {
             }
             _ => return Err(UsageError("--tls-cert and --tls-key go together")),
         };
-        match (self.tls_listen, certificate) {
+        match (List::join(self.tls_listen), certificate) {
             (listen, None) if listen.is_empty() => Ok(None),
             (listen, Some(_)) if listen.is_empty() => Err(UsageError(
                 "a certificate is of no use without --tls-listen",

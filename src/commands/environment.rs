@@ -1,0 +1,255 @@
+//! The command line and the environment, read together.
+//!
+//! Each option of `serve` is a variable too, `DIGESTD_` and its name, so that none can be forgotten; the other
+//! commands declare the few that they read. **Invariants:** only the command that runs reads its variables: what
+//! is set for a server cannot keep `digestd hash` from working. No value of a variable is ever shown, nor a
+//! token that was given where none belongs.
+
+use std::ffi::OsString;
+
+use clap::{Arg, ArgAction, Args, Command, Parser};
+
+use super::options::switch;
+
+/// What the variables begin with.
+const PREFIX: &str = "DIGESTD_";
+
+/// Variables that other commands read.
+const OF_OTHERS: [&str; 2] = ["DIGESTD_URL", "DIGESTD_TOKEN_FILE"];
+
+/// Reads the command line, the name of the program first, and the variables of the command on it.
+///
+/// # Errors
+/// If either makes no sense, or help or the version is asked for.
+pub(super) fn parse<C: Parser>(arguments: &[OsString]) -> Result<C, clap::Error> {
+    let command = C::command().mut_subcommand("serve", with_variables);
+    // A command is the first word or there is none.
+    let names_command = arguments
+        .get(1)
+        .is_some_and(|first| first == "help" || command.find_subcommand(first).is_some());
+    let mut command = if names_command {
+        command
+    } else {
+        with_variables(command)
+    };
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    C::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// Options of `serve`, each with its variable. One that stands for itself is a switch, which may be turned off
+/// as well.
+pub(super) fn with_variables(command: Command) -> Command {
+    command.mut_args(|argument| {
+        let Some(variable) = variable(&argument) else {
+            return argument;
+        };
+        let argument = argument.env(variable);
+        if !matches!(argument.get_action(), ArgAction::SetTrue) {
+            return argument;
+        }
+        argument
+            .action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("on")
+            .default_value("off")
+            .value_name("ON|OFF")
+            .value_parser(switch())
+            .hide_default_value(true)
+            .hide_possible_values(true)
+    })
+}
+
+/// `DIGESTD_LOG_LEVEL` for `--log-level`.
+fn variable(argument: &Arg) -> Option<String> {
+    let name = argument.get_long()?.replace('-', "_");
+    Some(PREFIX.to_owned() + &name.to_ascii_uppercase())
+}
+
+/// What is to be said of the variables that look as if they were for `serve`, whose options are `S`, and are
+/// not: a sentence each, but one for all that a container engine sets. `is_open` if no token is asked for.
+pub(super) fn warnings<S: Args>(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+    is_open: bool,
+) -> Vec<String> {
+    let options = S::augment_args(Command::new("serve"));
+    let known: Vec<_> = options.get_arguments().filter_map(variable).collect();
+    let mut unused: Vec<_> = variables
+        .filter_map(|(name, value)| {
+            let name = name.to_string_lossy().escape_debug().to_string();
+            let is_ours = name.to_ascii_uppercase().starts_with(PREFIX);
+            (is_ours && !known.contains(&name)).then_some((name, value))
+        })
+        .collect();
+    unused.sort();
+    let (links, others): (Vec<_>, Vec<_>) = unused
+        .into_iter()
+        .partition(|(name, value)| is_service_link(name, value.as_encoded_bytes()));
+    let mut sentences: Vec<_> = others
+        .iter()
+        .map(|(name, _)| sentence(name, &known, is_open))
+        .collect();
+    if !links.is_empty() {
+        let names: Vec<_> = links.iter().map(|(name, _)| name.as_str()).collect();
+        sentences.push(format!(
+            "{}: not used; Kubernetes sets them for a service whose name begins with digestd \
+             (enableServiceLinks: false leaves them out)",
+            names.join(", ")
+        ));
+    }
+    sentences
+}
+
+/// Whether Kubernetes, or a link of Docker, sets this variable for a service of our name.
+fn is_service_link(name: &str, value: &[u8]) -> bool {
+    let is_address = [&b"tcp://"[..], b"udp://", b"sctp://"]
+        .into_iter()
+        .any(|scheme| value.starts_with(scheme));
+    let is_port = |rest: &str| {
+        let rest = rest
+            .split_once('_')
+            .map(|(number, rest)| (number.parse::<u16>(), rest));
+        matches!(rest, Some((Ok(_), rest)) if ["TCP", "UDP", "SCTP"].iter().any(|it| rest.starts_with(it)))
+    };
+    let words: Vec<_> = name.match_indices("_PORT").collect();
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || name.ends_with("_PORT") && is_address
+        || words.iter().any(|(start, word)| {
+            let rest = name
+                .get(start + word.len()..)
+                .and_then(|rest| rest.strip_prefix('_'));
+            rest.is_some_and(is_port)
+        })
+}
+
+/// What to say of a variable that no option has.
+fn sentence(name: &str, known: &[String], is_open: bool) -> String {
+    if name == "DIGESTD_TOKEN" && is_open {
+        return format!(
+            "{name}: not used, and nobody is asked for a token; DIGESTD_TOKENS names a file of tokens"
+        );
+    }
+    if OF_OTHERS.contains(&name) {
+        return format!("{name}: not used by serve; it is for the commands that ask a server");
+    }
+    if name == "DIGESTD_PORT" {
+        return format!("{name}: not used; PORT or DIGESTD_LISTEN says where to listen");
+    }
+    let alike = known.iter().find(|known| is_alike(known, name));
+    let hint = alike.map_or_else(
+        || "no option has that name, see digestd --help".into(),
+        |alike| format!("did you mean {alike}?"),
+    );
+    format!("{name}: not used; {hint}")
+}
+
+/// Whether one of two names is the start of the other, whatever their case and underscores.
+fn is_alike(one: &str, other: &str) -> bool {
+    let [one, other] = [one, other].map(|name| {
+        let name = name.to_ascii_uppercase();
+        name.trim_start_matches(PREFIX).replace('_', "")
+    });
+    !other.is_empty() && (one.starts_with(&other) || other.starts_with(&one))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::commands::{Cli, ServeArgs};
+
+    #[test]
+    fn every_option_of_serve_has_a_variable_and_one_way_to_be_read() {
+        for command in [
+            with_variables(Cli::command()),
+            Cli::command().mut_subcommand("serve", with_variables),
+        ] {
+            let serve = command.find_subcommand("serve");
+            let read: Vec<_> = [Some(&command), serve]
+                .into_iter()
+                .flatten()
+                .filter(|command| command.get_arguments().any(|it| it.get_env().is_some()))
+                .collect();
+            assert_eq!(read.len(), 1);
+            for argument in read[0].get_arguments() {
+                let name = argument.get_long().unwrap();
+                let variable = argument.get_env().unwrap().to_str().unwrap();
+                assert_eq!(
+                    variable,
+                    format!("DIGESTD_{}", name.replace('-', "_").to_uppercase())
+                );
+                // Lists are for `List`, and switches are turned into such above.
+                assert_eq!(argument.get_value_delimiter(), None, "{name}");
+                assert!(
+                    !matches!(argument.get_action(), ArgAction::SetTrue),
+                    "{name}"
+                );
+            }
+        }
+    }
+
+    fn warned(variables: &[(&str, &str)], is_open: bool) -> Vec<String> {
+        let variables = variables
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()));
+        warnings::<ServeArgs>(variables, is_open)
+    }
+
+    #[test]
+    fn a_variable_that_no_option_has_is_named_without_its_value() {
+        for (name, hint) in [
+            ("DIGESTD_TOKEN", "nobody is asked for a token"),
+            ("DIGESTD_DATADIR", "did you mean DIGESTD_DATA_DIR?"),
+            ("DIGESTD_LISTEN_ADDRESS", "did you mean DIGESTD_LISTEN?"),
+            ("digestd_tokens", "did you mean DIGESTD_TOKENS?"),
+            ("DIGESTD_PORT", "PORT or DIGESTD_LISTEN"),
+            ("DIGESTD_URL", "not used by serve"),
+            ("DIGESTD_TOKEN_FILE", "not used by serve"),
+            ("DIGESTD_FOO", "no option has that name"),
+            ("DIGESTD_", "no option has that name"),
+        ] {
+            let sentences = warned(&[(name, "s3cret")], true);
+            assert_eq!(sentences.len(), 1, "{name}");
+            assert!(
+                sentences[0].starts_with(&format!("{name}: not used")),
+                "{sentences:?}"
+            );
+            assert!(sentences[0].contains(hint), "{sentences:?}");
+            assert!(!sentences[0].contains("s3cret"), "{sentences:?}");
+        }
+        let sentences = warned(&[("DIGESTD_TOKEN", "s3cret")], false);
+        assert!(!sentences[0].contains("nobody"), "{sentences:?}");
+        assert_eq!(
+            warned(
+                &[("DIGESTD_TOKENS", "x"), ("PORT", "1"), ("DIGEST", "")],
+                true
+            ),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn what_kubernetes_sets_for_a_service_is_one_sentence() {
+        let variables = [
+            ("DIGESTD_PORT", "tcp://10.0.0.1:8080"),
+            ("DIGESTD_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+            ("DIGESTD_PORT_8080_TCP_ADDR", "10.0.0.1"),
+            ("DIGESTD_PORT_8080_TCP_PROTO", "tcp"),
+            ("DIGESTD_SERVICE_HOST", "10.0.0.1"),
+            ("DIGESTD_SERVICE_PORT", "8080"),
+            ("DIGESTD_SERVICE_PORT_HTTP", "8080"),
+            ("DIGESTD_ADMIN_PORT_9000_UDP", "udp://10.0.0.1:9000"),
+        ];
+        let sentences = warned(&variables, true);
+        assert_eq!(sentences.len(), 1, "{sentences:?}");
+        for (name, _) in variables {
+            assert!(sentences[0].contains(name), "{name}");
+        }
+        for part in ["10.0.0.1", "://"] {
+            assert!(!sentences[0].contains(part), "{sentences:?}");
+        }
+    }
+}
