@@ -21,6 +21,9 @@ RUN mkdir -p src/bin/find-pair \
     && cargo build --release --locked --bin digestd
 
 COPY ARCHITECTURE.md build.rs* ./
+# What `--version` says beside the number: --build-arg COMMIT="$(git log -1 --format='%h of %cs')"
+ARG COMMIT=
+ENV DIGESTD_COMMIT=${COMMIT}
 COPY src src
 # Cargo goes by the time of a file, and these may be older than the ones they replace.
 RUN touch src/lib.rs src/main.rs \

@@ -21,12 +21,17 @@ const OF_OTHERS: [&str; 2] = ["DIGESTD_URL", "DIGESTD_TOKEN_FILE"];
 ///
 /// # Errors
 /// If either makes no sense, or help or the version is asked for.
-pub(super) fn parse<C: Parser>(arguments: &[OsString]) -> Result<C, clap::Error> {
-    let command = C::command().mut_subcommand("serve", with_variables);
-    // A command is the first word or there is none.
+pub(super) fn parse<C: Parser>(command: Command, arguments: &[OsString]) -> Result<C, clap::Error> {
+    let command = command.mut_subcommand("serve", with_variables);
+    let mut arguments = arguments.to_vec();
+    // A command is the first word or there is none; what all of them take may stand before it.
+    let before = leading_color_words(&arguments);
     let names_command = arguments
-        .get(1)
+        .get(1 + before)
         .is_some_and(|first| first == "help" || command.find_subcommand(first).is_some());
+    if names_command && let Some(words) = arguments.get_mut(1..2 + before) {
+        words.rotate_right(1);
+    }
     let mut command = if names_command {
         command
     } else {
@@ -34,6 +39,22 @@ pub(super) fn parse<C: Parser>(arguments: &[OsString]) -> Result<C, clap::Error>
     };
     let matches = command.try_get_matches_from_mut(arguments)?;
     C::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// How many words after the name of the program are `--color` or its value.
+fn leading_color_words(arguments: &[OsString]) -> usize {
+    let mut words = arguments.iter().skip(1);
+    let mut count = 0;
+    while let Some(word) = words.next() {
+        if word == "--color" {
+            count += 1 + usize::from(words.next().is_some());
+        } else if word.as_encoded_bytes().starts_with(b"--color=") {
+            count += 1;
+        } else {
+            break;
+        }
+    }
+    count
 }
 
 /// Options of `serve`, each with its variable. One that stands for itself is a switch, which may be turned off
@@ -62,6 +83,10 @@ pub(super) fn with_variables(command: Command) -> Command {
 
 /// `DIGESTD_LOG_LEVEL` for `--log-level`.
 fn variable(argument: &Arg) -> Option<String> {
+    // Of all commands; it goes by NO_COLOR.
+    if argument.is_global_set() {
+        return None;
+    }
     let name = argument.get_long()?.replace('-', "_");
     Some(PREFIX.to_owned() + &name.to_ascii_uppercase())
 }
@@ -174,7 +199,8 @@ mod tests {
                 .filter(|command| command.get_arguments().any(|it| it.get_env().is_some()))
                 .collect();
             assert_eq!(read.len(), 1);
-            for argument in read[0].get_arguments() {
+            let arguments = read[0].get_arguments();
+            for argument in arguments.filter(|argument| !argument.is_global_set()) {
                 let name = argument.get_long().unwrap();
                 let variable = argument.get_env().unwrap().to_str().unwrap();
                 assert_eq!(

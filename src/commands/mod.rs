@@ -8,10 +8,12 @@
 mod addresses;
 mod archive;
 mod backup;
+mod color;
 mod compact;
 mod crash;
 mod doctor;
 mod environment;
+mod examples;
 mod export;
 mod exposure;
 mod get;
@@ -26,6 +28,7 @@ mod put;
 mod serve;
 mod server_messages;
 mod setup;
+mod shell;
 mod token;
 mod verify;
 
@@ -35,10 +38,12 @@ pub mod fuzz;
 use std::ffi::OsString;
 use std::io::{self, Write};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
+use self::color::Color;
+use self::examples::with_examples;
 pub use self::options::ServerArgs;
-use self::options::{DataArgs, TextArgs, UsageError};
+use self::options::{DataArgs, TextArgs, UsageError, one_of};
 use self::output::{IntegrityError, say, without_tokens};
 use self::process_limits::{keep_files_private, raise_file_limit};
 use self::serve::ServeArgs;
@@ -51,14 +56,21 @@ const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failure, 2 usage, 3 integrity findings, 4 the data directory is held by
 another process, 5 cannot bind, 6 not found, 7 server unreachable.";
 
+/// What `--version` says, as `build.rs` found it.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("DIGESTD_BUILD"), ")");
+
 /// Keeps messages and finds them by their SHA-256 digest.
 ///
 /// Without a command it serves, like `digestd serve`.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXIT_CODES, args_conflicts_with_subcommands = true)]
+#[command(version, long_version = VERSION, after_help = EXIT_CODES, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    /// When there are colours; auto: on a terminal that shows them, unless `NO_COLOR` is set
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto",
+        value_parser = one_of(Color::ALL))]
+    color: Color,
     #[command(flatten)]
     serve: ServeArgs,
 }
@@ -101,33 +113,45 @@ enum Command {
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Make a token for a client of a server with --tokens
     Token(token::TokenArgs),
+    /// Print a script that completes commands and options in a shell
+    Completions(shell::CompletionsArgs),
+    /// Print a page of the manual
+    Man(shell::ManArgs),
+}
+
+/// The command lines that there are.
+fn definition() -> clap::Command {
+    with_examples(Cli::command())
 }
 
 /// Does what the command line asks for, the name of the program first; returns the exit code.
 #[must_use]
 pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
     let arguments: Vec<_> = arguments.collect();
-    let cli: Cli = match environment::parse(&arguments) {
+    let cli: Cli = match environment::parse(definition(), &arguments) {
         Ok(cli) => cli,
-        Err(error) => return explain(&error),
+        Err(error) => return explain(&error, Color::of(&arguments)),
     };
     keep_files_private();
     // Every command that opens a store needs a descriptor for each segment.
     let raised = raise_file_limit();
+    let color = cli.color;
     let result = match cli.into_command() {
-        Command::Serve(arguments) => serve::run(*arguments, raised),
+        Command::Serve(arguments) => serve::run(*arguments, raised, color),
         Command::Hash(arguments) => hash::run(arguments),
         Command::Put(arguments) => put::run(arguments),
         Command::Get(arguments) => get::run(&arguments),
-        Command::Verify(arguments) => with_log(|| verify::run(&arguments)),
-        Command::Export(arguments) => with_log(|| export::run(&arguments)),
-        Command::Import(arguments) => with_log(|| import::run(&arguments)),
-        Command::Backup(arguments) => with_log(|| backup::run(&arguments)),
-        Command::Compact(arguments) => with_log(|| compact::run(&arguments)),
+        Command::Verify(arguments) => with_log(color, || verify::run(&arguments)),
+        Command::Export(arguments) => with_log(color, || export::run(&arguments)),
+        Command::Import(arguments) => with_log(color, || import::run(&arguments)),
+        Command::Backup(arguments) => with_log(color, || backup::run(&arguments)),
+        Command::Compact(arguments) => with_log(color, || compact::run(&arguments)),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::CrashWriter(arguments) => crash::run(&arguments),
         Command::Healthcheck(arguments) => healthcheck::run(arguments),
         Command::Token(arguments) => token::run(arguments),
+        Command::Completions(arguments) => shell::complete(&arguments, definition()),
+        Command::Man(arguments) => shell::man(&arguments, definition()),
     };
     match result {
         Ok(()) => 0,
@@ -139,13 +163,21 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
 }
 
 /// Prints what is wrong with a command line, or the help that it asks for; returns the exit code.
-fn explain(error: &clap::Error) -> i32 {
-    let text = without_tokens(&error.render().to_string());
+fn explain(error: &clap::Error, color: Color) -> i32 {
+    let text = error.render();
+    let text = |is_colored: bool| {
+        let text = if is_colored {
+            text.ansi().to_string()
+        } else {
+            text.to_string()
+        };
+        without_tokens(&text)
+    };
     // Whether anybody reads it makes no difference.
     let _ = if error.use_stderr() {
-        write!(io::stderr(), "{text}")
+        write!(io::stderr(), "{}", text(color.applies_to(&io::stderr())))
     } else {
-        write!(io::stdout(), "{text}")
+        write!(io::stdout(), "{}", text(color.applies_to(&io::stdout())))
     };
     error.exit_code()
 }
@@ -167,12 +199,32 @@ fn exit_code(error: &anyhow::Error) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_lines_are_consistent() {
-        Cli::command().debug_assert();
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn every_example_is_a_command_line() {
+        for line in examples::lines() {
+            // Without what it does, and where its output goes; other commands come before or after.
+            let command = line.split("   ").next().unwrap_or_default();
+            let parts = command.split('|').map(str::trim);
+            let ours = parts.filter(|part| part.starts_with("digestd"));
+            for part in ours.filter(|part| !part.contains("$(")) {
+                let words = part.split('>').next().unwrap_or_default();
+                let words = words.trim_end_matches(" 2").trim();
+                let mut quoted = words.split('\'');
+                let mut arguments: Vec<OsString> = Vec::new();
+                while let Some(plain) = quoted.next() {
+                    arguments.extend(plain.split_whitespace().map(OsString::from));
+                    arguments.extend(quoted.next().map(OsString::from));
+                }
+                let parsed = environment::parse::<Cli>(definition(), &arguments);
+                assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+            }
+        }
     }
 }

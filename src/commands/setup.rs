@@ -11,14 +11,21 @@ use anyhow::Context;
 use tokio::runtime::Builder;
 
 use super::archive::Form;
+use super::color::Color;
 use crate::config::{self, LogConfig};
 use crate::logging;
 use crate::store::{DataDirectory, EmbeddedStore, OpenError, Options};
 use crate::text::{self, Encoding, NotUtf8};
 
 /// Runs a command that opens a store, which logs what it finds.
-pub(super) fn with_log(command: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let logs = logging::init(&LogConfig::default())?;
+pub(super) fn with_log(
+    color: Color,
+    command: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let logs = logging::init(&LogConfig {
+        colors: color.is_wanted(),
+        ..LogConfig::default()
+    })?;
     let result = command();
     logs.flush();
     result

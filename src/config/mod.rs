@@ -120,6 +120,8 @@ pub struct LogConfig {
     pub requests: bool,
     /// Instead of standard error.
     pub file: Option<LogFileConfig>,
+    /// Whether lines for people have colours. `None`: on a terminal.
+    pub colors: Option<bool>,
 }
 
 /// For people, to standard error, and no requests.
@@ -130,6 +132,7 @@ impl Default for LogConfig {
             level: LevelFilter::INFO,
             requests: false,
             file: None,
+            colors: None,
         }
     }
 }

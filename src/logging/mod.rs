@@ -107,7 +107,8 @@ pub fn init(config: &LogConfig) -> anyhow::Result<Logs> {
         .name("log".into())
         .spawn(move || writing.write_to(output))
         .context("cannot start a thread")?;
-    subscribe(&queue, config.level, format, is_terminal);
+    let has_colors = config.colors.unwrap_or(is_terminal);
+    subscribe(&queue, config.level, format, has_colors);
     panic::set_hook(Box::new(|panic| {
         // Without the panic's own text, which may quote the data it worked on.
         let thread = std::thread::current();

@@ -582,11 +582,14 @@ fn help_names_every_core_option_and_every_exit_code() {
 
 #[test]
 fn version_prints_the_version() {
-    let outcome = run(digestd().arg("--version"), b"");
-    assert_eq!(
-        result(&outcome),
-        concat!("digestd ", env!("CARGO_PKG_VERSION"), "\n")
-    );
+    const VERSION: &str = concat!("digestd ", env!("CARGO_PKG_VERSION"));
+    let short = run(digestd().arg("-V"), b"");
+    assert_eq!(result(&short), format!("{VERSION}\n"));
+    // And for what it was built, and of which commit where that is known.
+    let long = run(digestd().arg("--version"), b"");
+    let long = result(&long);
+    let rest = long.strip_prefix(VERSION).unwrap();
+    assert!(rest.contains(std::env::consts::ARCH), "{rest}");
 }
 
 #[test]

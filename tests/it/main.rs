@@ -72,6 +72,7 @@ mod samples;
 mod scrub;
 mod sectors;
 mod shares;
+mod shell;
 mod shutdown;
 mod slow;
 mod soak;

@@ -315,6 +315,7 @@ impl LogArgs {
                 bytes_max: self.log_max_size.0,
                 files_max: self.log_max_files,
             }),
+            colors: None,
         }
     }
 }

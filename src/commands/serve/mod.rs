@@ -24,6 +24,7 @@ use tracing::{error, info, warn};
 pub(super) use self::args::ServeArgs;
 use self::listeners::listen;
 use super::addresses::or_default;
+use super::color::Color;
 use super::environment::warnings;
 use super::exposure::{Purpose, exposures};
 use super::process_limits::set_process_limits;
@@ -38,8 +39,13 @@ use crate::store::{self, DataDirectory, EmbeddedStore, OpenError, Options, Store
 use crate::supervisor::{self, Inherited};
 
 /// Serves. `raised` is whether the limit on open files could be raised.
-pub(super) fn run(arguments: ServeArgs, raised: io::Result<()>) -> anyhow::Result<()> {
+pub(super) fn run(
+    arguments: ServeArgs,
+    raised: io::Result<()>,
+    color: Color,
+) -> anyhow::Result<()> {
     let mut config = arguments.into_config()?;
+    config.log.colors = color.is_wanted();
     config.listen = or_default(config.listen, config.tls.is_some())?;
     // Before there are threads, since it changes the environment.
     let inherited = supervisor::inherited_sockets().context("cannot use an inherited socket")?;
