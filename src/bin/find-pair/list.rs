@@ -144,7 +144,7 @@ pub(crate) mod tests {
             ("bad\0, 500", Fault::Control('\0')),
             ("bad, 500\rbad, 600", Fault::Control('\r')),
             ("bad, 500\r\r", Fault::Control('\r')),
-            ("\u{feff}bad, 500", Fault::Control('\u{feff}')),
+            (" \u{feff}bad, 500", Fault::Control('\u{feff}')),
             ("bad\tbad, 500", Fault::Control('\t')),
             ("\u{c}", Fault::Control('\u{c}')),
             ("one name that is longer than a line, 500", Fault::Long),
