@@ -24,7 +24,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::directory::{
@@ -82,8 +82,9 @@ pub fn back_up(
         directory: source.to_owned(),
         reason: reason.into(),
     };
-    let segment_bytes =
-        read_format(source)?.ok_or_else(|| foreign("there is no file FORMAT in it"))?;
+    let segment_bytes = read_format(source)
+        .map_err(|error| error.with_owner(source))?
+        .ok_or_else(|| foreign("there is no file FORMAT in it"))?;
     if is_inside(destination, source).map_err(OpenError::io("look for the two directories"))? {
         let error = io::Error::other("choose a directory outside of the store");
         return Err(OpenError::io("back up a store into itself")(error));
@@ -93,7 +94,8 @@ pub fn back_up(
         foreign("its log has no identity yet: start this version of digestd on it once")
     })?;
     let read = || OpenError::io("read the log");
-    let copy = Copy::open(destination, segment_bytes, identity)?;
+    let copy = Copy::open(destination, segment_bytes, identity)
+        .map_err(|error| error.with_owner(destination))?;
     let kept = copy.kept()?;
 
     // Before the log: it may lie in a segment that is not there yet.
@@ -139,12 +141,25 @@ pub fn back_up(
     })
 }
 
-/// Whether `path`, which need not be there, is in `directory`, or it.
+/// Whether `path`, which need not be there, is in `directory`, or it, under whatever name.
 fn is_inside(path: &Path, directory: &Path) -> io::Result<bool> {
     let there = path.ancestors().find(|path| path.exists());
+    let missing = there.and_then(|there| path.strip_prefix(there).ok());
+    let missing = missing.unwrap_or(path);
+    // Where that leads is known once it is there.
+    if missing
+        .components()
+        .any(|part| part == Component::ParentDir)
+    {
+        let error = format!("write {} without ..", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+    }
     let there = there.filter(|path| !path.as_os_str().is_empty());
     let there = there.unwrap_or(Path::new(".")).canonicalize()?;
-    Ok(there.starts_with(directory.canonicalize()?))
+    let inode = |path: &Path| fs::metadata(path).map(|it| (it.dev(), it.ino()));
+    let directory = inode(directory)?;
+    let mut above = there.ancestors();
+    Ok(above.any(|above| inode(above).is_ok_and(|above| above == directory)))
 }
 
 fn open_log(directory: &Path, segment_bytes: u32) -> Result<Log, OpenError> {

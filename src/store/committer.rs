@@ -420,11 +420,11 @@ impl Committer {
     /// something is no failure of the store.
     fn refuse(&self, error: &io::Error) -> StoreError {
         match disk::lack(error) {
-            Some(Lack::Room) => {
-                self.shared.set_full(true, 0);
+            Some(Lack::Descriptors) => StoreError::Busy,
+            Some(lack) => {
+                self.shared.note_lack(lack);
                 StoreError::Full
             }
-            Some(Lack::Descriptors) => StoreError::Busy,
             None => self
                 .shared
                 .fail(&format!("cannot make a log segment: {error}")),

@@ -116,6 +116,21 @@ pub enum OpenError {
         /// What happened.
         reason: io::Error,
     },
+    /// A new store would never take a message.
+    #[error(
+        "a new store in {directory} would never take a message: {} MiB are free on that disk, and new messages are refused while less than {} MiB are, beside a segment of {} MiB; choose a larger disk, or lower --free-min of `digestd serve`",
+        free_bytes >> 20, free_bytes_min >> 20, segment_bytes >> 20
+    )]
+    NoRoom {
+        /// The directory.
+        directory: PathBuf,
+        /// Bytes that are free.
+        free_bytes: u64,
+        /// Bytes that must be.
+        free_bytes_min: u64,
+        /// Size of a segment.
+        segment_bytes: u32,
+    },
     /// The index could be neither opened nor redrawn.
     #[error("cannot draw the index: {0}")]
     Index(String),
@@ -125,6 +140,30 @@ impl OpenError {
     pub(super) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |reason| Self::Io { action, reason }
+    }
+
+    /// Whether something could not be read or written because of permissions or a read-only mount.
+    pub(super) fn is_denied(&self) -> bool {
+        matches!(self, Self::Io { reason, .. } if matches!(
+            reason.kind(),
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+        ))
+    }
+
+    /// Says whose the data directory at `path` is, if that is why something was denied, and what mends it.
+    pub(super) fn with_owner(self, path: &Path) -> Self {
+        match self {
+            Self::Io { action, reason } if reason.kind() == io::ErrorKind::PermissionDenied => {
+                let reason = match disk::Stranger::of(path) {
+                    Some(stranger) => {
+                        io::Error::new(reason.kind(), format!("{reason}; {stranger}"))
+                    }
+                    None => reason,
+                };
+                Self::Io { action, reason }
+            }
+            other => other,
+        }
     }
 }
 
@@ -151,6 +190,12 @@ impl Medium {
             free_bytes: space.free,
             free_bytes_min: space.floor(),
         })
+    }
+
+    /// What the file system is called; its number if it has no name here.
+    #[must_use]
+    pub fn name(&self) -> Option<String> {
+        self.file_system.map(disk::file_system_name)
     }
 }
 
@@ -183,6 +228,10 @@ impl DataDirectory {
         segment_bytes: u32,
         others: &[&Path],
     ) -> Result<Self, OpenError> {
+        Self::claim_or_make(path, segment_bytes, others).map_err(|error| error.with_owner(path))
+    }
+
+    fn claim_or_make(path: &Path, segment_bytes: u32, others: &[&Path]) -> Result<Self, OpenError> {
         if !is_segment_size(segment_bytes) {
             return Err(OpenError::SegmentSize { segment_bytes });
         }
@@ -213,12 +262,15 @@ impl DataDirectory {
     /// # Errors
     /// See [`OpenError`].
     pub fn claim_existing(path: &Path) -> Result<Self, OpenError> {
-        // Before the lock: nothing is left behind in a directory that is not ours.
-        let segment_bytes = read_format(path)?.ok_or_else(|| OpenError::Foreign {
-            directory: path.to_owned(),
-            reason: "there is no file FORMAT in it".into(),
-        })?;
-        let lock = take_lock(path)?;
+        let claim = || {
+            // Before the lock: nothing is left behind in a directory that is not ours.
+            let segment_bytes = read_format(path)?.ok_or_else(|| OpenError::Foreign {
+                directory: path.to_owned(),
+                reason: "there is no file FORMAT in it".into(),
+            })?;
+            Ok((segment_bytes, take_lock(path)?))
+        };
+        let (segment_bytes, lock) = claim().map_err(|error: OpenError| error.with_owner(path))?;
         Ok(Self {
             path: path.to_owned(),
             segment_bytes,
@@ -324,7 +376,20 @@ fn is_harmless(entry: &fs::DirEntry, others: &[&Path]) -> io::Result<bool> {
 }
 
 pub(super) fn take_lock(path: &Path) -> Result<Lock, OpenError> {
-    Lock::take(&path.join(LOCK_NAME)).map_err(|error| match error {
+    Lock::take(&path.join(LOCK_NAME)).map_err(lock_error(path))
+}
+
+/// The lock for reading alone; `None` if there is none that could be had where nothing can be written.
+pub(super) fn share_lock(path: &Path) -> Result<Option<Lock>, OpenError> {
+    match Lock::share(&path.join(LOCK_NAME)) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(LockError::Io(_)) => Ok(None),
+        Err(held) => Err(lock_error(path)(held)),
+    }
+}
+
+fn lock_error(path: &Path) -> impl FnOnce(LockError) -> OpenError {
+    |error| match error {
         LockError::Held(holder) => OpenError::Held {
             directory: path.to_owned(),
             holder: if holder.is_empty() {
@@ -337,7 +402,7 @@ pub(super) fn take_lock(path: &Path) -> Result<Lock, OpenError> {
             action: format!("lock the data directory {}", path.display()),
             reason,
         },
-    })
+    }
 }
 
 /// Makes a new directory one of ours; returns the size of its segments.

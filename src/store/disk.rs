@@ -4,11 +4,12 @@
 //! It knows nothing of messages. Calls that not every platform has stand here and nowhere else,
 //! each with what is done where it is missing.
 
+use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, lchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::{CWD, FallocateFlags, OFlags, RenameFlags, fallocate, renameat_with, statvfs};
@@ -233,7 +234,27 @@ fn is_unreadable(error: &io::Error) -> bool {
 
 /// Makes the entries of `directory` durable.
 pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+    let synced = File::open(directory)?.sync_all();
+    synced.map_err(|error| match Errno::from_io_error(&error) {
+        // SMB and some file systems of FUSE.
+        Some(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => cannot_sync(directory, &error),
+        _ => error,
+    })
+}
+
+/// The error where a file system refuses to sync directories.
+fn cannot_sync(directory: &Path, error: &io::Error) -> io::Error {
+    let magic = file_system(directory).ok().flatten();
+    let name = magic.map_or("of an unknown kind".into(), file_system_name);
+    let directory = directory.display();
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!(
+            "{error}; the file system of {directory} ({name}) does not make the names of files durable, without \
+             which a store is lost with the power; choose a local one such as ext4 or xfs, `digestd doctor \
+             {directory}` examines it"
+        ),
+    )
 }
 
 /// Gives `file` the length `bytes` and reserves its blocks, so that no later write inside that
@@ -328,11 +349,83 @@ pub(super) fn file_system(directory: &Path) -> io::Result<Option<u64>> {
     }
 }
 
+/// What a file system is called, by the magic number of statfs(2).
+pub(super) fn file_system_name(magic: u64) -> String {
+    let name = match magic {
+        0xef53 => "ext4 (or ext2, ext3)",
+        0x5846_5342 => "xfs",
+        0x6969 => "NFS",
+        0xff53_4d42 | 0xfe53_4d42 => "SMB",
+        0x9123_683e => "btrfs",
+        0x794c_7630 => "overlay",
+        0x0102_1994 => "tmpfs",
+        0x6573_5546 => "FUSE",
+        other => return format!("{other:#x}"),
+    };
+    name.into()
+}
+
+/// Something of a data directory that belongs to another user than this process.
+#[derive(Debug)]
+pub(super) struct Stranger {
+    path: PathBuf,
+    directory: PathBuf,
+    owner: u32,
+    us: u32,
+}
+
+impl Stranger {
+    /// The data directory at `path`, what is in it, or the directory above it that is there, whichever is the
+    /// first to belong to another user.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let us = geteuid().as_raw();
+        let there = path.ancestors().find(|path| fs::metadata(path).is_ok());
+        let there = there.filter(|there| !there.as_os_str().is_empty());
+        let there = there.unwrap_or(Path::new("."));
+        let inside = fs::read_dir(there).into_iter().flatten().flatten();
+        let inside = inside.map(|entry| entry.path()).filter(|_| there == path);
+        let mut all = std::iter::once(there.to_owned()).chain(inside);
+        all.find_map(|there| {
+            let owner = fs::symlink_metadata(&there).ok()?.uid();
+            (owner != us).then(|| Self {
+                path: there,
+                directory: path.to_owned(),
+                owner,
+                us,
+            })
+        })
+    }
+}
+
+impl fmt::Display for Stranger {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { owner, us, .. } = self;
+        let (path, directory) = (self.path.display(), self.directory.display());
+        write!(
+            formatter,
+            "{path} belongs to user {owner}, and this process is user {us}: "
+        )?;
+        if self.path.starts_with(&self.directory) {
+            write!(
+                formatter,
+                "`chown -R {us} {directory}` gives it to this one"
+            )
+        } else {
+            write!(
+                formatter,
+                "make {directory} and give it to this one with `chown {us} {directory}`"
+            )
+        }
+    }
+}
+
 /// What there is too little of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lack {
-    /// Blocks, inodes or quota of the disk.
+    /// Blocks or inodes of the disk.
     Room,
+    /// What the disk gives this user.
+    Quota,
     /// File descriptors of the process or the machine.
     Descriptors,
 }
@@ -340,7 +433,8 @@ pub(super) enum Lack {
 /// Whether an error says that there is too little of something, rather than that something broke.
 pub(super) fn lack(error: &io::Error) -> Option<Lack> {
     match Errno::from_io_error(error)? {
-        Errno::NOSPC | Errno::DQUOT => Some(Lack::Room),
+        Errno::NOSPC => Some(Lack::Room),
+        Errno::DQUOT => Some(Lack::Quota),
         Errno::MFILE | Errno::NFILE => Some(Lack::Descriptors),
         _ => None,
     }
@@ -363,6 +457,21 @@ pub(super) enum LockError {
 }
 
 impl Lock {
+    /// Takes the lock at `path` together with others who only read, or says who has it; never waits and writes
+    /// nothing.
+    pub(super) fn share(path: &Path) -> Result<Self, LockError> {
+        let mut file = open(path, OpenOptions::new().read(true)).map_err(LockError::Io)?;
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                Err(LockError::Held(holder))
+            }
+            Err(TryLockError::Error(error)) => Err(LockError::Io(error)),
+        }
+    }
+
     /// Takes the lock at `path` or says who has it; never waits.
     pub(super) fn take(path: &Path) -> Result<Self, LockError> {
         let mut file = open_alone(path)

@@ -14,6 +14,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -21,7 +22,7 @@ use tracing::{info, warn};
 
 use super::committer::Committer;
 use super::directory::{self, DataDirectory, OpenError};
-use super::disk::Lock;
+use super::disk::{self, Lock};
 use super::eraser::Eraser;
 use super::keeper::{Keeper, keep_synced};
 use super::log::{Log, Position};
@@ -56,6 +57,15 @@ impl EmbeddedStore {
         options: Options,
         progress: &(dyn Fn(String) + Sync),
     ) -> Result<Self, OpenError> {
+        let path = directory.path.clone();
+        Self::open_own(directory, options, progress).map_err(|error| error.with_owner(&path))
+    }
+
+    fn open_own(
+        directory: DataDirectory,
+        options: Options,
+        progress: &(dyn Fn(String) + Sync),
+    ) -> Result<Self, OpenError> {
         let message_bytes_max = options.message_bytes_max;
         if message_bytes_max > directory.message_bytes_max() {
             return Err(OpenError::SegmentTooSmall {
@@ -78,6 +88,9 @@ impl EmbeddedStore {
         let full = reserve::release_if_full(&path).map_err(OpenError::io("give up the reserve"))?;
         if full {
             warn!("the disk is full: the reserve was given up to open the store");
+        }
+        if !path.join("log").exists() {
+            require_room(&path, &options, segment_bytes)?;
         }
         let log =
             Log::open(&path.join("log"), segment_bytes).map_err(OpenError::io("open the log"))?;
@@ -229,6 +242,22 @@ impl Shared {
     }
 }
 
+/// Makes sure that a new store can take a message: that with its first segment there is more room than it must
+/// leave.
+fn require_room(path: &Path, options: &Options, segment_bytes: u32) -> Result<(), OpenError> {
+    let space = disk::space(path).map_err(OpenError::io("see how much room the disk has"))?;
+    let free_bytes_min = options.free_bytes_min.unwrap_or_else(|| space.floor());
+    if space.free < free_bytes_min.saturating_add(segment_bytes.into()) {
+        return Err(OpenError::NoRoom {
+            directory: path.to_owned(),
+            free_bytes: space.free,
+            free_bytes_min,
+            segment_bytes,
+        });
+    }
+    Ok(())
+}
+
 /// A thread, and what ends it by being dropped, if that is not the end of the queue.
 #[derive(Debug)]
 struct Worker {
@@ -276,7 +305,6 @@ fn spawn(
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::time::Instant;
 
     use super::super::Commit;
@@ -310,6 +338,33 @@ mod tests {
     fn open(directory: &Path, options: Options) -> EmbeddedStore {
         let claimed = DataDirectory::claim(directory, 64 << 10).unwrap();
         EmbeddedStore::open(claimed, options, &|_| ()).unwrap()
+    }
+
+    #[test]
+    fn a_new_store_that_could_never_take_a_message_is_refused_and_an_old_one_opens() {
+        let directory = tempfile::tempdir().unwrap();
+        let free = disk::space(directory.path()).unwrap().free;
+        for floor in [u64::MAX, free + (1 << 40)] {
+            let options = Options {
+                free_bytes_min: Some(floor),
+                ..options()
+            };
+            let claimed = DataDirectory::claim(directory.path(), 64 << 10).unwrap();
+            let refused = EmbeddedStore::open(claimed, options, &|_| ()).unwrap_err();
+            let text = refused.to_string();
+            assert!(matches!(refused, OpenError::NoRoom { .. }), "{text}");
+            assert!(text.contains("--free-min"), "{text}");
+        }
+        open(directory.path(), options()).close().unwrap();
+        let options = Options {
+            free_bytes_min: Some(u64::MAX),
+            ..options()
+        };
+        let store = open(directory.path(), options);
+        assert_eq!(
+            wait(store.put(Message::new("foo"))).unwrap_err(),
+            StoreError::Full
+        );
     }
 
     #[test]

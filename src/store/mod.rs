@@ -122,6 +122,7 @@ mod memory;
 mod opening;
 mod options;
 mod queue;
+mod read_only;
 mod recovery;
 mod reserve;
 mod scrub;
@@ -145,8 +146,9 @@ pub use self::directory::{DataDirectory, Medium, OpenError};
 pub use self::embedded::EmbeddedStore;
 pub use self::memory::{Fault, MemoryStore};
 pub use self::options::Options;
+pub use self::read_only::{ReadOnlyDirectory, Readable};
 pub use self::scrub::keep_scrubbing;
-pub use self::verify::{Finding, Verified, verify};
+pub use self::verify::{Finding, Verified, verify, verify_read_only};
 use crate::digest::Digest;
 use crate::message::Message;
 

@@ -412,7 +412,9 @@ impl Shared {
             .saturating_add(floor / 4)
             .max(RESERVE_BYTES + u64::from(self.log.segment_bytes()));
         let was_full = self.full.load(Ordering::Relaxed);
-        let full = space.free < if was_full { ceiling } else { floor };
+        let is_low = space.free < if was_full { ceiling } else { floor };
+        // Room that is free may be nobody's to take, as with a quota: the next segment shows it.
+        let full = is_low || was_full && !self.has_failed() && !self.make_segment();
         self.set_full(full, space.free);
         if !full && space.free >= ceiling {
             self.keep_reserve();
@@ -448,25 +450,48 @@ impl Shared {
         }
     }
 
+    /// New messages are refused because there is too little of something on the disk, which showed before
+    /// anything was written.
+    pub(super) fn note_lack(&self, lack: Lack) {
+        let free_bytes = self.free_bytes.load(Ordering::Relaxed);
+        if lack != Lack::Quota {
+            self.set_full(true, free_bytes);
+        } else if !self.full.swap(true, Ordering::Relaxed) {
+            warn!(
+                free_bytes,
+                "the quota of this user on the disk is used up: new messages are refused, everything else goes on"
+            );
+        }
+    }
+
     /// Makes the next segment ahead of time, so that no group waits for it.
     pub(super) fn prepare_segment(&self) {
-        let next = self.indexed().position.segment + 1;
-        if self.full.load(Ordering::Relaxed) {
-            return;
+        if !self.full.load(Ordering::Relaxed) {
+            self.make_segment();
         }
-        match self.log.prepare(next) {
-            Ok(()) => {}
-            Err(source) => match disk::lack(&source) {
-                Some(Lack::Room) => self.set_full(true, self.free_bytes.load(Ordering::Relaxed)),
-                // The committer tries again when it needs the segment, and answers for it.
-                Some(Lack::Descriptors) => {
-                    warn!(%source, segment = next, "cannot make the next log segment ahead of time");
-                }
-                // What was not synced now may never be, whichever call tries again.
-                None => {
-                    self.fail(&format!("cannot make a log segment: {source}"));
-                }
-            },
+    }
+
+    /// Makes the next segment if it is not there; returns whether there is room for it.
+    fn make_segment(&self) -> bool {
+        let next = self.indexed().position.segment + 1;
+        let Err(source) = self.log.prepare(next) else {
+            return true;
+        };
+        match disk::lack(&source) {
+            // The committer tries again when it needs the segment, and answers for it.
+            Some(Lack::Descriptors) => {
+                warn!(%source, segment = next, "cannot make the next log segment ahead of time");
+                true
+            }
+            Some(lack) => {
+                self.note_lack(lack);
+                false
+            }
+            // What was not synced now may never be, whichever call tries again.
+            None => {
+                self.fail(&format!("cannot make a log segment: {source}"));
+                true
+            }
         }
     }
 }

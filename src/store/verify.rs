@@ -21,6 +21,7 @@ use super::directory::{
 use super::index::{self, Checkpoint, Found, Index, IndexError};
 use super::log::{Log, Place, Position};
 use super::opening::{self, ReplayError};
+use super::read_only::ReadOnlyDirectory;
 use super::recovery::{self, Damage, Kind, Record, Survey};
 use super::{disk, reserve};
 use crate::digest::Digest;
@@ -199,6 +200,8 @@ pub struct Verified {
     pub deletions: u64,
     /// Messages in the index; `None` if there is no index, or it cannot be read.
     pub indexed: Option<u64>,
+    /// There is an index, and it was not read, since that takes writing.
+    pub is_index_closed: bool,
     /// Damaged records whose message has a good one too.
     pub healed: u64,
     /// Bytes of a last group that was never acknowledged.
@@ -240,20 +243,35 @@ pub fn verify(
     let path = &directory.path;
     // The engine of the index writes to open it.
     reserve::release_if_full(path).map_err(OpenError::io("give up the reserve"))?;
-    let verified = verify_with_room(directory, cache_bytes, progress, tell);
+    let segment_bytes = directory.segment_bytes;
+    let verified = verify_with_room(path, segment_bytes, Some(cache_bytes), progress, tell);
     // For the next start. If there is no room for it, the next server makes it when there is.
     let _ = reserve::keep(path);
     verified
 }
 
+/// The same where nothing can be written: the index stays closed.
+///
+/// # Errors
+/// If the log cannot be read at all.
+pub fn verify_read_only(
+    directory: &ReadOnlyDirectory,
+    progress: &dyn Fn(u64, u64),
+    tell: impl FnMut(&Finding),
+) -> Result<Verified, OpenError> {
+    let segment_bytes = directory.segment_bytes;
+    verify_with_room(&directory.path, segment_bytes, None, progress, tell)
+}
+
+/// The same once there is room. Without `cache_bytes` the index stays closed.
 fn verify_with_room(
-    directory: &DataDirectory,
-    cache_bytes: u64,
+    path: &Path,
+    segment_bytes: u32,
+    cache_bytes: Option<u64>,
     progress: &dyn Fn(u64, u64),
     mut tell: impl FnMut(&Finding),
 ) -> Result<Verified, OpenError> {
-    let path = &directory.path;
-    let log = Log::open_read_only(&path.join("log"), directory.segment_bytes)
+    let log = Log::open_read_only(&path.join("log"), segment_bytes)
         .map_err(OpenError::io("open the log"))?;
     let mut findings = 0;
     let mut tell = |finding: &Finding| {
@@ -268,8 +286,9 @@ fn verify_with_room(
         tell(&Finding::Unfinished);
     }
     // Without room for the index there is still the log.
-    let (index, lack) = match open_index(path, cache_bytes, checkpoint, &log, &mut tell) {
-        Ok(index) => (index, None),
+    let index = cache_bytes.map(|bytes| open_index(path, bytes, checkpoint, &log, &mut tell));
+    let (index, lack) = match index.transpose() {
+        Ok(index) => (index.flatten(), None),
         Err(lack) => (None, Some(lack)),
     };
     let extent = Extent {
@@ -284,8 +303,11 @@ fn verify_with_room(
     if let Some(Err(error)) = index.map(Index::close) {
         tell(&Finding::Index(error.to_string()));
     }
-    index::give_to_owner(&path.join(index::NAME))
-        .map_err(OpenError::io("give the files of the index to their owner"))?;
+    let index_path = path.join(index::NAME);
+    if cache_bytes.is_some() {
+        index::give_to_owner(&index_path)
+            .map_err(OpenError::io("give the files of the index to their owner"))?;
+    }
     let examined = examined.map_err(|interrupted| match interrupted {
         Interrupted::Stopped => OpenError::io("go on")(io::ErrorKind::Interrupted.into()),
         Interrupted::Log(error) => OpenError::io("read the log")(error),
@@ -293,6 +315,7 @@ fn verify_with_room(
     lack.map_or(
         Ok(Verified {
             findings,
+            is_index_closed: cache_bytes.is_none() && Index::exists(&index_path),
             ..examined
         }),
         Err,
@@ -364,6 +387,7 @@ pub(super) fn examine(
         records,
         deletions,
         indexed,
+        is_index_closed: false,
         healed,
         torn_bytes: survey.torn_bytes,
         findings: 0,

@@ -299,17 +299,20 @@ fn a_full_disk_refuses_new_messages_only() {
 }
 
 #[test]
-fn a_store_can_be_made_on_a_full_disk() {
+fn a_store_is_not_made_where_it_would_take_no_message_but_opens_there() {
     let data = Data::new();
     let full = Options {
         free_bytes_min: Some(u64::MAX),
         ..options()
     };
-    let store = data.open_with(full);
-    assert_eq!(put(&store, "new").unwrap_err(), StoreError::Full);
-    close(store);
+    let error = data.try_open(full.clone()).unwrap_err();
+    assert!(matches!(error, OpenError::NoRoom { .. }), "{error}");
     let store = data.open();
     put(&store, "new").unwrap();
+    close(store);
+    let store = data.open_with(full);
+    assert_eq!(put(&store, "newer").unwrap_err(), StoreError::Full);
+    assert!(store.get(&Digest::of(b"new")).unwrap().is_some());
 }
 
 // Figures.
