@@ -3,10 +3,11 @@
 //! It refuses to know what a log looks like: the store copies, this counts and prints. **Invariant:** what
 //! the disk could not read is reported and makes the exit code 3.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::options::UsageError;
 use super::output::{IntegrityError, plural, say};
 use super::progress::Bar;
 use crate::config;
@@ -35,6 +36,10 @@ pub(super) struct BackupArgs {
 /// # Errors
 /// [`IntegrityError`] if the disk could not read everything; else see [`store::back_up`].
 pub(super) fn run(arguments: &BackupArgs) -> anyhow::Result<()> {
+    if arguments.destination == Path::new("-") {
+        let error = "a backup is a directory; `digestd export -o -` writes to standard output";
+        return Err(UsageError(error).into());
+    }
     let method = if arguments.hard_link {
         Method::HardLink
     } else {

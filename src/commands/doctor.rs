@@ -17,7 +17,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::crash;
 use super::exposure::{Purpose, exposures};
-use super::output::plural;
+use super::output::{plural, unless_gone};
 use crate::config::ConnectionLimits;
 use crate::store::Medium;
 
@@ -114,7 +114,7 @@ impl Report {
                 ("fail", format!("{error:#}"))
             }
         };
-        writeln!(io::stdout(), "{mark:<5} {what:<12} {text}").context("cannot write the result")
+        unless_gone(writeln!(io::stdout(), "{mark:<5} {what:<12} {text}"))
     }
 }
 
@@ -156,23 +156,19 @@ fn descriptors() -> Note {
 
 /// By the magic numbers of statfs(2).
 fn file_system(medium: &Medium) -> Note {
-    let doubt = |text: &str| Note::Doubtful(text.into());
-    let Some(magic) = medium.file_system else {
-        return doubt("not known on this platform");
+    let (Some(magic), Some(name)) = (medium.file_system, medium.name()) else {
+        return Note::Doubtful("not known on this platform".into());
     };
-    match magic {
-        0xef53 => Note::Good("ext4 (or ext2, ext3)".into()),
-        0x5846_5342 => Note::Good("xfs".into()),
-        0x6969 => doubt("NFS: not safe, neither locks nor syncs can be relied on"),
-        0xff53_4d42 | 0xfe53_4d42 => {
-            doubt("SMB: not safe, neither locks nor syncs can be relied on")
-        }
-        0x9123_683e => doubt("btrfs: copies on write, so that room cannot be reserved; not tested"),
-        0x794c_7630 => doubt("overlay: what is written here may be gone with its container"),
-        0x0102_1994 => doubt("tmpfs: memory, which no loss of power spares"),
-        0x6573_5546 => doubt("FUSE: as safe as the program behind it"),
-        other => doubt(&format!("of a kind that was not tested ({other:#x})")),
-    }
+    let doubt = match magic {
+        0xef53 | 0x5846_5342 => return Note::Good(name),
+        0x6969 | 0xff53_4d42 | 0xfe53_4d42 => "not safe, neither locks nor syncs can be relied on",
+        0x9123_683e => "copies on write, so that room cannot be reserved; not tested",
+        0x794c_7630 => "what is written here may be gone with its container",
+        0x0102_1994 => "memory, which no loss of power spares",
+        0x6573_5546 => "as safe as the program behind it",
+        _ => "of a kind that was not tested",
+    };
+    Note::Doubtful(format!("{name}: {doubt}"))
 }
 
 fn free_space(medium: &Medium) -> anyhow::Result<Note> {

@@ -17,14 +17,14 @@ use rustix::fs::OFlags;
 use rustix::process::geteuid;
 
 use super::archive::{self, Form, Writer};
-use super::options::{CredentialArgs, DataArgs};
-use super::output::{IntegrityError, plural, say};
+use super::options::{CredentialArgs, DataArgs, UsageError};
+use super::output::{IntegrityError, plural, say, written};
 use super::progress::MessageBar;
 use super::server_messages::read_server;
 use super::setup::open;
 use crate::digest::Digest;
 use crate::message::Message;
-use crate::store::{DataDirectory, Store};
+use crate::store::{Readable, Store};
 
 /// Messages asked for at once.
 const PAGE_MESSAGES_MAX: usize = 1024;
@@ -63,12 +63,12 @@ pub(super) struct ExportArgs {
     pub(crate) format: Form,
 
     /// Where to write, for nobody else to read; it is called FILE.part until it is whole, and an
-    /// unfinished one is gone on with [default: standard output]
+    /// unfinished one is gone on with; `-` is standard output [default: -]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
     /// Begin behind this digest
-    #[arg(long, value_name = "DIGEST", conflicts_with = "output")]
+    #[arg(long, value_name = "DIGEST")]
     after: Option<crate::digest::Digest>,
 }
 
@@ -78,11 +78,18 @@ pub(super) struct ExportArgs {
 /// [`IntegrityError`] if messages were left out because they are damaged; else what kept it from going on.
 pub(super) fn run(arguments: &ExportArgs) -> anyhow::Result<()> {
     let form = arguments.format;
-    let Some(path) = &arguments.output else {
+    let file = arguments.output.as_deref();
+    let Some(path) = file.filter(|path| *path != Path::new("-")) else {
         let output = BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());
         let writer = Writer::new(form, output, Vec::new());
         return report(write_all(arguments, arguments.after, writer)?);
     };
+    if arguments.after.is_some() {
+        return Err(UsageError(
+            "--after does not go with --output FILE, which knows where to continue",
+        )
+        .into());
+    }
     let unfinished = Unfinished::open(path, form)?;
     let after = unfinished.digests.last().copied();
     if after.is_some() {
@@ -117,13 +124,13 @@ fn write_all(
             return Ok(());
         };
         walk.pass(digest);
-        writer.append(message).context("cannot write")
+        written(writer.append(message))
     };
     match &arguments.url {
         Some(url) => read_server(&arguments.credential.client(url)?, after, each)?,
         None => read_store(&arguments.data.data_dir, after, &mut each)?,
     }
-    writer.finish().context("cannot write")?;
+    written(writer.finish())?;
     Ok((walk.messages(), damaged))
 }
 
@@ -131,7 +138,10 @@ fn write_all(
 type Each<'a> = &'a mut dyn FnMut(&Digest, Option<&Message>) -> anyhow::Result<()>;
 
 fn read_store(data_dir: &Path, mut after: Option<Digest>, each: Each<'_>) -> anyhow::Result<()> {
-    let store = open(DataDirectory::claim_existing(data_dir)?)?;
+    let store = match Readable::claim(data_dir)? {
+        Readable::Held(directory) => open(directory)?,
+        Readable::ReadOnly(directory) => return directory.read_all(after, each),
+    };
     loop {
         let page = store.page(after.as_ref(), PAGE_MESSAGES_MAX)?;
         let Some((last, _)) = page.last() else {

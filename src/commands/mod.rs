@@ -44,8 +44,8 @@ use self::color::Color;
 use self::examples::with_examples;
 pub use self::options::ServerArgs;
 use self::options::{DataArgs, TextArgs, UsageError, one_of};
-use self::output::{IntegrityError, say, without_tokens};
-use self::process_limits::{keep_files_private, raise_file_limit};
+use self::output::{IntegrityError, ReaderGone, say, without_tokens};
+use self::process_limits::{keep_files_private, raise_file_limit, survive_size_limit};
 use self::serve::ServeArgs;
 use self::setup::with_log;
 use crate::client::{InvalidUrl, NotFound, Unreachable};
@@ -133,6 +133,9 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
         Err(error) => return explain(&error, Color::of(&arguments)),
     };
     keep_files_private();
+    if let Err(error) = survive_size_limit() {
+        say(&format!("cannot ignore SIGXFSZ: {error}"));
+    }
     // Every command that opens a store needs a descriptor for each segment.
     let raised = raise_file_limit();
     let color = cli.color;
@@ -155,6 +158,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
     };
     match result {
         Ok(()) => 0,
+        Err(error) if error.is::<ReaderGone>() => 0,
         Err(error) => {
             say(&format!("{error:#}"));
             exit_code(&error)

@@ -1,7 +1,7 @@
 //! What a command prints: results on standard output, reports and trouble on standard error.
 //!
-//! It refuses to know what a command does. **Invariants:** a result that cannot be written is an error, a
-//! report that cannot be written is not; nothing that a terminal obeys is in a report.
+//! It refuses to know what a command does. **Invariants:** a result that cannot be written is an error, unless
+//! its reader is gone; a report that cannot be written is not; nothing that a terminal obeys is in a report.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -22,13 +22,35 @@ impl IntegrityError {
     }
 }
 
+/// Whoever read standard output does not any more, as in `digestd export | head`. That is no failure, and
+/// there is nothing to say.
+#[derive(Debug, thiserror::Error)]
+#[error("the reader of the result is gone")]
+pub(super) struct ReaderGone;
+
+/// What it means that a result was written, or not.
+///
+/// # Errors
+/// [`ReaderGone`], or that it cannot be written.
+pub(super) fn written(result: io::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(ReaderGone.into()),
+        result => result.context("cannot write the result"),
+    }
+}
+
+/// Lets a command go on whose work counts, also if nobody reads what it says.
+///
+/// # Errors
+/// If a result cannot be written though its reader is there.
+pub(super) fn unless_gone(result: io::Result<()>) -> anyhow::Result<()> {
+    written(result).or_else(|error| error.downcast::<ReaderGone>().map(drop))
+}
+
 /// Prints a result.
 pub(super) fn print(bytes: &[u8]) -> anyhow::Result<()> {
     let mut output = io::stdout().lock();
-    output
-        .write_all(bytes)
-        .and_then(|()| output.flush())
-        .context("cannot write the result")
+    written(output.write_all(bytes).and_then(|()| output.flush()))
 }
 
 /// Prints a result that is a line.

@@ -7,7 +7,9 @@
 use std::io;
 
 use rustix::fs::Mode;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit, umask};
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::warn;
 
 use crate::config::ConnectionLimits;
@@ -27,6 +29,18 @@ pub(super) fn raise_file_limit() -> io::Result<()> {
         maximum: files.maximum,
     };
     Ok(setrlimit(Resource::Nofile, all)?)
+}
+
+/// Where files have a largest size (`ulimit -f`), a write beyond it is an error that is reported, and not the end
+/// of the process by SIGXFSZ. Before there are threads.
+pub(super) fn survive_size_limit() -> io::Result<()> {
+    if getrlimit(Resource::Fsize).current.is_none() {
+        return Ok(());
+    }
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let _context = runtime.enter();
+    // A handler is enough, and it stays when nobody listens to it.
+    signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map(drop)
 }
 
 /// Of few descriptors, operators get one in so many, and clients the others.

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use super::options::{ServerArgs, TextArgs};
-use super::output::{print_line, say};
+use super::output::{print_line, say, unless_gone};
 use super::progress::Bar;
 use super::setup::{block_on, open_input, skip_mark};
 use crate::client::{Client, LineAnswer};
@@ -58,7 +58,8 @@ fn put_batch(client: &Client, path: &Path) -> anyhow::Result<()> {
         match answer.outcome {
             Ok(digest) => {
                 stored += 1;
-                writeln!(output, "{digest}").context("cannot write the result")?;
+                // Those that follow are to be stored, whether somebody reads their digests or not.
+                unless_gone(writeln!(output, "{digest}"))?;
             }
             Err(reason) => {
                 refused += 1;
@@ -68,7 +69,7 @@ fn put_batch(client: &Client, path: &Path) -> anyhow::Result<()> {
         if answer.has_next {
             return Ok(());
         }
-        output.flush().context("cannot write the result")
+        unless_gone(output.flush())
     };
     let result = block_on(client.put_batch(input, each));
     drop(bar);

@@ -6,18 +6,17 @@
 use std::io::{self, StdoutLock, Write};
 use std::path::Path;
 
-use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::options::{CredentialArgs, DataArgs};
-use super::output::{IntegrityError, plural};
+use super::output::{IntegrityError, plural, unless_gone};
 use super::progress::{Bar, MessageBar};
 use super::server_messages::read_server;
 use crate::client::Client;
 use crate::config;
 use crate::digest::Digest;
-use crate::store::{self, DataDirectory, Finding, Verified};
+use crate::store::{self, Finding, Readable, Verified};
 
 /// Options of `verify`.
 #[derive(Debug, Args)]
@@ -55,10 +54,7 @@ pub(super) fn run(arguments: &VerifyArgs) -> anyhow::Result<()> {
         None => verify_directory(&arguments.data.data_dir, &mut printer)?,
     };
     printer.print(&summary(&verified), &summary_json(&verified));
-    printer
-        .result
-        .and_then(|()| printer.output.flush())
-        .context("cannot write the result")?;
+    unless_gone(printer.result.and_then(|()| printer.output.flush()))?;
     Ok(IntegrityError::if_any(verified.findings)?)
 }
 
@@ -83,14 +79,19 @@ impl Printer {
 }
 
 fn verify_directory(data_dir: &Path, printer: &mut Printer) -> anyhow::Result<Verified> {
-    let directory = DataDirectory::claim_existing(data_dir)?;
+    let directory = Readable::claim(data_dir)?;
     let bar = Bar::of_bytes();
     let progress = |done, total| bar.set(done, total);
-    let cache_bytes = config::default_cache_bytes();
-    let verified = store::verify(&directory, cache_bytes, &progress, |finding| {
+    let tell = |finding: &Finding| {
         bar.aside(|| printer.print(&finding.to_string(), &finding_json(finding)));
-    })?;
-    Ok(verified)
+    };
+    Ok(match directory {
+        Readable::Held(directory) => {
+            let cache_bytes = config::default_cache_bytes();
+            store::verify(&directory, cache_bytes, &progress, tell)?
+        }
+        Readable::ReadOnly(directory) => store::verify_read_only(&directory, &progress, tell)?,
+    })
 }
 
 /// Reads all messages of a server: each that its index names is there and has its digest.
@@ -119,6 +120,7 @@ fn summary(verified: &Verified) -> String {
     )];
     parts.push(match verified.indexed {
         Some(messages) => format!("{} in the index", plural(messages, "message")),
+        None if verified.is_index_closed => "the index was not read, which takes writing".into(),
         None => "the next start draws the index".into(),
     });
     let others = [

@@ -5,6 +5,7 @@
  *   DISK_SLOW   PATH-PART MILLISECONDS      how long fdatasync and fsync of such files take at least
  *   DISK_SLOW_WHILE  FILE                   only while this file is there
  *   DISK_SLOW_NAMES  PATH-PART MILLISECONDS  how long it takes at least to give a file such a name
+ *   DISK_NO_DIRECTORY_SYNC  ANYTHING         fsync of a directory gives EINVAL
  *   DISK_TRACE  FILE                        a line for each pwrite and sync: name, path, offset, began, ended
  */
 #define _GNU_SOURCE
@@ -125,6 +126,9 @@ int fdatasync(int file) {
 }
 
 int fsync(int file) {
+    struct stat64 status;
+    if (getenv("DISK_NO_DIRECTORY_SYNC") && !fstat64(file, &status) && S_ISDIR(status.st_mode))
+        return errno = EINVAL, -1;
     long long began = now();
     wait_if_slow(file);
     int result = NEXT(fsync)(file);

@@ -18,6 +18,7 @@ pub(crate) struct BadDisk {
     slow_while: Option<PathBuf>,
     slow_names: Option<String>,
     trace: Option<PathBuf>,
+    no_directory_sync: bool,
 }
 
 impl BadDisk {
@@ -47,6 +48,12 @@ impl BadDisk {
         self
     }
 
+    /// Directories cannot be synced.
+    pub(crate) fn without_directory_sync(mut self) -> Self {
+        self.no_directory_sync = true;
+        self
+    }
+
     /// Writes and syncs are written down.
     pub(crate) fn traced(mut self, file: &Path) -> Self {
         self.trace = Some(file.to_owned());
@@ -63,10 +70,20 @@ impl BadDisk {
         let slow_names = self.slow_names.clone().map(|it| ("DISK_SLOW_NAMES", it));
         let trace = self.trace.as_ref().map(|file| ("DISK_TRACE", path(file)));
         let library = ("LD_PRELOAD", path(library()));
-        [Some(library), bad, slow, slow_while, slow_names, trace]
-            .into_iter()
-            .flatten()
-            .collect()
+        let no_sync = self.no_directory_sync;
+        let no_sync = no_sync.then(|| ("DISK_NO_DIRECTORY_SYNC", "1".to_owned()));
+        [
+            Some(library),
+            bad,
+            slow,
+            slow_while,
+            slow_names,
+            trace,
+            no_sync,
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 
     /// A command line of the binary on this disk.

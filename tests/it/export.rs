@@ -13,7 +13,7 @@ use digestd::message::Message;
 use digestd::ndjson::{self, LineError};
 use digestd::store::{PAGE_BYTES_MAX, Store};
 
-use crate::process::{Client, Digestd, Launch, Outcome, digestd, run};
+use crate::process::{Client, Digestd, Launch, Outcome, digestd, run, run_without_reader};
 use crate::store_support::{Data, close, put_all, text_of, texts};
 
 fn sorted(texts: &[String]) -> Vec<Message> {
@@ -55,10 +55,90 @@ fn nobody_has_all_messages_unless_it_is_allowed() {
     let answer = client.ask("GET", "/messages", &[], b"").unwrap();
     assert_eq!(answer.status, 405);
     assert_eq!(answer.fields["allow"], "POST");
-    let outcome = export(&["--url", &server.url()]);
-    assert_eq!(outcome.code, Some(1), "{outcome:?}");
-    assert!(outcome.stderr.contains("405"), "{outcome:?}");
+    let url = server.url();
+    let after = "0".repeat(64);
+    let mut verify = digestd();
+    for outcome in [
+        export(&["--url", &url]),
+        export(&["--url", &url, "--after", &after]),
+        export(&["--url", &url, "--format", "tar"]),
+        run(verify.args(["verify", "--url", &url]), b""),
+    ] {
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        let said = "was not started with --allow-export\n";
+        assert!(outcome.stderr.ends_with(said), "{outcome:?}");
+    }
     server.stop();
+}
+
+#[test]
+fn a_minus_as_the_output_is_standard_output() {
+    let data = Data::with(&texts(0..10));
+    let directory = tempfile::tempdir().unwrap();
+    let path = data.path().to_str().unwrap();
+    let digest = sorted(&texts(0..10))[4].digest().to_string();
+    for options in [&[][..], &["--format", "tar"], &["--after", &digest]] {
+        let plain = export(&[&["--data-dir", path], options].concat());
+        for output in [["-o", "-"], ["--output", "-"]] {
+            let mut command = digestd();
+            command.args(["export", "--data-dir", path]).args(options);
+            let outcome = run(command.args(output).current_dir(&directory), b"");
+            assert_eq!(outcome.code, Some(0), "{outcome:?}");
+            assert!(outcome.stdout == plain.stdout && !plain.stdout.is_empty());
+        }
+    }
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+    let outcome = export(&["--data-dir", path, "-o", "file", "--after", &digest]);
+    assert_eq!(outcome.code, Some(2), "{outcome:?}");
+    let outcome = run(digestd().args(["backup", "-", "--data-dir", path]), b"");
+    assert_eq!(outcome.code, Some(2), "{outcome:?}");
+}
+
+/// As in `digestd export | head`.
+#[test]
+fn a_reader_that_goes_away_ends_every_command_silently() {
+    let data = Data::with(&texts(0..3000));
+    let other = Data::with(&texts(0..3000));
+    let server = serve(&other);
+    let (url, path) = (server.url(), data.path().to_str().unwrap());
+    let digest = server.client().publish("foo").unwrap().to_string();
+    let lines = "{\"message\": \"batch\"}\n".repeat(2000) + "{\"message\": \"the last\"}\n";
+    for words in [
+        &["hash", "foo"][..],
+        &["put", "foo", "--url", &url],
+        &["get", &digest, "--url", &url],
+        &["put", "--batch", "-", "--url", &url],
+        &["token", "new", "ci"],
+        &["verify", "--data-dir", path],
+        &["verify", "--json", "--data-dir", path],
+        &["verify", "--url", &url],
+        &["export", "--data-dir", path],
+        &["export", "--data-dir", path, "--format", "tar"],
+        &["export", "--url", &url],
+        &["doctor", path],
+        &["--help"],
+        &["--version"],
+    ] {
+        let outcome = run_without_reader(digestd().args(words), lines.as_bytes());
+        assert_eq!(outcome.code, Some(0), "{words:?}: {outcome:?}");
+        let is_token = words[0] == "token";
+        assert!(
+            is_token || outcome.stderr.is_empty(),
+            "{words:?}: {outcome:?}"
+        );
+    }
+    // What was to be stored is stored all the same.
+    let digest = Digest::of(b"the last");
+    assert_eq!(server.client().fetch(&digest).as_deref(), Some("the last"));
+    server.stop();
+    let damaged = Data::with(&texts(0..10));
+    let record = damaged.record_of(&texts(0..10)[5]);
+    damaged.flip(&record.file, record.body().start * 8);
+    let outcome = run_without_reader(
+        digestd().args(["verify", "--data-dir"]).arg(damaged.path()),
+        b"",
+    );
+    assert_eq!(outcome.code, Some(3), "{outcome:?}");
 }
 
 #[test]

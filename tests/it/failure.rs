@@ -128,7 +128,7 @@ fn a_store_that_failed_ends_the_process_if_that_is_wished() {
 }
 
 /// Through strace, which lets one call of each thread fail or wait.
-fn inject(data: &Path, call: &str, what: &str) -> Launch {
+pub(crate) fn inject(data: &Path, call: &str, what: &str) -> Launch {
     let trace = format!("trace={call}");
     let inject = format!("inject={call}:{what}");
     launch(data)

@@ -5,7 +5,7 @@
 //!   [`ranges`], [`addresses`], [`problems`], [`openapi`], [`pages`], [`limits`], [`admission`],
 //!   [`access`], [`hosts`], [`http2`], [`shutdown`], [`metrics`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`],
-//!   [`verify`], [`scrub`], [`backup`], [`compact`], [`upgrade`], with [`store_support`];
+//!   [`verify`], [`scrub`], [`read_only`], [`backup`], [`compact`], [`upgrade`], with [`store_support`];
 //! * the real binaries: [`command`], [`tokens`], [`rates`], [`logs`], [`tls`], [`supervisor`], [`doctor`],
 //!   [`export`], [`import`], [`files`], [`rogue`], [`crash`], [`power`], [`failure`], [`sectors`], [`slow`],
 //!   [`full`], [`memory`], [`attacks`], [`soak`], [`samples`], [`readme`], [`documents`], [`browser`],
@@ -65,6 +65,7 @@ mod process;
 mod put;
 mod ranges;
 mod rates;
+mod read_only;
 mod reader;
 mod readme;
 mod rogue;

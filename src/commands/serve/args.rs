@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -181,7 +181,7 @@ struct LogArgs {
         value_parser = switch())]
     access_log: bool,
 
-    /// Log to this file, for nobody else to read, instead of standard error; SIGHUP opens it anew
+    /// Log to this file, for nobody else to read, instead of standard error (`-`); SIGHUP opens it again
     #[arg(long, value_name = "PATH")]
     log_file: Option<PathBuf>,
 
@@ -310,11 +310,14 @@ impl LogArgs {
             format: self.log_format,
             level: self.log_level,
             requests: self.access_log,
-            file: self.log_file.map(|path| LogFileConfig {
-                path,
-                bytes_max: self.log_max_size.0,
-                files_max: self.log_max_files,
-            }),
+            file: self
+                .log_file
+                .filter(|path| path != Path::new("-"))
+                .map(|path| LogFileConfig {
+                    path,
+                    bytes_max: self.log_max_size.0,
+                    files_max: self.log_max_files,
+                }),
             colors: None,
         }
     }
@@ -336,8 +339,6 @@ fn cores() -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use clap::{Command, FromArgMatches};
 
     use super::*;
@@ -478,6 +479,7 @@ mod tests {
         assert!(!log.requests);
         let file = log.file.unwrap();
         assert_eq!((file.bytes_max, file.files_max), (10 << 20, 3));
+        assert_eq!(serve(&["--log-file", "-"]).unwrap().log.file, None);
     }
 
     #[test]
