@@ -379,12 +379,13 @@ pub(super) fn take_lock(path: &Path) -> Result<Lock, OpenError> {
     Lock::take(&path.join(LOCK_NAME)).map_err(lock_error(path))
 }
 
-/// The lock for reading alone; `None` if there is none that could be had where nothing can be written.
+/// The lock for reading alone; `None` where there is no file to lock, or it is on a medium without locks. One
+/// that may not be read may be held by a writer.
 pub(super) fn share_lock(path: &Path) -> Result<Option<Lock>, OpenError> {
     match Lock::share(&path.join(LOCK_NAME)) {
         Ok(lock) => Ok(Some(lock)),
-        Err(LockError::Io(_)) => Ok(None),
-        Err(held) => Err(lock_error(path)(held)),
+        Err(LockError::Io(error)) if error.kind() != io::ErrorKind::PermissionDenied => Ok(None),
+        Err(error) => Err(lock_error(path)(error).with_owner(path)),
     }
 }
 

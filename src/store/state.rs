@@ -413,7 +413,7 @@ impl Shared {
             .max(RESERVE_BYTES + u64::from(self.log.segment_bytes()));
         let was_full = self.full.load(Ordering::Relaxed);
         let is_low = space.free < if was_full { ceiling } else { floor };
-        // Room that is free may be nobody's to take, as with a quota: the next segment shows it.
+        // Free space may be out of reach, as with a quota: the next segment shows it.
         let full = is_low || was_full && !self.has_failed() && !self.make_segment();
         self.set_full(full, space.free);
         if !full && space.free >= ceiling {

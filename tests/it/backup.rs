@@ -3,7 +3,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -16,6 +16,7 @@ use digestd::store::{
 use rustix::process::Signal;
 
 use crate::disk::BadDisk;
+use crate::full::as_root;
 use crate::process::{Launch, Outcome, Process, digestd, run, wait_until};
 use crate::store_support::{
     Data, assert_holds, close, delete, heard, options, put, put_all, text_of, texts,
@@ -445,7 +446,56 @@ fn a_backup_into_the_store_itself_is_refused() {
         assert!(outcome.stderr.contains("into itself"), "{outcome:?}");
         assert!(inside.is_empty() || !destination.exists());
     }
+    // Under other names: through a link, and past a directory that is not there yet.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let link = elsewhere.path().join("link");
+    symlink(data.path(), &link).unwrap();
+    let name = data.path().file_name().unwrap();
+    let past = data.path().join("../missing/..").join(name).join("copy");
+    for destination in [&*link, &link.join("copy"), &link.join("log/copy"), &past] {
+        let outcome = backup(data.path(), destination);
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    }
+    assert!(!data.path().with_file_name("missing").exists());
+    assert!(!data.has("copy") && !data.has("log/copy"));
     assert!(data.log() == before);
+}
+
+/// A directory that is not empty and no backup of this store.
+#[test]
+fn a_backup_into_a_directory_with_anything_else_is_refused() {
+    let data = Data::with(&texts(0..10));
+    let other = Data::with(&texts(5..15));
+    let files = tempfile::tempdir().unwrap();
+    fs::write(files.path().join("notes.txt"), "notes").unwrap();
+    let above = tempfile::tempdir().unwrap();
+    fs::create_dir(above.path().join("photos")).unwrap();
+    for destination in [other.path(), files.path(), above.path()] {
+        let outcome = backup(data.path(), destination);
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        assert!(!destination.join("BACKUP").exists());
+    }
+    assert_eq!(fs::read(files.path().join("notes.txt")).unwrap(), b"notes");
+    other.assert_sound(&texts(5..15));
+}
+
+#[test]
+#[ignore = "needs root, who mounts a file system"]
+fn a_backup_into_the_store_through_a_mount_is_refused() {
+    let data = Data::with(&texts(0..10));
+    let mounted = tempfile::tempdir().unwrap();
+    as_root(
+        "mount",
+        &["--bind", data.path().to_str().unwrap()],
+        mounted.path(),
+    );
+    let outcome = backup(data.path(), &mounted.path().join("copy"));
+    as_root("umount", &["-l"], mounted.path());
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(
+        outcome.stderr.contains("into itself") && !data.has("copy"),
+        "{outcome:?}"
+    );
 }
 
 #[test]

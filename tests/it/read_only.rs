@@ -220,6 +220,14 @@ fn a_store_that_is_served_is_not_read_beside_the_server() {
         assert!(outcome.stderr.contains(&holder), "{outcome:?}");
     }
     drop(sealed);
+    // A lock that may not be read may be held by anybody.
+    let lock = data.path().join("LOCK");
+    fs::set_permissions(&lock, Permissions::from_mode(0o000)).unwrap();
+    for words in ["verify", "export"] {
+        let outcome = verb(bound(), &[words], data.path());
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        assert!(outcome.stderr.contains("cannot lock"), "{outcome:?}");
+    }
     server.stop();
 }
 
