@@ -53,6 +53,21 @@ pub struct InvalidUrl {
     url: String,
 }
 
+impl InvalidUrl {
+    /// A name and a password in it are left out: errors end up in logs.
+    fn new(url: &str) -> Self {
+        let (scheme, rest) = url.split_once("//").unwrap_or(("", url));
+        let end = rest.find('/').unwrap_or(rest.len());
+        let host = rest.get(..end).and_then(|authority| authority.rfind('@'));
+        let shown = match host.and_then(|at| rest.get(at..)) {
+            Some(host) if scheme.is_empty() => format!("…{host}"),
+            Some(host) => format!("{scheme}//…{host}"),
+            None => url.into(),
+        };
+        Self { url: shown }
+    }
+}
+
 /// The server cannot be reached.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot reach {authority}: {reason}")]
@@ -85,7 +100,7 @@ impl Client {
             uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none()
         });
         let host = uri.as_ref().and_then(Uri::host);
-        let host = host.ok_or_else(|| InvalidUrl { url: url.into() })?;
+        let host = host.ok_or_else(|| InvalidUrl::new(url))?;
         Ok(Self {
             host: host.into(),
             port: uri.as_ref().and_then(Uri::port_u16).unwrap_or(80),
@@ -397,6 +412,21 @@ mod tests {
         assert!(!format!("{with_token:?}").contains("0123"));
         for token in ["", "a b", "a\nb", "\u{e9}"] {
             assert!(client().with_token(token).is_none(), "{token:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_not_shown() {
+        for (url, shown) in [
+            ("https://me:s3cret@example.org", "https://…@example.org"),
+            ("ftp://s3cret@x/y", "ftp://…@x/y"),
+            ("http://me:s3c@ret@x:80/messages", "http://…@x:80/messages"),
+            ("me:s3cret@example.org", "…@example.org"),
+            ("https://example.org/@x", "https://example.org/@x"),
+        ] {
+            let error = Client::new(url).unwrap_err().to_string();
+            assert!(error.contains(&format!("{shown:?}")), "{error}");
+            assert!(!error.contains("s3c"), "{error}");
         }
     }
 

@@ -7,6 +7,7 @@
 
 use std::ffi::OsString;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Args, Command, Parser};
 
 use super::options::switch;
@@ -37,7 +38,9 @@ pub(super) fn parse<C: Parser>(command: Command, arguments: &[OsString]) -> Resu
     } else {
         with_variables(command)
     };
-    let matches = command.try_get_matches_from_mut(arguments)?;
+    let matches = command
+        .try_get_matches_from_mut(&arguments)
+        .map_err(|error| without_text(error, &arguments, &mut command))?;
     C::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
@@ -55,6 +58,27 @@ fn leading_color_words(arguments: &[OsString]) -> usize {
         }
     }
     count
+}
+
+/// The error without a second text for `put` or `hash`, which is a message and not to be shown.
+fn without_text(error: clap::Error, arguments: &[OsString], command: &mut Command) -> clap::Error {
+    let name = arguments
+        .get(1)
+        .filter(|name| *name == "put" || *name == "hash");
+    let word = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(word)) if error.kind() == ErrorKind::UnknownArgument => word,
+        _ => return error,
+    };
+    let mut texts = arguments.iter().skip_while(|word| *word != "--");
+    let is_text = !word.starts_with('-') || texts.any(|text| text == word.as_str());
+    let named = name.and_then(|name| command.find_subcommand_mut(name));
+    match named.filter(|_| is_text) {
+        Some(command) => command.error(
+            ErrorKind::TooManyValues,
+            "there is more than one text; put quotes around one that has several words",
+        ),
+        None => error,
+    }
 }
 
 /// Options of `serve`, each with its variable. One that stands for itself is a switch, which may be turned off

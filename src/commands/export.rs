@@ -62,8 +62,8 @@ pub(super) struct ExportArgs {
     #[arg(long, value_enum, default_value = "ndjson")]
     pub(crate) format: Form,
 
-    /// Where to write, for nobody else to read; it is called FILE.part until it is whole, and an
-    /// unfinished one is gone on with; `-` is standard output [default: -]
+    /// Where to write, for nobody else to read. Written to FILE.part and renamed when complete; a partial file
+    /// is resumed; `-` is standard output [default: -]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 

@@ -22,8 +22,8 @@ impl IntegrityError {
     }
 }
 
-/// Whoever read standard output does not any more, as in `digestd export | head`. That is no failure, and
-/// there is nothing to say.
+/// Standard output has no reader any more, as in `digestd export | head`. That is no failure, and there is
+/// nothing to say.
 #[derive(Debug, thiserror::Error)]
 #[error("the reader of the result is gone")]
 pub(super) struct ReaderGone;
@@ -39,7 +39,7 @@ pub(super) fn written(result: io::Result<()>) -> anyhow::Result<()> {
     }
 }
 
-/// Lets a command go on whose work counts, also if nobody reads what it says.
+/// Lets a command finish its work also if its results are not read.
 ///
 /// # Errors
 /// If a result cannot be written though its reader is there.

@@ -39,7 +39,7 @@ pub(super) fn survive_size_limit() -> io::Result<()> {
     }
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let _context = runtime.enter();
-    // A handler is enough, and it stays when nobody listens to it.
+    // A handler is enough, and it stays installed without a listener.
     signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map(drop)
 }
 

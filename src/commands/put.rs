@@ -58,7 +58,7 @@ fn put_batch(client: &Client, path: &Path) -> anyhow::Result<()> {
         match answer.outcome {
             Ok(digest) => {
                 stored += 1;
-                // Those that follow are to be stored, whether somebody reads their digests or not.
+                // The lines that follow are stored even if their digests are not read.
                 unless_gone(writeln!(output, "{digest}"))?;
             }
             Err(reason) => {

@@ -298,6 +298,24 @@ fn a_token_in_the_wrong_place_is_not_shown() {
 }
 
 #[test]
+fn a_text_of_several_words_without_quotes_is_refused_and_not_shown() {
+    for words in [
+        &["hello", "wombat"][..],
+        &["--", "hello", "-wombat"],
+        &["-", "wombat"],
+        &["hello", "big", "wombat"],
+    ] {
+        for verb in ["hash", "put"] {
+            let outcome = run(digestd().arg(verb).args(words), b"");
+            let error = checked_failure(&outcome, 2);
+            assert!(!error.contains("wombat"), "{error}");
+        }
+        let outcome = run(digestd().arg("hash").args(words), b"");
+        assert!(outcome.stderr.contains("quotes"), "{outcome:?}");
+    }
+}
+
+#[test]
 fn a_text_that_begins_with_a_minus_comes_after_two() {
     for text in ["--stdin", "-5", "-", "--", "-h"] {
         let outcome = run(digestd().args(["hash", "--", text]), b"");

@@ -225,6 +225,24 @@ fn a_file_of_a_token_that_everybody_can_read_or_that_holds_none_is_said_to_be_so
             .contains("token has mode 0644: others may read it");
         assert_eq!(said, is_said, "{outcome:?}");
     }
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    for content in [
+        "\u{feff}digestd_0123",
+        "\u{feff}digestd_0123\r\n",
+        "\u{feff} digestd_0123\n",
+    ] {
+        fs::write(&path, content).unwrap();
+        let outcome = run(&mut command, b"");
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        let content = content.encode_utf16().flat_map(u16::to_le_bytes);
+        fs::write(&path, content.collect::<Vec<_>>()).unwrap();
+        let outcome = run(&mut command, b"");
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        assert!(
+            outcome.stderr.contains("UTF-16 instead of UTF-8"),
+            "{outcome:?}"
+        );
+    }
     for content in ["", "two words", "\u{e9}"] {
         fs::write(&path, content).unwrap();
         let outcome = run(&mut command, b"");

@@ -90,7 +90,7 @@ fn find(arguments: &Arguments) -> anyhow::Result<()> {
     bar.finish_and_clear();
     let gifts = gifts.with_context(|| path.display().to_string())?;
     match print(gifts.as_deref()) {
-        // Like `find-pair … | true`: there is nobody left to tell.
+        // As in `find-pair … | true`: the answer is not wanted any more.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         printed => printed.context("cannot write the answer"),
     }

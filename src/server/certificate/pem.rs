@@ -66,7 +66,7 @@ fn explain(path: &Path, bytes: &[u8], wanted: Wanted, error: Option<impl fmt::Di
             )
         }
         Found::EncryptedKey if a_key => format!(
-            "it is encrypted, and nobody is there to type its passphrase; `openssl pkey -in {path} -out NEW.key` \
+            "it is encrypted, and a server cannot type its passphrase; `openssl pkey -in {path} -out NEW.key` \
              removes the passphrase"
         ),
         Found::EncryptedDerKey if a_key => format!(
