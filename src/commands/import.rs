@@ -41,7 +41,7 @@ const WINDOW_BYTES_MAX: usize = 32 << 20;
 const SERVER_MESSAGE_BYTES_MAX: u64 = SEGMENT_BYTES as u64;
 
 /// Connections to a server: a quarter of what it allows one client.
-const CONNECTIONS: usize = config::CLIENT_CONNECTIONS_MAX.get() as usize / 4;
+const CONNECTIONS: usize = config::CLIENT_CONNECTIONS_MAX / 4;
 
 /// Bytes read at once.
 const BUFFER_BYTES: usize = 1 << 20;

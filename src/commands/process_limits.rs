@@ -56,7 +56,7 @@ pub(super) fn set_process_limits(limits: &mut ConnectionLimits) -> Option<u64> {
     if connections < limits.all_connections_max() {
         warn!(
             connections,
-            "fewer connections than usual: the limit on open files is low"
+            "fewer connections than there may be: the limit on open files is low"
         );
         share_out(connections, limits);
     }
@@ -72,11 +72,12 @@ pub(super) fn set_process_limits(limits: &mut ConnectionLimits) -> Option<u64> {
 
 /// Has no more than so many `connections` in all.
 fn share_out(connections: usize, limits: &mut ConnectionLimits) {
-    let of_operators = limits
-        .admin_connections_max
-        .min(connections.div_ceil(ADMIN_SHARE));
+    let share = connections.div_ceil(ADMIN_SHARE);
+    // What clients may not have anyway.
+    let left = connections.saturating_sub(limits.connections_max);
+    let of_operators = limits.admin_connections_max.min(share.max(left));
     limits.admin_connections_max = of_operators;
-    limits.connections_max = connections - of_operators;
+    limits.connections_max = limits.connections_max.min(connections - of_operators);
 }
 
 #[cfg(test)]
@@ -91,6 +92,19 @@ mod tests {
             share_out(connections, &mut limits);
             assert_eq!(limits.admin_connections_max, of_operators);
             assert_eq!(limits.all_connections_max(), connections);
+        }
+    }
+
+    #[test]
+    fn clients_never_get_more_connections_than_were_ordered() {
+        for (ordered, connections, of_operators) in [(16, 200, 184), (64, 100, 36), (90, 96, 6)] {
+            let mut limits = ConnectionLimits {
+                connections_max: ordered,
+                ..ConnectionLimits::default()
+            };
+            share_out(connections, &mut limits);
+            assert_eq!(limits.connections_max, ordered);
+            assert_eq!(limits.admin_connections_max, of_operators);
         }
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! Everything has a limit; tests lower them to see both sides.
 
-use std::num::NonZeroU16;
 use std::time::Duration;
 
 /// Default of [`BodyLimits::bytes_max`]: far above any message meant to be read by people, small
@@ -13,9 +12,31 @@ pub const BODY_BYTES_MAX: u64 = 1 << 20;
 /// lost of a batch that is refused.
 pub const BATCH_BYTES_MAX: u64 = 256 << 20;
 
-/// Default of [`ConnectionLimits::client_connections_max`]: 256, more than any browser or pool of connections
-/// opens.
-pub const CLIENT_CONNECTIONS_MAX: NonZeroU16 = NonZeroU16::MIN.saturating_add(255);
+/// Default of [`ConnectionLimits::connections_max`]: about 40 KiB each at the worst.
+pub const CONNECTIONS_MAX: usize = 8192;
+
+/// Default of [`ConnectionLimits::client_connections_max`]: more than any browser or pool of connections opens.
+pub const CLIENT_CONNECTIONS_MAX: usize = 256;
+
+/// Default of [`ConnectionLimits::age_max`]: load balancers spread again, and no client holds a slot without end.
+pub const AGE_MAX: Duration = Duration::from_hours(1);
+
+/// Default of [`ConnectionLimits::idle_timeout`]: longer than the 60 s after which most load balancers and proxies
+/// give up a connection. The side that sends requests has to close first: one that is sent into a close is lost.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Default of [`ConnectionLimits::head_timeout`]: a few round trips on a bad line.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Default of [`ConnectionLimits::head_bytes_max`]: twice what browsers with full cookie jars send.
+pub const HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// Default of [`BodyLimits::stall_timeout`]: long enough for a lost packet's third retry, on a bad line.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Default of [`ConnectionLimits::drain_timeout`]: what supervisors allow between SIGTERM and SIGKILL, with room for
+/// the last sync.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Default of [`ConnectionLimits::admin_connections_max`]: 256, which leaves clients what they had; a few
 /// programs that scrape, with room for those that never close a connection.
@@ -63,7 +84,7 @@ pub struct ConnectionLimits {
     pub admin_connections_max: usize,
     /// Requests on one connection.
     pub requests_max: u64,
-    /// A connection may live this long.
+    /// A connection of this age ends with its next answer.
     pub age_max: Duration,
     /// A connection may be silent this long between requests.
     pub idle_timeout: Duration,
@@ -140,24 +161,19 @@ impl Default for Limits {
 impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
-            // About 40 KiB each at the worst.
-            connections_max: 8192,
-            client_connections_max: CLIENT_CONNECTIONS_MAX.get().into(),
+            connections_max: CONNECTIONS_MAX,
+            client_connections_max: CLIENT_CONNECTIONS_MAX,
             network_connections_max: NETWORK_CONNECTIONS_MAX,
             admin_connections_max: ADMIN_CONNECTIONS_MAX,
             requests_max: 10_000,
-            // So that load balancers spread again, and no client holds a slot without end.
-            age_max: Duration::from_hours(1),
-            // Longer than the pause between two clicks, shorter than most proxies keep theirs.
-            idle_timeout: Duration::from_mins(1),
-            head_timeout: Duration::from_secs(10),
-            // Twice what browsers with full cookie jars send.
-            head_bytes_max: 16 << 10,
+            age_max: AGE_MAX,
+            idle_timeout: IDLE_TIMEOUT,
+            head_timeout: HEAD_TIMEOUT,
+            head_bytes_max: HEAD_BYTES_MAX,
             head_fields_max: 64,
             write_stall_timeout: Duration::from_secs(30),
             drain_delay: DRAIN_DELAY,
-            // What supervisors allow between SIGTERM and SIGKILL, with room for the last sync.
-            drain_timeout: Duration::from_secs(10),
+            drain_timeout: DRAIN_TIMEOUT,
         }
     }
 }
@@ -180,8 +196,7 @@ impl Default for BodyLimits {
             // Together 48 MiB: 32 of the largest bodies, and a thousand small ones beside them.
             all_large_bytes_max: 32 << 20,
             all_small_bytes_max: 16 << 20,
-            // Long enough for a lost packet's third retry, on a bad line.
-            stall_timeout: Duration::from_secs(30),
+            stall_timeout: BODY_TIMEOUT,
             // A modem of 1990; a client below it holds memory and sends nothing.
             rate_min: 1024,
         }

@@ -12,8 +12,9 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 pub use self::limits::{
-    BATCH_BYTES_MAX, BODY_BYTES_MAX, BatchLimits, BodyLimits, CLIENT_CONNECTIONS_MAX,
-    ConnectionLimits, DRAIN_DELAY, ESCAPED_BYTES_MAX, LEAVING_PART, Limits,
+    AGE_MAX, BATCH_BYTES_MAX, BODY_BYTES_MAX, BODY_TIMEOUT, BatchLimits, BodyLimits,
+    CLIENT_CONNECTIONS_MAX, CONNECTIONS_MAX, ConnectionLimits, DRAIN_DELAY, DRAIN_TIMEOUT,
+    ESCAPED_BYTES_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT, IDLE_TIMEOUT, LEAVING_PART, Limits,
 };
 pub use self::memory::{default_cache_bytes, memory_limit_bytes};
 use crate::access;
@@ -50,6 +51,8 @@ pub struct Config {
     pub workers: usize,
     /// What clients may take.
     pub limits: Limits,
+    /// Connections of all clients as they were ordered; `limits` has those that memory and descriptors allow.
+    pub connections_ordered: Option<usize>,
     /// Whether the process ends when the store fails, instead of going on with reads.
     pub exit_on_failure: bool,
     /// Whether who may read a message may have all of them.

@@ -71,7 +71,10 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     mut phase: watch::Receiver<Phase>,
 ) {
     let stream = CountingStream::new(stream, Arc::clone(&progress));
-    let requests_max = limits.requests_max;
+    let life = Life {
+        requests_max: limits.requests_max,
+        age_max: limits.age_max,
+    };
     let (info, streams) = (Arc::new(info), StreamExecutor::default());
     let service = {
         let (app, progress) = (Arc::clone(&app), Arc::clone(&progress));
@@ -83,7 +86,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
                 Arc::clone(&app),
                 Arc::clone(&info),
                 Arc::clone(&progress),
-                requests_max,
+                life,
                 request,
                 stream,
             )
@@ -133,11 +136,18 @@ fn is_for_flood(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
+/// How long a connection is used: from then on each answer is its last.
+#[derive(Clone, Copy)]
+struct Life {
+    requests_max: u64,
+    age_max: Duration,
+}
+
 async fn answer(
     app: Arc<App>,
     info: Arc<ConnectionInfo>,
     progress: Arc<ConnectionProgress>,
-    requests_max: u64,
+    life: Life,
     request: Request<Incoming>,
     stream: Option<Arc<EndSignal>>,
 ) -> Result<Response<ResponseBody>, h2::Error> {
@@ -160,7 +170,8 @@ async fn answer(
     if let Some(delivery) = response.body().delivery() {
         progress.follow(delivery, is_h2.then_some(ending));
     }
-    if number >= requests_max {
+    // Told with an answer, so that no request meets the end of a connection that seemed to be free.
+    if number >= life.requests_max || progress.started.elapsed() >= life.age_max {
         progress.retire.store(true, Relaxed);
         if !is_h2 {
             response

@@ -39,7 +39,7 @@ pub(super) struct ConnectionProgress {
     answers: Mutex<Vec<Unread>>,
     /// An answer was given before its request had ended.
     pub(super) body_unread: AtomicBool,
-    /// Enough requests for one connection.
+    /// Its last answer was given: it has had its requests, or is old.
     pub(super) retire: AtomicBool,
     /// It was ended for what it sent beside requests.
     pub(super) has_flooded: AtomicBool,
@@ -178,8 +178,6 @@ pub(super) struct IdlePolicy {
     head_timeout: Duration,
     idle_timeout: Duration,
     write_stall_timeout: Duration,
-    age_max: Duration,
-    started: Instant,
     state: State,
     since: Instant,
     retired: bool,
@@ -223,8 +221,6 @@ impl IdlePolicy {
             head_timeout: limits.head_timeout,
             idle_timeout: limits.idle_timeout,
             write_stall_timeout: limits.write_stall_timeout,
-            age_max: limits.age_max,
-            started,
             state: State::First,
             since: started,
             retired: false,
@@ -257,12 +253,12 @@ impl IdlePolicy {
             State::Idle { .. } => lasting >= self.idle_timeout,
             State::Busy { .. } => false,
         };
-        let is_old = self.started.elapsed() >= self.age_max || progress.retire.load(Relaxed);
+        let is_told = progress.retire.load(Relaxed);
         match state {
             // There is nobody to say goodbye to.
             State::First | State::Head | State::Blocked { .. } if is_over => Action::End,
             State::Idle { .. } if is_over && self.retired => Action::End,
-            _ if (is_over || is_old) && !self.retired => {
+            _ if (is_over || is_told) && !self.retired => {
                 self.retired = true;
                 self.since = Instant::now();
                 Action::Retire
@@ -499,17 +495,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_is_retired_when_it_is_old_or_has_served_enough() {
+    async fn a_connection_is_retired_once_its_last_answer_was_given() {
         let (mut policy, progress, limits) = policy();
         let _running = Running::start(Arc::clone(&progress), true);
-        policy.look(&progress);
+        // However old it is: the next request may be under way already.
         pass(limits.age_max).await;
+        assert_eq!(policy.look(&progress), Action::Go);
+        progress.retire.store(true, Relaxed);
         assert_eq!(policy.look(&progress), Action::Retire);
         assert_eq!(policy.look(&progress), Action::Go);
-
-        let (mut policy, progress, _) = self::policy();
-        progress.retire.store(true, Relaxed);
-        let _running = Running::start(Arc::clone(&progress), true);
-        assert_eq!(policy.look(&progress), Action::Retire);
     }
 }

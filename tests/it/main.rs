@@ -2,7 +2,7 @@
 //!
 //! * the walls between rooms: [`wall`];
 //! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`batch`],
-//!   [`ranges`], [`addresses`], [`problems`], [`openapi`], [`pages`], [`limits`], [`admission`],
+//!   [`ranges`], [`addresses`], [`problems`], [`openapi`], [`pages`], [`limits`], [`keep_alive`], [`admission`],
 //!   [`access`], [`hosts`], [`http2`], [`shutdown`], [`metrics`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`],
 //!   [`verify`], [`scrub`], [`read_only`], [`backup`], [`compact`], [`upgrade`], with [`store_support`];
@@ -49,6 +49,7 @@ mod groups;
 mod hosts;
 mod http2;
 mod import;
+mod keep_alive;
 mod limits;
 mod loadgen;
 mod logs;

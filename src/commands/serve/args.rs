@@ -6,7 +6,6 @@
 //! store is in this file, in [`Options`], which has its default, and where it is used.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, value_parser};
 use tracing::level_filters::LevelFilter;
 
+use super::connection_args::ConnectionArgs;
 use super::tls_args::TlsArgs;
 use crate::access;
 use crate::access::hosts::{HostName, HostPattern, Hosts};
@@ -37,6 +37,8 @@ pub(in crate::commands) struct ServeArgs {
     storage: StorageArgs,
     #[command(flatten)]
     limits: LimitArgs,
+    #[command(flatten)]
+    connections: ConnectionArgs,
     #[command(flatten)]
     tls: TlsArgs,
     #[command(flatten)]
@@ -102,10 +104,6 @@ struct LimitArgs {
     /// Largest batch; each of its lines is limited like a request body
     #[arg(long, value_name = "SIZE", default_value_t = Size(config::BATCH_BYTES_MAX))]
     batch_max: Size,
-
-    /// Connections of each client at once; never more than half of all
-    #[arg(long, value_name = "N", default_value_t = config::CLIENT_CONNECTIONS_MAX)]
-    client_connections_max: NonZeroU16,
 
     /// Requests that read, and lines of look-ups, for each client (an IPv4 address, an IPv6 /64 network), like
     /// 100/s, 100/m or 100/h; all clients of a /48 network have 16 times as many [default: no limit]
@@ -202,10 +200,6 @@ struct OperationArgs {
     #[arg(long, value_name = "N")]
     workers: Option<u16>,
 
-    /// Go on accepting connections this long after SIGTERM, while /readyz says 503
-    #[arg(long, value_name = "TIME", default_value_t = config::DRAIN_DELAY.into())]
-    drain_delay: humantime::Duration,
-
     /// End with exit code 1 when the store fails, for a supervisor to start it again; otherwise
     /// reads go on
     #[arg(long)]
@@ -244,7 +238,8 @@ impl ServeArgs {
         }
         let (read_rate, write_rate) = (self.limits.read_rate, self.limits.write_rate);
         let tls = self.tls.into_config()?;
-        let mut limits = self.limits.into_limits(self.operation.drain_delay.into());
+        let mut limits = self.limits.into_limits();
+        let connections_ordered = self.connections.set(&mut limits)?;
         limits.fit_into(config::memory_limit_bytes(), tls.is_some());
         let storage = &self.storage;
         let cache_bytes = storage.cache.map(|size| size.0);
@@ -272,17 +267,16 @@ impl ServeArgs {
             workers: self.operation.workers.map_or_else(cores, usize::from),
             exit_on_failure: self.operation.exit_on_failure,
             limits,
+            connections_ordered,
         })
     }
 }
 
 impl LimitArgs {
-    fn into_limits(self, drain_delay: Duration) -> Limits {
+    fn into_limits(self) -> Limits {
         let mut limits = Limits::default();
         limits.body.bytes_max = self.body_max.0;
         limits.batch.bytes_max = self.batch_max.0;
-        limits.connection.drain_delay = drain_delay;
-        limits.connection.client_connections_max = self.client_connections_max.get().into();
         limits
     }
 }
@@ -459,13 +453,13 @@ mod tests {
     }
 
     #[test]
-    fn durations_carry_units() {
-        let config = serve(&["--drain-delay", "1m 500ms"]).unwrap();
-        assert_eq!(
-            config.limits.connection.drain_delay,
-            Duration::from_millis(60_500)
-        );
-        assert!(serve(&["--drain-delay", "5"]).is_err());
+    fn a_larger_head_leaves_fewer_connections_and_an_order_is_remembered() {
+        let small = serve(&["--head-max", "8KiB", "--connections-max", "1048576"]).unwrap();
+        let large = serve(&["--head-max", "1MiB", "--connections-max", "1048576"]).unwrap();
+        assert_eq!(small.connections_ordered, Some(1 << 20));
+        let connections = |config: &Config| config.limits.connection.connections_max;
+        assert!(connections(&large) < connections(&small));
+        assert_eq!(serve(&[]).unwrap().connections_ordered, None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! with 0.
 
 mod args;
+mod connection_args;
 mod listeners;
 mod tls_args;
 
@@ -304,6 +305,13 @@ fn announce(config: &Config, access: &Access, files: Option<u64>, listeners: &[L
         warn!(
             limit = %ByteSize(limit),
             "clients could make it take more memory than it may; give it a smaller --cache or more memory"
+        );
+    }
+    let connections = config.limits.connection.connections_max;
+    if let Some(ordered) = config.connections_ordered.filter(|ordered| *ordered > connections) {
+        warn!(
+            ordered,
+            connections, "memory or the limit on open files allow fewer connections than --connections-max"
         );
     }
     for listener in listeners {
