@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use super::authorize::Locality;
 use super::body_room::BodyBudget;
 use super::budget::{Budget, Waits, WaitsOfConnection};
 use super::discards::Discards;
@@ -48,6 +49,8 @@ pub struct ConnectionInfo {
     pub role: ListenerRole,
     /// Whether it must be for a host that is answered to.
     pub checks_hosts: bool,
+    /// Whether it may ask for health all the same.
+    pub locality: Locality,
     /// For its requests that wait, if it is HTTP/2.
     pub waits: Arc<WaitsOfConnection>,
     /// For bodies that are not read, if it is HTTP/2.

@@ -2,7 +2,8 @@
 //!
 //! Cheap questions come first, and a client that is not admitted learns nothing of tokens: the network, the
 //! host that the request is for, the rate, the page that a browser makes the request for, and then the token,
-//! which must allow what [`Resource::scope`] says.
+//! which must allow what [`Resource::scope`] says. A program of this machine that asks for health, and for nothing
+//! else, is always let in: its health check is to fail for how the service is, not for whom.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -32,6 +33,17 @@ const OTHER_CHALLENGE: &str = "Bearer realm=\"digestd\", error=\"invalid_token\"
 
 /// Figures are part of what `/metrics` says, and follow from what may be read.
 const FIGURES_SCOPES: [Scope; 2] = [Scope::Metrics, Scope::Read];
+
+/// Whether a program of this machine made a connection, for itself: it may always ask how the service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locality {
+    /// Another machine did, or a proxy that speaks for others.
+    Elsewhere,
+    /// One of this machine did.
+    Here,
+    /// The same, of a network that is not let in: it may ask for nothing else.
+    HereForHealth,
+}
 
 /// Why a request is refused before anybody looks at what it wants.
 #[derive(Debug, thiserror::Error)]
@@ -115,16 +127,28 @@ pub(super) fn client(access: &Access, peer: Peer, fields: &HeaderMap) -> Result<
     Ok(client?)
 }
 
+/// Whether a request asks how the service is, in a word, and nobody says that it is passed on.
+pub(super) fn asks_for_health(method: &Method, target: &Uri, fields: &HeaderMap) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+        && Resource::parse(target.path()).is_unlimited()
+        && target.query().is_none()
+        && !fields.contains_key(FORWARDED)
+        && !fields.contains_key(X_FORWARDED_FOR)
+}
+
 /// Whether `client` may make a request with this head; if it came where that is checked, for this host.
 pub(super) fn check(
     access: &Access,
     client: IpAddr,
     checks_hosts: bool,
+    locality: Locality,
     resource: Resource<'_>,
     head: &Parts,
 ) -> Result<(), Denied> {
     let (method, target, fields) = (&head.method, &head.uri, &head.headers);
-    if !access.admits(client) {
+    let is_always_let_in =
+        locality != Locality::Elsewhere && asks_for_health(method, target, fields);
+    if !is_always_let_in && !access.admits(client) {
         return Err(Denied::Network);
     }
     let host = RequestHost::of(head)?;

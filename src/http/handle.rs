@@ -85,7 +85,14 @@ impl App {
         let mut record = RequestRecord::begin(reporters, id, peer, &head, resource, progress);
 
         let admitted = address.and_then(|address| {
-            authorize::check(&self.access, address, info.checks_hosts, resource, &head)
+            authorize::check(
+                &self.access,
+                address,
+                info.checks_hosts,
+                info.locality,
+                resource,
+                &head,
+            )
         });
         let result = self
             .handle(info.role, resource, &head, admitted, body)

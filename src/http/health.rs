@@ -1,17 +1,28 @@
 //! Is it alive, is it ready, how is it doing: paths for machines, which touch no disk; with `?verbose`,
 //! why.
 
-use http::StatusCode;
 use http::header::RETRY_AFTER;
 use http::request::Parts;
+use http::{Request, StatusCode};
 
-use super::app::App;
-use super::authorize::may_see_figures;
+use super::app::{App, ConnectionInfo};
+use super::authorize::{Locality, asks_for_health, may_see_figures};
 use super::body::Response;
 use super::error::{HttpError, RETRY_SOON};
 use super::response;
 use crate::metrics::{CONTENT_TYPE, Figures};
 use crate::service::Health;
+
+impl App {
+    /// Whether the connection of a request is to end without an answer: it may ask for health alone, and asks for
+    /// something else.
+    #[must_use]
+    pub fn is_deaf_to<B>(&self, request: &Request<B>, info: &ConnectionInfo) -> bool {
+        info.locality == Locality::HereForHealth
+            && !self.access.admits(info.origin.address)
+            && !asks_for_health(request.method(), request.uri(), request.headers())
+    }
+}
 
 /// `GET /livez`: the process turns over.
 pub(super) fn live() -> Response {

@@ -79,6 +79,7 @@ mod trace;
 pub mod fuzz;
 
 pub use self::app::{App, ConnectionInfo};
+pub use self::authorize::Locality;
 pub use self::body::{DeliveryProgress, ResponseBody};
 pub use self::budget::{NoRoom, WaitsOfConnection};
 pub use self::discards::Discards;

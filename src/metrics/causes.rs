@@ -17,7 +17,7 @@ pub enum Refused {
     Client,
     /// The same for the network of its client.
     Network,
-    /// Its network is not allowed.
+    /// Its network is not allowed; on this machine it is closed when it asks for something else than health.
     Denied,
 }
 

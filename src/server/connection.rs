@@ -22,8 +22,8 @@ use super::stream::{CountingStream, UNASKED_BYTES_MAX};
 use super::streams::StreamExecutor;
 use super::timeouts::{Action, ConnectionProgress, IdlePolicy, Running};
 use crate::config::ConnectionLimits;
-use crate::http::{App, ConnectionInfo, EndSignal, Ending, NoRoom, ResponseBody};
-use crate::metrics::Ended;
+use crate::http::{App, ConnectionInfo, End, EndSignal, Ending, NoRoom, ResponseBody};
+use crate::metrics::{Ended, Refused};
 
 /// HTTP/2 streams of one connection at once.
 const H2_STREAMS_MAX: u32 = 64;
@@ -154,6 +154,11 @@ async fn answer(
     let is_h2 = request.version() == Version::HTTP_2;
     let has_body = !request.body().is_end_stream();
     let (running, number) = Running::start(progress, is_h2);
+    if app.is_deaf_to(&request, &info) {
+        app.metrics().refuse_connection(Refused::Denied);
+        running.0.end();
+        return Err(h2::Reason::REFUSED_STREAM.into());
+    }
     // The client may send it again: nothing was done (RFC 9113, 8.7).
     let refused = |NoRoom| h2::Reason::REFUSED_STREAM;
     let ending = match stream {

@@ -1,7 +1,7 @@
 //! Accepting connections: within their number, whatever happens.
 //!
 //! A connection beyond a limit, or of a network that is not allowed, is counted and closed at once: an
-//! answer would cost what the limit saves. An error of `accept` never ends the loop: when descriptors have
+//! answer would cost what the limit saves. Only on this machine such a network may still ask for health. An error of `accept` never ends the loop: when descriptors have
 //! run out it pauses, since the next try cannot fare better before some connection has ended.
 
 use std::io;
@@ -21,7 +21,7 @@ use super::timeouts::ConnectionProgress;
 use super::tls::Tls;
 use crate::access::{Access, Peer};
 use crate::config::ConnectionLimits;
-use crate::http::{App, ConnectionInfo, ListenerRole, WaitsOfConnection};
+use crate::http::{App, ConnectionInfo, ListenerRole, Locality, WaitsOfConnection};
 use crate::metrics::{Ended, Refused};
 
 /// Pause after an error of `accept`, long enough for connections to end, short enough that the
@@ -89,7 +89,9 @@ pub(super) async fn accept(
             }
         };
         let peer = app.access().peer(address.ip());
-        if !is_let_in(app.access(), peer) {
+        let is_here = !peer.is_trusted && peer.address.is_loopback();
+        let is_let_in = is_let_in(app.access(), peer);
+        if !is_let_in && !is_here {
             metrics.refuse_connection(Refused::Denied);
             if let Some(times) = strangers.due() {
                 warn!(client = %peer.address, times, "closed connections of networks not let in");
@@ -125,6 +127,11 @@ pub(super) async fn accept(
             origin: peer,
             role: listener.role,
             checks_hosts: app.access().checks_hosts(on_loopback, peer),
+            locality: match (is_here, is_let_in) {
+                (false, _) => Locality::Elsewhere,
+                (true, true) => Locality::Here,
+                (true, false) => Locality::HereForHealth,
+            },
             waits: Arc::new(WaitsOfConnection::new(H2_WAITS_MAX)),
             discards: admission.progress().discards.clone(),
         };

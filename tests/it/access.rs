@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use digestd::access::hosts::Hosts;
 use digestd::access::networks::{Client, Network};
 use digestd::access::{Access, Settings};
 use digestd::digest::Digest;
@@ -437,15 +438,96 @@ async fn a_connection_that_was_let_in_is_not_served_any_more_once_its_network_is
     });
     let server = TestServer::guarded(&access);
     let mut client = server.connect(Protocol::Http1).await;
-    assert_eq!(client.ask(&Ask::get("/livez")).await.status, 200);
+    assert_eq!(client.ask(&Ask::get("/")).await.status, 200);
     fs::write(&list_file, "deny 127.0.0.1\n").unwrap();
     access.reload().unwrap();
-    assert_eq!(client.ask(&Ask::get("/livez")).await.status, 403);
+    assert_eq!(client.ask(&Ask::get("/")).await.status, 403);
+    // This machine may always ask how it is.
+    assert_eq!(client.ask(&Ask::get("/livez")).await.status, 200);
 
     fs::write(&list_file, "deny 127.0.0.1/8\n").unwrap();
     let error = access.reload().unwrap_err().to_string();
     assert!(error.contains("line 1"), "{error}");
-    assert_eq!(client.ask(&Ask::get("/livez")).await.status, 403);
+    assert_eq!(client.ask(&Ask::get("/")).await.status, 403);
+}
+
+/// An HTTP/1.1 request of a program at `source`: its status, `None` if the connection ends without an answer.
+async fn status_from(server: &TestServer, source: [u8; 4], request: &[u8]) -> Option<u16> {
+    let mut client = connect_from(source, server.address).await;
+    let _ = client.try_send(request).await;
+    let rest = client.rest().await;
+    let status = rest.bytes.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+    str::from_utf8(status).unwrap().parse().ok()
+}
+
+/// The head of a request that closes its connection.
+fn request(line: &str, host: &str, field: &str) -> Vec<u8> {
+    format!("{line} HTTP/1.1\r\nHost: {host}\r\n{field}Connection: close\r\n\r\n").into_bytes()
+}
+
+/// Settings that keep out who has no token, is of this machine, or asks for another host.
+fn closed_to_this_machine() -> Settings {
+    Settings {
+        deny: networks(&["127.0.0.0/8"]),
+        hosts: Hosts::new(vec!["digests.example".parse().unwrap()], None),
+        ..Settings::default()
+    }
+}
+
+#[tokio::test]
+async fn a_program_of_this_machine_may_always_ask_for_health_and_for_nothing_else() {
+    let server = TestServer::guarded(&with_tokens(closed_to_this_machine()));
+    let forwarded = "Forwarded: for=127.0.0.1\r\n";
+    let x_forwarded_for = "X-Forwarded-For: 127.0.0.1\r\n";
+    let token = "Authorization: Bearer reader\r\n";
+    for source in [[127, 0, 0, 1], [127, 9, 9, 9]] {
+        for (line, host, field, expected) in [
+            ("GET /livez", "localhost", "", Some(200)),
+            ("GET /readyz", "digests.example", "", Some(200)),
+            // A page whose name leads here gets no further than elsewhere.
+            ("GET /readyz", "other.example", "", Some(421)),
+            ("GET /readyz/write", "127.0.0.1:1", "", Some(200)),
+            ("HEAD /healthz", "LOCALHOST", token, Some(200)),
+            ("GET /readyz", "[::1]", "", Some(200)),
+            ("GET /readyz", "a b", "", Some(400)),
+            ("GET /readyz?verbose", "localhost", "", None),
+            ("GET /readyz?", "localhost", "", None),
+            ("POST /livez", "localhost", "", None),
+            ("GET /livez", "localhost", forwarded, None),
+            ("GET /livez", "localhost", x_forwarded_for, None),
+            ("GET /metrics", "localhost", token, None),
+            ("GET /", "digests.example", token, None),
+            ("GET /nothing", "localhost", "", None),
+        ] {
+            let status = status_from(&server, source, &request(line, host, field)).await;
+            assert_eq!(status, expected, "{source:?} {line} {host} {field}");
+        }
+    }
+    // Over HTTP/2 as well, and the connection ends all the same.
+    let mut client = server.connect(Protocol::Http2).await;
+    assert_eq!(client.ask(&Ask::get("/readyz")).await.status, 200);
+    client.try_ask_unchecked(&Ask::get("/")).await.unwrap_err();
+    client.closed().await;
+}
+
+#[tokio::test]
+async fn a_health_check_through_a_trusted_proxy_is_none_of_this_machine() {
+    let access = open(Settings {
+        trusted_proxies: networks(&["127.0.0.9", "127.0.0.8"]),
+        ..closed_to_this_machine()
+    });
+    let server = TestServer::guarded(&access);
+    let plain = request("GET /livez", "localhost", "");
+    let of_this_machine = request("GET /livez", "localhost", "X-Forwarded-For: 127.0.0.1\r\n");
+    for proxy in [[127, 0, 0, 9], [127, 0, 0, 8]] {
+        for request in [&plain, &of_this_machine] {
+            assert_eq!(status_from(&server, proxy, request).await, Some(403));
+        }
+        for preamble in preambles("127.0.0.1") {
+            let request = [&preamble[..], &plain].concat();
+            assert_eq!(status_from(&server, proxy, &request).await, None);
+        }
+    }
 }
 
 #[tokio::test]
