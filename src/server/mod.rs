@@ -25,9 +25,10 @@ mod signal;
 pub mod fuzz;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use rustix::net::sockopt::set_ipv6_v6only;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -74,8 +75,14 @@ pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
         } else {
             TcpSocket::new_v6()
         };
+        // For both families, whatever the system's default is, unless IPv4 has a socket of its own.
+        let is_for_both = address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED);
+        let beside = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
         socket
             .and_then(|socket| {
+                if is_for_both {
+                    set_ipv6_v6only(&socket, addresses.contains(&beside))?;
+                }
                 // A restart must not wait for the connections of the last run to fade away.
                 socket.set_reuseaddr(true)?;
                 socket.bind(address)?;
