@@ -1,4 +1,4 @@
-//! Connections and requests that were refused or ended, by cause.
+//! Connections and requests that were refused or ended, and files that could not be read again, by cause.
 //!
 //! Does not know what answer a request got. **Invariant:** every cause has a series from the start, so that a
 //! first increase is seen.
@@ -28,6 +28,15 @@ pub enum Ended {
     Room,
     /// Its client sent control frames, or bytes that belong to no request, without end.
     Flood,
+}
+
+/// What could not be read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// The certificate or its key.
+    Certificate,
+    /// Tokens or lists of networks.
+    Access,
 }
 
 /// Why a request was refused, whatever it wanted.
@@ -77,6 +86,8 @@ pub enum KeptOut {
 pub(super) trait Cause: Copy + Debug + PartialEq + 'static {
     const NAME: &'static str;
     const HELP: &'static str;
+    /// The name of the label.
+    const LABEL: &'static str = "cause";
     /// Every cause and its label.
     const ALL: &'static [(Self, &'static str)];
 }
@@ -96,6 +107,14 @@ impl Cause for Ended {
     const NAME: &'static str = "digestd_connections_ended_total";
     const HELP: &'static str = "Connections ended by the server: to make room for others, or for a flood of control frames";
     const ALL: &'static [(Self, &'static str)] = &[(Self::Room, "room"), (Self::Flood, "flood")];
+}
+
+impl Cause for Reload {
+    const NAME: &'static str = "digestd_reloads_failed_total";
+    const HELP: &'static str = "Times that files could not be read again, every try counted: the certificate and its key, or tokens and lists of networks (access)";
+    const LABEL: &'static str = "files";
+    const ALL: &'static [(Self, &'static str)] =
+        &[(Self::Certificate, "certificate"), (Self::Access, "access")];
 }
 
 impl Cause for KeptOut {
@@ -149,7 +168,7 @@ impl<C: Cause> Causes<C> {
     pub(super) fn write(&self, page: &mut Exposition) {
         let mut family = page.family(Kind::Counter, C::NAME, C::HELP);
         for (_, label, count) in &self.0 {
-            family.sample(&[("cause", label)], count.load(Relaxed));
+            family.sample(&[(C::LABEL, label)], count.load(Relaxed));
         }
     }
 }
@@ -166,7 +185,7 @@ mod tests {
             page.finish()
         };
         let assert_has = |label: &str, count: usize| {
-            let line = format!("\n{}{{cause=\"{label}\"}} {count}\n", C::NAME);
+            let line = format!("\n{}{{{}=\"{label}\"}} {count}\n", C::NAME, C::LABEL);
             assert!(text().contains(&line), "{line}{}", text());
         };
         for (_, label) in C::ALL {
@@ -185,5 +204,6 @@ mod tests {
         assert_counted::<Refused>();
         assert_counted::<Ended>();
         assert_counted::<KeptOut>();
+        assert_counted::<Reload>();
     }
 }

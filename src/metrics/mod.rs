@@ -22,7 +22,7 @@ use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use self::causes::Causes;
-pub use self::causes::{Ended, KeptOut, Refused};
+pub use self::causes::{Ended, KeptOut, Refused, Reload};
 use self::histogram::{Counts, Scale};
 use self::requests::Requests;
 pub use self::requests::{Labels, Request};
@@ -87,6 +87,7 @@ pub struct Metrics {
     requests_refused: Causes<KeptOut>,
     connections_refused: Causes<Refused>,
     connections_ended: Causes<Ended>,
+    reloads_failed: Causes<Reload>,
     handshakes_failed: AtomicU64,
     commits: Mutex<Commits>,
     /// Seconds since 1970, 0 while there is no certificate.
@@ -109,6 +110,7 @@ impl Default for Metrics {
             requests_refused: Causes::default(),
             connections_refused: Causes::default(),
             connections_ended: Causes::default(),
+            reloads_failed: Causes::default(),
             handshakes_failed: AtomicU64::default(),
             commits: Mutex::default(),
             certificate_expiry: AtomicU64::new(0),
@@ -148,6 +150,11 @@ impl Metrics {
         self.handshakes_failed.fetch_add(1, Relaxed);
     }
 
+    /// Counts a try to read files again that failed.
+    pub fn fail_reload(&self, files: Reload) {
+        self.reloads_failed.add(files);
+    }
+
     /// Sets when the certificate in use expires.
     pub fn set_certificate_expiry(&self, expiry: SystemTime) {
         let since = expiry.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -163,6 +170,7 @@ impl Metrics {
         self.requests_refused.write(&mut page);
         self.connections_refused.write(&mut page);
         self.connections_ended.write(&mut page);
+        self.reloads_failed.write(&mut page);
         let mut ended = page.family(
             Kind::Counter,
             "digestd_ended_for_others_total",

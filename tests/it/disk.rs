@@ -69,7 +69,7 @@ impl BadDisk {
         let slow_while = slow_while.map(|file| ("DISK_SLOW_WHILE", path(file)));
         let slow_names = self.slow_names.clone().map(|it| ("DISK_SLOW_NAMES", it));
         let trace = self.trace.as_ref().map(|file| ("DISK_TRACE", path(file)));
-        let library = ("LD_PRELOAD", path(library()));
+        let library = ("LD_PRELOAD", path(disk_library()));
         let no_sync = self.no_directory_sync;
         let no_sync = no_sync.then(|| ("DISK_NO_DIRECTORY_SYNC", "1".to_owned()));
         [
@@ -100,21 +100,24 @@ impl BadDisk {
     }
 }
 
-fn library() -> &'static Path {
+/// The library that `tests/it/NAME.c` is the source of.
+pub(crate) fn library(name: &str) -> PathBuf {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let library = directory.path().join("library.so");
+    let source = format!("{}/tests/it/{name}.c", env!("CARGO_MANIFEST_DIR"));
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
+        .args([&*library, Path::new(&source)])
+        .arg("-ldl")
+        .status();
+    assert!(built.unwrap().success());
+    // Others may be building it too: each has its own, and leaves one that is always the same.
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.so"));
+    fs::rename(library, &kept).unwrap();
+    kept
+}
+
+fn disk_library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let library = directory.path().join("disk.so");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/disk.c");
-        let built = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
-            .args([&*library, Path::new(source)])
-            .arg("-ldl")
-            .status();
-        assert!(built.unwrap().success());
-        // Others may be building it too: each has its own, and leaves one that is always the same.
-        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("disk.so");
-        fs::rename(library, &kept).unwrap();
-        kept
-    })
+    LIBRARY.get_or_init(|| library("disk"))
 }

@@ -6,6 +6,7 @@
 mod args;
 mod connection_args;
 mod listeners;
+mod reloading;
 mod tls_args;
 
 use std::env;
@@ -18,16 +19,16 @@ use std::time::Duration;
 use anyhow::Context;
 use bytesize::ByteSize;
 use tokio::runtime::Builder;
-use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 pub(super) use self::args::ServeArgs;
 use self::listeners::listen;
+use self::reloading::{Reloading, keep_fresh, warn_of_exposure};
 use super::addresses::or_default;
 use super::color::Color;
 use super::environment::warnings;
-use super::exposure::{Purpose, exposures};
+use super::exposure::Purpose;
 use super::process_limits::set_process_limits;
 use crate::access::Access;
 use crate::config::{self, CertificateConfig, Config};
@@ -101,13 +102,14 @@ async fn serve(
     let sensitive = sensitive_files(config);
     warn_of_exposure(&sensitive);
     let hangups = server::hangups().context("cannot listen for signals")?;
-    tokio::spawn(keep_files_fresh(
-        hangups,
-        logs.clone(),
+    let reloading = Reloading {
+        logs: logs.clone(),
         tls,
-        Arc::clone(&access),
-        sensitive.into(),
-    ));
+        access: Arc::clone(&access),
+        metrics: Arc::clone(&metrics),
+        sensitive,
+    };
+    tokio::spawn(keep_fresh(hangups, reloading));
     tokio::spawn(supervisor::give_signs_of_life());
     let service = Arc::new(Service::default());
     let app = App::new(Arc::clone(&service), config.limits.clone());
@@ -164,50 +166,6 @@ async fn serve(
     failure.map_or(closed, Err)
 }
 
-/// Time between looks at the files of the certificate.
-const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Reads the certificate again when it has changed, and on SIGHUP; then the log file is
-/// reopened too.
-async fn keep_files_fresh(
-    mut hangups: Signal,
-    logs: Logs,
-    tls: Option<Arc<Tls>>,
-    access: Arc<Access>,
-    sensitive: Arc<[(PathBuf, Purpose)]>,
-) {
-    let mut ticks = tokio::time::interval(CERTIFICATE_INTERVAL);
-    loop {
-        let is_hangup = tokio::select! {
-            _ = hangups.recv() => true,
-            _ = ticks.tick(), if tls.is_some() => false,
-        };
-        if is_hangup {
-            logs.reopen();
-            info!("SIGHUP: opened the log file anew");
-        }
-        let (tls, access, sensitive) = (tls.clone(), Arc::clone(&access), Arc::clone(&sensitive));
-        let read = move || {
-            if is_hangup {
-                reload(&access);
-            }
-            let is_read = match tls {
-                Some(tls) if is_hangup => {
-                    tls.reload();
-                    true
-                }
-                Some(tls) => tls.reload_if_changed(),
-                None => is_hangup,
-            };
-            if is_read {
-                warn_of_exposure(&sensitive);
-            }
-        };
-        // A panic is in the log, and what was read before holds.
-        let _ = tokio::task::spawn_blocking(read).await;
-    }
-}
-
 /// What others must not write, or not even read.
 fn sensitive_files(config: &Config) -> Vec<(PathBuf, Purpose)> {
     let rules = [&config.access.tokens, &config.access.list_file];
@@ -220,22 +178,6 @@ fn sensitive_files(config: &Config) -> Vec<(PathBuf, Purpose)> {
         files.push((key.clone(), Purpose::Secret));
     }
     files
-}
-
-fn warn_of_exposure(files: &[(PathBuf, Purpose)]) {
-    let all = files
-        .iter()
-        .flat_map(|(path, purpose)| exposures(path, *purpose));
-    all.for_each(|exposure| warn!("{exposure}"));
-}
-
-/// Reads tokens and lists again.
-fn reload(access: &Access) {
-    match access.reload() {
-        Ok(()) if access.has_files() => info!("tokens and lists were read again, and hold"),
-        Ok(()) => {}
-        Err(error) => error!(%error, "tokens and lists stay as they were"),
-    }
 }
 
 /// Opens the store in a thread of its own, which then checks it as often as `scrub` says.
@@ -308,10 +250,14 @@ fn announce(config: &Config, access: &Access, files: Option<u64>, listeners: &[L
         );
     }
     let connections = config.limits.connection.connections_max;
-    if let Some(ordered) = config.connections_ordered.filter(|ordered| *ordered > connections) {
+    if let Some(ordered) = config
+        .connections_ordered
+        .filter(|ordered| *ordered > connections)
+    {
         warn!(
             ordered,
-            connections, "memory or the limit on open files allow fewer connections than --connections-max"
+            connections,
+            "memory or the limit on open files allow fewer connections than --connections-max"
         );
     }
     for listener in listeners {
