@@ -45,7 +45,8 @@ COPY --from=build /build/NOTICE /NOTICE
 COPY --from=build --chown=65532:65532 /build/data /data
 
 USER 65532:65532
-ENV DIGESTD_LISTEN=0.0.0.0:8080 DIGESTD_DATA_DIR=/data
+# A platform that wants another port sets PORT; DIGESTD_LISTEN, or --listen, wins over it.
+ENV PORT=8080 DIGESTD_DATA_DIR=/data
 VOLUME /data
 EXPOSE 8080
 STOPSIGNAL SIGTERM

@@ -6,14 +6,15 @@
 
 mod batch;
 mod session;
+mod tls;
 mod waits;
 
 use std::error::Error;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
@@ -24,6 +25,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -88,7 +90,14 @@ pub struct Client {
     port: u16,
     /// The value of `Authorization`; marked as secret, so that nothing prints it.
     authorization: Option<HeaderValue>,
+    /// What a server with TLS must have, and at which address it is.
+    certificate: Option<(IpAddr, Digest)>,
 }
+
+/// What requests are sent on.
+trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Transport for S {}
 
 impl Client {
     /// Speaks to the server at `url`, `http://host[:port]`.
@@ -105,7 +114,23 @@ impl Client {
             host: host.into(),
             port: uri.as_ref().and_then(Uri::port_u16).unwrap_or(80),
             authorization: None,
+            certificate: None,
         })
+    }
+
+    /// Speaks to the server at `address`: TLS, if it must have the `certificate` with this digest.
+    #[must_use]
+    pub fn at(address: SocketAddr, certificate: Option<Digest>) -> Self {
+        let host = match address.ip() {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        };
+        Self {
+            host,
+            port: address.port(),
+            authorization: None,
+            certificate: certificate.map(|certificate| (address.ip(), certificate)),
+        }
     }
 
     /// What it shows the server, if anything.
@@ -162,10 +187,20 @@ impl Client {
     /// # Errors
     /// [`Unreachable`], or why it is not.
     pub async fn check(&self) -> anyhow::Result<()> {
+        self.is_ready().await?
+    }
+
+    /// The same, with the answer of a server that is not ready kept apart from there being none.
+    ///
+    /// # Errors
+    /// [`Unreachable`], or why there is no answer.
+    pub async fn is_ready(&self) -> anyhow::Result<anyhow::Result<()>> {
         let request = self.request(Method::GET, "/readyz");
         let reply = self.ask(request, Bytes::new(), WORDS_BYTES_MAX).await?;
-        ensure!(reply.status == StatusCode::OK, reply.words());
-        Ok(())
+        Ok(match reply.status {
+            StatusCode::OK => Ok(()),
+            _ => Err(anyhow!(reply.words())),
+        })
     }
 
     /// All messages after `after`, or from the first on, as the lines that the server sends, each with
@@ -270,6 +305,13 @@ impl Client {
     {
         let stream = self.connect().await?;
         stream.set_nodelay(true)?;
+        let stream: Box<dyn Transport> = match self.certificate {
+            None => Box::new(stream),
+            Some((ip, certificate)) => {
+                let shaken = in_time(tls::connect(stream, ip, certificate)).await;
+                Box::new(shaken.with_context(|| format!("no TLS with {}", self.authority()))?)
+            }
+        };
         let (sender, connection) = in_time(http1::handshake(TokioIo::new(stream))).await?;
         tokio::spawn(connection);
         Ok(sender)

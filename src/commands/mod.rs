@@ -20,6 +20,7 @@ mod get;
 mod hash;
 mod healthcheck;
 mod import;
+mod listening;
 mod options;
 mod output;
 mod process_limits;

@@ -3,6 +3,7 @@
 //! ```text
 //! <data>/FORMAT       version and segment size
 //! <data>/LOCK         held while a process has the store open; says which
+//! <data>/NOTE         what that process tells others: see note.rs
 //! <data>/log/         the messages: see log.rs
 //! <data>/index/       digest → place, sled; may be deleted while the store is closed
 //! <data>/checkpoint   how much of the log the index is known to cover
@@ -39,7 +40,7 @@ const FORMAT_VERSION: u32 = 1;
 
 const FORMAT_NAME: &str = "FORMAT";
 
-const LOCK_NAME: &str = "LOCK";
+pub(super) const LOCK_NAME: &str = "LOCK";
 
 const CHECKPOINT_NAME: &str = "checkpoint";
 

@@ -230,6 +230,13 @@ impl Launch {
         server
     }
 
+    /// The same for one that serves HTTPS alone; its address is that of HTTPS.
+    pub(crate) fn start_secure(&self) -> Digestd {
+        let server = self.start_by(|log| log.wait_for("listening on https://"));
+        server.wait_for("ready");
+        server
+    }
+
     /// Starts it with its log in `file`, and returns once it serves messages.
     pub(crate) fn start_elsewhere(&self, file: &Path) -> Digestd {
         let has_in_log = |text: &str| {

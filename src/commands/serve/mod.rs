@@ -6,6 +6,7 @@
 mod args;
 mod connection_args;
 mod listeners;
+mod noted;
 mod reloading;
 mod tls_args;
 
@@ -24,8 +25,9 @@ use tracing::{info, warn};
 
 pub(super) use self::args::ServeArgs;
 use self::listeners::listen;
+use self::noted::Noted;
 use self::reloading::{Reloading, keep_fresh, warn_of_exposure};
-use super::addresses::or_default;
+use super::addresses::{is_port_passed_over, or_default};
 use super::color::Color;
 use super::environment::warnings;
 use super::exposure::Purpose;
@@ -48,12 +50,16 @@ pub(super) fn run(
 ) -> anyhow::Result<()> {
     let mut config = arguments.into_config()?;
     config.log.colors = color.is_wanted();
+    let is_port_passed_over = is_port_passed_over(&config.listen);
     config.listen = or_default(config.listen, config.tls.is_some())?;
     // Before there are threads, since it changes the environment.
     let inherited = supervisor::inherited_sockets().context("cannot use an inherited socket")?;
     let logs = logging::init(&config.log)?;
     if let Err(error) = raised {
         warn!(%error, "cannot raise the limit on open files");
+    }
+    if is_port_passed_over {
+        info!("PORT is set and not used: --listen, or DIGESTD_LISTEN, says where to listen");
     }
     let is_open = config.access.tokens.is_none();
     for warning in warnings::<ServeArgs>(env::vars_os(), is_open) {
@@ -97,7 +103,9 @@ async fn serve(
     });
     let tls = tls.transpose()?;
     let access = Arc::new(Access::new(config.access.clone())?);
+    let note = directory.note();
     let listeners = listen(config, tls.as_ref(), inherited)?;
+    let noted = Noted::of(note, &listeners, tls.clone());
     announce(config, &access, files, &listeners);
     let sensitive = sensitive_files(config);
     warn_of_exposure(&sensitive);
@@ -108,6 +116,7 @@ async fn serve(
         access: Arc::clone(&access),
         metrics: Arc::clone(&metrics),
         sensitive,
+        noted,
     };
     tokio::spawn(keep_fresh(hangups, reloading));
     tokio::spawn(supervisor::give_signs_of_life());

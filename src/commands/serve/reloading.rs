@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
+use super::noted::Noted;
 use crate::access::Access;
 use crate::commands::exposure::{Purpose, exposures};
 use crate::logging::Logs;
@@ -31,6 +32,7 @@ pub(super) struct Reloading {
     pub(super) metrics: Arc<Metrics>,
     /// What others must not write, or not even read.
     pub(super) sensitive: Vec<(PathBuf, Purpose)>,
+    pub(super) noted: Noted,
 }
 
 /// What could not be read the last time.
@@ -142,6 +144,7 @@ impl Reloading {
         match tls.reload() {
             Ok(()) => {
                 failure.is_over();
+                self.noted.write();
                 true
             }
             Err(error) => {
@@ -157,7 +160,12 @@ impl Reloading {
     /// Makes a certificate of our own again if it is of no use any more.
     fn renew(&self, tls: &Tls, failure: &mut Failure) {
         match tls.renew(SystemTime::now()) {
-            Ok(_) => failure.is_over(),
+            Ok(is_made) => {
+                failure.is_over();
+                if is_made {
+                    self.noted.write();
+                }
+            }
             Err(error) => {
                 self.metrics.fail_reload(Reload::Certificate);
                 if failure.is_worth_a_line(&error.to_string(), Instant::now()) {
