@@ -28,6 +28,8 @@ pub enum Ended {
     Room,
     /// Its client sent control frames, or bytes that belong to no request, without end.
     Flood,
+    /// Its client spoke plain HTTP to a port for HTTPS, and was told so.
+    PlainHttp,
 }
 
 /// What could not be read again.
@@ -105,8 +107,12 @@ impl Cause for Refused {
 
 impl Cause for Ended {
     const NAME: &'static str = "digestd_connections_ended_total";
-    const HELP: &'static str = "Connections ended by the server: to make room for others, or for a flood of control frames";
-    const ALL: &'static [(Self, &'static str)] = &[(Self::Room, "room"), (Self::Flood, "flood")];
+    const HELP: &'static str = "Connections ended by the server: to make room for others, for a flood of control frames, or for plain HTTP on a port for HTTPS";
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Room, "room"),
+        (Self::Flood, "flood"),
+        (Self::PlainHttp, "plain-http"),
+    ];
 }
 
 impl Cause for Reload {

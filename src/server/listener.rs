@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 
 use super::admission::{Admission, Admissions};
 use super::connection::{H2_WAITS_MAX, Phase, serve};
+use super::plain_http;
 use super::proxy_protocol;
 use super::timeouts::ConnectionProgress;
 use super::tls::Tls;
@@ -196,6 +197,12 @@ async fn introduce(
         .is_ok()
 }
 
+/// How a connection to a port for HTTPS begins.
+enum Beginning<S> {
+    Tls(S),
+    PlainHttp(TcpStream),
+}
+
 /// Shakes hands within the time that a first request has, which goes on running.
 async fn serve_tls(
     tls: &Tls,
@@ -207,13 +214,24 @@ async fn serve_tls(
     mut phase: watch::Receiver<Phase>,
 ) {
     let deadline = progress.started + limits.head_timeout;
-    let handshake = timeout_at(deadline, tls.accept(stream));
+    let handshake = async {
+        if plain_http::is_spoken_on(&stream).await? {
+            return Ok(Beginning::PlainHttp(stream));
+        }
+        Ok(Beginning::Tls(tls.accept(stream).await?))
+    };
+    let handshake = timeout_at(deadline, handshake);
     let stream = tokio::select! {
         // There is nothing yet that could be finished.
         _ = phase.changed() => return,
         accepted = handshake => match accepted {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
+            Ok(Ok(Beginning::Tls(stream))) => stream,
+            Ok(Ok(Beginning::PlainHttp(stream))) => {
+                app.metrics().end_connection(Ended::PlainHttp);
+                debug!(client = %info.peer, "plain HTTP on a port for HTTPS");
+                return plain_http::refuse(stream).await;
+            }
+            Ok(Err::<_, io::Error>(error)) => {
                 app.metrics().fail_handshake();
                 debug!(%error, client = %info.peer, "a TLS handshake failed");
                 return;

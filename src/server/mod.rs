@@ -10,6 +10,7 @@ mod connection;
 mod frames;
 mod listener;
 mod places;
+mod plain_http;
 mod proxy_protocol;
 mod stream;
 mod streams;

@@ -261,21 +261,68 @@ fn http2_is_chosen_where_it_is_offered() {
     }
 }
 
+/// What comes back to a client that says `bytes` to a port for HTTPS, and whether the connection ends as it should.
+fn said_to(address: SocketAddr, bytes: &[u8]) -> (Vec<u8>, bool) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let is_sent = stream.write_all(bytes).is_ok();
+    let mut answer = Vec::new();
+    let is_read = stream.read_to_end(&mut answer).is_ok();
+    (answer, is_sent && is_read)
+}
+
 #[test]
-fn a_plain_client_gets_a_tls_alert_and_no_answer() {
+fn a_client_that_speaks_plain_http_is_told_to_speak_https() {
     let data = tempfile::tempdir().unwrap();
     let server = self_signed(&data).start();
-    let mut stream = TcpStream::connect(https_address(&server)).unwrap();
-    stream
-        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        .unwrap();
-    let mut answer = Vec::new();
-    // It may be reset, since what it sent was not read to the end.
-    let _ = stream.read_to_end(&mut answer);
-    assert!(answer.is_empty() || answer[0] == 21, "{answer:?}");
+    let address = https_address(&server);
+    let large = format!("{}{}", post("foo"), "a".repeat(500_000));
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let requests = [
+        "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        "HEAD /livez HTTP/1.0\r\n\r\n",
+        "G",
+        "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+        &large,
+        preface,
+    ];
+    for request in requests {
+        let (answer, has_ended_well) = said_to(address, request.as_bytes());
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.contains(&format!("Content-Length: {}\r\n", body.len())),
+            "{head}"
+        );
+        assert!(head.ends_with("Connection: close"), "{head}");
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        let error = body["error"].as_str().unwrap();
+        assert!(error.starts_with("This port speaks HTTPS"), "{error}");
+        assert!(has_ended_well, "{request:.40}");
+    }
+    // What is neither gets no answer that it could not read.
+    let others = [
+        &b"\x15\x03\x01"[..],
+        b"\x80\x2e\x01\x03\x01",
+        b"\0\0\0\0\0",
+        b"\r\nGET /",
+    ];
+    for other in others {
+        let (answer, _) = said_to(address, other);
+        assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+    }
     let metrics = server.client().ask("GET", "/metrics", &[], b"").unwrap();
-    let failed = "\ndigestd_tls_handshakes_failed_total 1\n";
-    assert!(metrics.text().contains(failed), "{}", metrics.text());
+    for (name, count) in [
+        (
+            "digestd_connections_ended_total{cause=\"plain-http\"}",
+            requests.len(),
+        ),
+        ("digestd_tls_handshakes_failed_total", others.len()),
+    ] {
+        let line = format!("\n{name} {count}\n");
+        assert!(metrics.text().contains(&line), "{line}{}", metrics.text());
+    }
 }
 
 /// A certificate of its own in `directory`.
