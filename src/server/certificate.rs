@@ -106,7 +106,7 @@ pub(super) struct Loaded {
     pub(super) config: Arc<ServerConfig>,
     pub(super) certificate: CertificateDer<'static>,
     pub(super) expiry: SystemTime,
-    /// When it is valid, and all those between it and a root.
+    /// When it is valid, and its authority if it was made here.
     valid: Range<SystemTime>,
     /// The names in it if it was made here.
     own_names: Option<Vec<String>>,
@@ -219,7 +219,7 @@ impl Files {
 struct Facts {
     /// Of the first.
     expiry: SystemTime,
-    /// Of all.
+    /// Of all, if they were made here; otherwise of the first.
     valid: Range<SystemTime>,
     /// Of the first, if it was made here.
     own_names: Option<Vec<String>>,
@@ -233,6 +233,10 @@ impl Facts {
             own_names: None,
         };
         for (number, certificate) in chain.iter().enumerate() {
+            // Of an operator's chain nothing else is asked; rustls passes it on as it is.
+            if number > 0 && facts.own_names.is_none() {
+                break;
+            }
             let certificate = Certificate::from_der(certificate)?;
             let certificate = certificate.tbs_certificate();
             let validity = certificate.validity();
