@@ -42,6 +42,8 @@ LABEL org.opencontainers.image.title="digestd" \
       org.opencontainers.image.licenses="MIT"
 COPY --from=build /build/digestd /usr/local/bin/digestd
 COPY --from=build /build/NOTICE /NOTICE
+# Whom its client commands trust.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build --chown=65532:65532 /build/data /data
 
 USER 65532:65532

@@ -7,20 +7,23 @@
 mod batch;
 mod session;
 mod tls;
+mod url;
 mod waits;
 
 use std::error::Error;
-use std::net::{IpAddr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{anyhow, bail, ensure};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::request;
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -28,9 +31,14 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 pub use self::batch::LineAnswer;
 pub use self::session::{Refused, Session};
+use self::tls::Secure;
+pub use self::tls::Trust;
+pub use self::url::{InvalidUrl, ServerUrl};
 use crate::access::tokens::Scope;
 use crate::digest::Digest;
 
@@ -48,28 +56,6 @@ const MESSAGE_BYTES_MAX: usize = 1 << 30;
 /// Longest answer that is no text, in bytes: a digest, or why there is none, in a few sentences.
 const WORDS_BYTES_MAX: usize = 64 << 10;
 
-/// The address of the server makes no sense.
-#[derive(Debug, thiserror::Error)]
-#[error("{url:?} is not the address of a server: it must be like http://localhost:8080")]
-pub struct InvalidUrl {
-    url: String,
-}
-
-impl InvalidUrl {
-    /// A name and a password in it are left out: errors end up in logs.
-    fn new(url: &str) -> Self {
-        let (scheme, rest) = url.split_once("//").unwrap_or(("", url));
-        let end = rest.find('/').unwrap_or(rest.len());
-        let host = rest.get(..end).and_then(|authority| authority.rfind('@'));
-        let shown = match host.and_then(|at| rest.get(at..)) {
-            Some(host) if scheme.is_empty() => format!("…{host}"),
-            Some(host) => format!("{scheme}//…{host}"),
-            None => url.into(),
-        };
-        Self { url: shown }
-    }
-}
-
 /// The server cannot be reached.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot reach {authority}: {reason}")]
@@ -86,12 +72,11 @@ pub struct NotFound;
 /// A server, by its address.
 #[derive(Clone, Debug)]
 pub struct Client {
-    host: String,
-    port: u16,
+    url: ServerUrl,
+    /// With HTTPS.
+    secure: Option<Secure>,
     /// The value of `Authorization`; marked as secret, so that nothing prints it.
     authorization: Option<HeaderValue>,
-    /// What a server with TLS must have, and at which address it is.
-    certificate: Option<(IpAddr, Digest)>,
 }
 
 /// What requests are sent on.
@@ -100,37 +85,23 @@ trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Transport for S {}
 
 impl Client {
-    /// Speaks to the server at `url`, `http://host[:port]`.
+    /// Speaks to the server at `url`; where that is HTTPS, it has to convince `trust`.
     ///
     /// # Errors
-    /// If `url` is not of that form.
-    pub fn new(url: &str) -> Result<Self, InvalidUrl> {
-        let uri = url.parse::<Uri>().ok().filter(|uri| {
-            uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none()
-        });
-        let host = uri.as_ref().and_then(Uri::host);
-        let host = host.ok_or_else(|| InvalidUrl::new(url))?;
+    /// If what `trust` names cannot be read, or the host can have no certificate.
+    pub fn new(url: ServerUrl, trust: &Trust) -> anyhow::Result<Self> {
+        let secure = url.is_secure().then(|| Secure::new(&url, trust));
         Ok(Self {
-            host: host.into(),
-            port: uri.as_ref().and_then(Uri::port_u16).unwrap_or(80),
+            secure: secure.transpose()?,
+            url,
             authorization: None,
-            certificate: None,
         })
     }
 
-    /// Speaks to the server at `address`: TLS, if it must have the `certificate` with this digest.
+    /// Where it is.
     #[must_use]
-    pub fn at(address: SocketAddr, certificate: Option<Digest>) -> Self {
-        let host = match address.ip() {
-            IpAddr::V4(ip) => ip.to_string(),
-            IpAddr::V6(ip) => format!("[{ip}]"),
-        };
-        Self {
-            host,
-            port: address.port(),
-            authorization: None,
-            certificate: certificate.map(|certificate| (address.ip(), certificate)),
-        }
+    pub fn url(&self) -> &ServerUrl {
+        &self.url
     }
 
     /// What it shows the server, if anything.
@@ -220,12 +191,6 @@ impl Client {
             .body(Full::<Bytes>::default())?;
         let mut sender = self.open().await?;
         let response = in_time(sender.send_request(request)).await?;
-        if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-            bail!(
-                "the server at {} was not started with --allow-export",
-                self.authority()
-            );
-        }
         if response.status() != StatusCode::OK {
             let reply = in_time(Reply::read(response, WORDS_BYTES_MAX)).await?;
             bail!(reply.refusal(Scope::Export));
@@ -258,8 +223,8 @@ impl Client {
     fn request(&self, method: Method, path: &str) -> request::Builder {
         let request = Request::builder()
             .method(method)
-            .uri(path)
-            .header(HOST, self.authority());
+            .uri(self.url.path().to_owned() + path)
+            .header(HOST, self.url.authority());
         match &self.authorization {
             Some(authorization) => request.header(AUTHORIZATION, authorization),
             None => request,
@@ -293,7 +258,7 @@ impl Client {
 
     fn unreachable(&self, reason: &impl ToString) -> Unreachable {
         Unreachable {
-            authority: self.authority(),
+            authority: self.url.authority(),
             reason: reason.to_string(),
         }
     }
@@ -305,12 +270,9 @@ impl Client {
     {
         let stream = self.connect().await?;
         stream.set_nodelay(true)?;
-        let stream: Box<dyn Transport> = match self.certificate {
+        let stream: Box<dyn Transport> = match &self.secure {
             None => Box::new(stream),
-            Some((ip, certificate)) => {
-                let shaken = in_time(tls::connect(stream, ip, certificate)).await;
-                Box::new(shaken.with_context(|| format!("no TLS with {}", self.authority()))?)
-            }
+            Some(secure) => Box::new(self.shake_hands(stream, secure).await?),
         };
         let (sender, connection) = in_time(http1::handshake(TokioIo::new(stream))).await?;
         tokio::spawn(connection);
@@ -318,16 +280,32 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<TcpStream, Unreachable> {
-        let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        match timeout(CONNECT_TIMEOUT, TcpStream::connect((host, self.port))).await {
+        let place = (self.url.bare_host(), self.url.port());
+        match timeout(CONNECT_TIMEOUT, TcpStream::connect(place)).await {
             Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
+                let reason = format!(
+                    "{error}; start it with `digestd serve`, or name it with --url or DIGESTD_URL"
+                );
+                Err(self.unreachable(&reason))
+            }
             Ok(Err(error)) => Err(self.unreachable(&error)),
             Err(_) => Err(self.unreachable(&"no answer")),
         }
     }
 
-    fn authority(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+    async fn shake_hands(
+        &self,
+        stream: TcpStream,
+        secure: &Secure,
+    ) -> Result<TlsStream<TcpStream>, Unreachable> {
+        let connector = TlsConnector::from(Arc::clone(&secure.config));
+        let shaking = connector.connect(secure.name.clone(), stream);
+        match timeout(CONNECT_TIMEOUT, shaking).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(self.unreachable(&tls::explain(&self.url.authority(), &error))),
+            Err(_) => Err(self.unreachable(&"no answer to the TLS handshake")),
+        }
     }
 }
 
@@ -401,6 +379,12 @@ impl Reply {
     }
 
     fn words(&self) -> String {
+        if self.status.is_redirection() {
+            let status = self.status;
+            return format!(
+                "the server answered {status}: redirects are not followed, name the place itself"
+            );
+        }
         let value: Option<serde_json::Value> = serde_json::from_slice(&self.body).ok();
         let text = value
             .as_ref()
@@ -436,52 +420,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_without_a_port_means_port_80() {
-        assert_eq!(
-            Client::new("http://example.org").unwrap().authority(),
-            "example.org:80"
-        );
-        assert_eq!(
-            Client::new("http://[::1]:8080/").unwrap().authority(),
-            "[::1]:8080"
-        );
+    fn requests_go_below_the_path_of_the_url() {
+        let url = "http://localhost/digests/".parse().unwrap();
+        let client = Client::new(url, &Trust::System).unwrap();
+        let request = client.request(Method::GET, "/readyz").body(()).unwrap();
+        assert_eq!(request.uri(), "/digests/readyz");
+        assert_eq!(request.headers()[HOST], "localhost:80");
     }
 
     #[test]
     fn a_token_is_one_word_and_is_not_printed() {
-        let client = || Client::new("http://localhost").unwrap();
+        let url: ServerUrl = "http://localhost".parse().unwrap();
+        let client = || Client::new(url.clone(), &Trust::System).unwrap();
         let with_token = client().with_token("digestd_0123").unwrap();
         assert!(!format!("{with_token:?}").contains("0123"));
         for token in ["", "a b", "a\nb", "\u{e9}"] {
             assert!(client().with_token(token).is_none(), "{token:?}");
-        }
-    }
-
-    #[test]
-    fn a_password_in_a_url_is_not_shown() {
-        for (url, shown) in [
-            ("https://me:s3cret@example.org", "https://…@example.org"),
-            ("ftp://s3cret@x/y", "ftp://…@x/y"),
-            ("http://me:s3c@ret@x:80/messages", "http://…@x:80/messages"),
-            ("me:s3cret@example.org", "…@example.org"),
-            ("https://example.org/@x", "https://example.org/@x"),
-        ] {
-            let error = Client::new(url).unwrap_err().to_string();
-            assert!(error.contains(&format!("{shown:?}")), "{error}");
-            assert!(!error.contains("s3c"), "{error}");
-        }
-    }
-
-    #[test]
-    fn other_urls_are_refused() {
-        for url in [
-            "",
-            "example.org",
-            "https://example.org",
-            "http://example.org/messages",
-            "ftp://x",
-        ] {
-            assert!(Client::new(url).is_err(), "{url}");
         }
     }
 }

@@ -129,6 +129,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
+    use super::super::Trust;
     use super::*;
 
     /// A server that answers each connection's first request like this, and then closes it.
@@ -144,7 +145,8 @@ mod tests {
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }
         });
-        Session::new(Client::new(&url).unwrap())
+        let url = url.parse().unwrap();
+        Session::new(Client::new(url, &Trust::System).unwrap())
     }
 
     fn answer(status: &str, body: &str) -> String {

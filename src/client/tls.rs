@@ -1,54 +1,145 @@
-//! TLS to a server that is known by its certificate.
+//! TLS to a server: who it has to prove to be, and why it did not.
 //!
-//! It refuses to trust anything else: neither a root nor a name is asked for. **Invariant:** the server has the key
-//! of exactly this certificate.
+//! It refuses to know what is said then. **Invariant:** a server that is not the one that was meant is sent nothing.
 
+use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::{Context, ensure};
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{
     WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
 };
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use rustls::{
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme,
+};
+use rustls_platform_verifier::BuilderVerifierExt;
 
+use super::url::ServerUrl;
 use crate::digest::Digest;
 
-/// Shakes hands with the server at `ip`, which must have the certificate with this digest. Takes as long as the
-/// server takes.
-///
-/// # Errors
-/// If it has another one, or does not speak TLS.
-pub(super) async fn connect(
-    stream: TcpStream,
-    ip: IpAddr,
-    certificate: Digest,
-) -> io::Result<TlsStream<TcpStream>> {
-    let provider = ring::default_provider();
-    let pinned = Pinned {
-        certificate,
-        algorithms: provider.signature_verification_algorithms,
-    };
-    let mut config = ClientConfig::builder_with_provider(provider.into())
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(pinned))
-        .with_no_client_auth();
-    config.enable_sni = false;
-    let connector = TlsConnector::from(Arc::new(config));
-    connector.connect(ServerName::from(ip), stream).await
+/// Who is believed that a server is the one that was meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// The authorities that this system trusts.
+    System,
+    /// Those in a file, and nobody else.
+    Authorities(PathBuf),
+    /// Anybody who says so.
+    Anybody,
+    /// Who has the certificate with this digest.
+    Certificate(Digest),
 }
 
-/// Accepts one certificate, whatever it says of names and times.
+/// Whom to speak TLS with, and how.
+#[derive(Clone, Debug)]
+pub(super) struct Secure {
+    pub(super) config: Arc<ClientConfig>,
+    pub(super) name: ServerName<'static>,
+}
+
+impl Secure {
+    /// With the server at `url`. Reads certificates, which takes some milliseconds.
+    ///
+    /// # Errors
+    /// If the host is no name, or there is nobody to trust.
+    pub(super) fn new(url: &ServerUrl, trust: &Trust) -> anyhow::Result<Self> {
+        let host = url.bare_host();
+        let name = ServerName::try_from(host.to_owned());
+        let name =
+            name.with_context(|| format!("{host} is not a name that a certificate can have"))?;
+        let builder = ClientConfig::builder_with_provider(ring::default_provider().into())
+            .with_safe_default_protocol_versions()?;
+        let mut config = with_trust(builder, trust)?.with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self {
+            config: config.into(),
+            name,
+        })
+    }
+}
+
+fn with_trust(
+    builder: ConfigBuilder<ClientConfig, rustls::WantsVerifier>,
+    trust: &Trust,
+) -> anyhow::Result<ConfigBuilder<ClientConfig, WantsClientCert>> {
+    let certificate = match trust {
+        Trust::System => {
+            let none =
+                "this system has no certificates of authorities; name some with --cacert FILE";
+            return builder.with_platform_verifier().context(none);
+        }
+        Trust::Authorities(file) => {
+            return Ok(builder.with_root_certificates(authorities(file)?));
+        }
+        Trust::Anybody => None,
+        Trust::Certificate(certificate) => Some(*certificate),
+    };
+    let algorithms = builder.crypto_provider().signature_verification_algorithms;
+    let pinned = Pinned {
+        certificate,
+        algorithms,
+    };
+    let builder = builder.dangerous();
+    Ok(builder.with_custom_certificate_verifier(Arc::new(pinned)))
+}
+
+/// The certificates in a file, in PEM.
+fn authorities(file: &Path) -> anyhow::Result<RootCertStore> {
+    let shown = file.display();
+    let pem = fs::read(file).with_context(|| format!("cannot read {shown}"))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.with_context(|| format!("{shown} is not in PEM"))?;
+        roots
+            .add(certificate)
+            .with_context(|| format!("a certificate in {shown} cannot be used"))?;
+    }
+    ensure!(!roots.is_empty(), "{shown} has no certificate");
+    Ok(roots)
+}
+
+/// Why there is no TLS with `host`, and what to do.
+pub(super) fn explain(host: &str, error: &io::Error) -> String {
+    use CertificateError as C;
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    let of_certificate = match error {
+        Some(Error::InvalidCertificate(error)) => error,
+        Some(Error::InvalidMessage(_)) => {
+            return format!("it does not speak HTTPS there; try http://{host}");
+        }
+        Some(error) => return format!("no TLS with it: {error}"),
+        None => return "it broke off the TLS handshake".into(),
+    };
+    match of_certificate {
+        C::Expired | C::ExpiredContext { .. } => "its certificate has expired".into(),
+        C::NotValidYet | C::NotValidYetContext { .. } => {
+            "its certificate is not valid yet, or the clock of this machine is wrong".into()
+        }
+        C::NotValidForName | C::NotValidForNameContext { .. } => {
+            format!("its certificate is not for {host}")
+        }
+        // One of the same name, with another key.
+        C::UnknownIssuer | C::BadSignature => {
+            "its certificate is of no authority that is trusted here; name the file of one that is \
+                             with --cacert"
+                .into()
+        }
+        C::ApplicationVerificationFailure => "it has another certificate than it should".into(),
+        error => format!("its certificate cannot be used: {error}"),
+    }
+}
+
+/// Accepts one certificate, or any, whatever it says of names and times; only who has its key.
 #[derive(Debug)]
 struct Pinned {
-    certificate: Digest,
+    certificate: Option<Digest>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -61,7 +152,10 @@ impl ServerCertVerifier for Pinned {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if Digest::of(end_entity) == self.certificate {
+        if self
+            .certificate
+            .is_none_or(|known| Digest::of(end_entity) == known)
+        {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(CertificateError::ApplicationVerificationFailure.into())

@@ -14,9 +14,9 @@ use tokio::time::timeout;
 
 use super::addresses::or_default;
 use super::listening::{Kind, Listening, Place};
-use super::options::List;
+use super::options::{List, TrustArgs};
 use super::setup::block_on;
-use crate::client::{Client, Unreachable};
+use crate::client::{Client, ServerUrl, Trust, Unreachable};
 use crate::config;
 use crate::store::{is_held, read_note};
 
@@ -33,6 +33,8 @@ pub(super) struct HealthcheckArgs {
     /// that has the same environment]
     #[arg(long, value_name = "URL", env = "DIGESTD_URL")]
     url: Option<String>,
+    #[command(flatten)]
+    trust: TrustArgs,
 
     /// Data directory of the server
     #[arg(long, env = "DIGESTD_DATA_DIR")]
@@ -57,7 +59,7 @@ pub(super) fn run(arguments: HealthcheckArgs) -> anyhow::Result<()> {
 
 async fn ask(arguments: HealthcheckArgs) -> anyhow::Result<()> {
     if let Some(url) = arguments.url {
-        return Client::new(&url)?.check().await;
+        return arguments.trust.client(&url)?.check().await;
     }
     let data_dir = &arguments.data_dir;
     if let Some(note) = read_note(data_dir) {
@@ -100,7 +102,9 @@ async fn ask_noted(data_dir: &Path, note: &str) -> anyhow::Result<()> {
 async fn ask_places(listening: &Listening) -> anyhow::Result<()> {
     let mut failure = None;
     for (address, certificate) in listening.candidates() {
-        let client = Client::at(address, certificate);
+        let url = ServerUrl::at(address, certificate.is_some());
+        let trust = certificate.map_or(Trust::System, Trust::Certificate);
+        let client = Client::new(url, &trust)?;
         let answer = timeout(PLACE_TIMEOUT, client.is_ready()).await;
         match answer.unwrap_or_else(|_| Err(anyhow!("{address} did not answer in time"))) {
             Ok(ready) => return ready,

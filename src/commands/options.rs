@@ -17,7 +17,7 @@ use clap::error::ErrorKind;
 
 use super::exposure::{Purpose, exposures};
 use super::output::say;
-use crate::client::Client;
+use crate::client::{Client, ServerUrl, Trust};
 use crate::config;
 use crate::text::{self, NotUtf8};
 
@@ -201,6 +201,45 @@ pub(super) struct CredentialArgs {
     /// File with the token that the server wants to see; nobody else should be able to read it
     #[arg(long, value_name = "PATH", env = "DIGESTD_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustArgs,
+}
+
+/// How a server with HTTPS proves to be the one that is meant.
+#[derive(Debug, Args)]
+pub(super) struct TrustArgs {
+    /// With HTTPS, trust the authorities in this file, and nobody else: localhost.crt of a server with
+    /// --tls-self-signed, say [default: those that this system trusts]
+    #[arg(long, value_name = "FILE", env = "DIGESTD_CACERT")]
+    cacert: Option<PathBuf>,
+
+    /// With HTTPS, take any server for the one that is meant; everybody on the way can read and change everything
+    #[arg(long, conflicts_with = "cacert")]
+    insecure: bool,
+}
+
+impl TrustArgs {
+    /// Speaks to the server at `url`, and says what is assumed and risked.
+    ///
+    /// # Errors
+    /// If `url` makes no sense, or the authorities cannot be read.
+    pub(super) fn client(&self, url: &str) -> anyhow::Result<Client> {
+        let url: ServerUrl = url.parse()?;
+        url.assumption()
+            .iter()
+            .for_each(|assumption| say(assumption));
+        let trust = match &self.cacert {
+            Some(file) => Trust::Authorities(file.clone()),
+            None if self.insecure => {
+                say(
+                    "--insecure: it may be any server, and anybody on the way may read and change what is sent",
+                );
+                Trust::Anybody
+            }
+            None => Trust::System,
+        };
+        Client::new(url, &trust)
+    }
 }
 
 impl CredentialArgs {
@@ -209,7 +248,7 @@ impl CredentialArgs {
     /// # Errors
     /// If `url` makes no sense, or the file cannot be read or does not hold a token.
     pub(super) fn client(&self, url: &str) -> anyhow::Result<Client> {
-        let client = Client::new(url)?;
+        let client = self.trust.client(url)?;
         let Some(path) = &self.token_file else {
             return Ok(client);
         };
@@ -218,6 +257,11 @@ impl CredentialArgs {
         let client = client.with_token(token.trim_ascii());
         let client = client.with_context(|| format!("{} does not hold a token", path.display()))?;
         exposures(path, Purpose::Secret).for_each(|exposure| say(&exposure));
+        if client.url().is_readable_on_the_way() {
+            say(
+                "the token is sent over plain HTTP to another machine, where it can be read on its way; use https://",
+            );
+        }
         Ok(client)
     }
 }

@@ -49,6 +49,7 @@ mod groups;
 mod healthcheck;
 mod hosts;
 mod http2;
+mod https;
 mod import;
 mod keep_alive;
 mod limits;
