@@ -37,10 +37,6 @@ const H2_SEND_BUFFER_BYTES: usize = 64 << 10;
 const H2_PENDING_RESETS_MAX: usize = 20;
 /// Streams reset by us for errors of the client before the connection ends (RUSTSEC-2024-0003).
 const H2_LOCAL_RESETS_MAX: usize = 256;
-/// A silent HTTP/2 client is asked this often whether it is there …
-const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
-/// … and has this long to say so.
-const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Requests of a connection that wait for room at once. Each may leave unread all that was sent ahead on its
 /// stream; half of what may be sent ahead on the connection is left to others.
@@ -205,8 +201,8 @@ fn builder(limits: &ConnectionLimits, streams: StreamExecutor) -> auto::Builder<
         .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(H2_SEND_BUFFER_BYTES)
         .max_pending_accept_reset_streams(H2_PENDING_RESETS_MAX)
-        .max_local_error_reset_streams(H2_LOCAL_RESETS_MAX)
-        .keep_alive_interval(H2_PING_INTERVAL)
-        .keep_alive_timeout(H2_PING_TIMEOUT);
+        // No PING to ask whether a client is there: the answer of one that downloads slowly comes behind what lies in
+        // the socket. The times of `timeouts` find out.
+        .max_local_error_reset_streams(H2_LOCAL_RESETS_MAX);
     builder
 }

@@ -1,5 +1,9 @@
 //! HTTP/2 clients that mean no good, frame by frame (RFC 9113).
 
+use std::time::Duration;
+
+use tokio::time::sleep;
+
 use crate::support::{Ask, Protocol, Raw, TestServer, until};
 
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -148,6 +152,24 @@ async fn a_flood_of_resets_ends_the_connection() {
     assert_eq!(goaway[4..8], 11_u32.to_be_bytes());
     is_served(&server).await;
     is_counted_as_flood(&server).await;
+}
+
+/// As one that downloads slowly: its answer would come behind all that lies in its socket.
+#[tokio::test]
+#[ignore = "takes 45 seconds"]
+async fn a_client_that_answers_no_ping_is_served() {
+    let server = TestServer::start();
+    let mut client = connect(&server).await;
+    client.send(frame(HEADERS, END_HEADERS, 1, &post())).await;
+    for _ in 0..9 {
+        client.send(frame(DATA, 0, 1, b"a")).await;
+        sleep(Duration::from_secs(5)).await;
+    }
+    client.send(frame(DATA, END_STREAM, 1, b"a")).await;
+    while !streams(HEADERS, client.unread()).contains(&1) {
+        client.read_more().await.expect("an answer");
+    }
+    assert_eq!(streams(PING, client.unread()), [0; 0]);
 }
 
 #[tokio::test]
