@@ -61,7 +61,7 @@ pub struct Limits {
     pub batch: BatchLimits,
     /// Answers above 4 KiB and streams of HTTP/2 that clients have not taken yet, all connections together, in bytes.
     pub answers_bytes_max: usize,
-    /// Writes at once, from the end of their body to their answer.
+    /// Writes at once, from the end of their body to their answer, beside lines of batches.
     pub writes_max: usize,
     /// Exports at once.
     pub exports_max: usize,
@@ -130,8 +130,7 @@ pub struct BatchLimits {
     pub batches_max: usize,
     /// Look-ups at once.
     pub look_ups_max: usize,
-    /// Lines of one batch on their way to the disk at once; so many of [`Limits::writes_max`] a batch of
-    /// messages takes for itself.
+    /// Lines of one batch on their way to the disk at once.
     pub lines_max: u32,
     /// Lines of one batch that fail before it ends.
     pub errors_max: u32,
@@ -332,6 +331,13 @@ mod tests {
     fn rooms(limits: &Limits) -> usize {
         let body = &limits.body;
         body.all_large_bytes_max + body.all_small_bytes_max + limits.answers_bytes_max
+    }
+
+    #[test]
+    fn the_queue_of_the_store_has_room_for_all_writes_and_lines() {
+        let limits = Limits::default();
+        let lines = limits.batch.batches_max * limits.batch.lines_max as usize;
+        assert!(limits.writes_max + lines <= crate::store::QUEUE_ENTRIES_MAX);
     }
 
     #[test]

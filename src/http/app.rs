@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-
 use super::authorize::Locality;
 use super::body_room::BodyBudget;
-use super::budget::{Budget, Waits, WaitsOfConnection};
+use super::budget::{Budget, NoRoom, Requester, Reservation, Waits, WaitsOfConnection};
 use super::discards::Discards;
+use super::ending::EndSignal;
 use super::pages::Pages;
 use super::record::Reporters;
 use super::request_id::RequestIds;
@@ -24,7 +23,7 @@ pub struct App {
     pub(super) service: Arc<Service>,
     pub(super) limits: Limits,
     pub(super) bodies: BodyBudget,
-    pub(super) writes: Arc<Semaphore>,
+    pub(super) writes: Budget,
     /// Where requests wait for room, and for the store to open.
     pub(super) waits: Arc<Waits>,
     pub(super) batches: Budget,
@@ -67,7 +66,7 @@ impl App {
         Self {
             service,
             bodies: BodyBudget::new(&limits.body, &waits),
-            writes: Arc::new(Semaphore::new(limits.writes_max)),
+            writes: Budget::waiting(limits.writes_max, &waits),
             batches: slots(limits.batch.batches_max),
             look_ups: slots(limits.batch.look_ups_max),
             answers,
@@ -108,6 +107,18 @@ impl App {
     #[must_use]
     pub fn access(&self) -> &Access {
         &self.access
+    }
+
+    /// A place for a write, now or after a wait. It is not taken back: a write is over soon.
+    pub(super) async fn begin_write(&self, requester: &Requester) -> Result<Reservation, NoRoom> {
+        if let Ok(write) = self.writes.reserve(requester.client, 1) {
+            return Ok(write);
+        }
+        let told = Arc::<EndSignal>::default();
+        let beginning = self.writes.begin(requester, 1, told);
+        let mut write = Box::pin(beginning).await?;
+        write.settle();
+        Ok(write)
     }
 
     /// What was ended for other clients, by what it had.

@@ -21,7 +21,6 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use http::request::Parts;
 use hyper::body::Frame;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::consume_budget;
 use tokio::time::timeout;
 
@@ -134,7 +133,6 @@ struct Shares {
     _slot: Reservation,
     /// Ends it when others need what it has.
     told: Arc<EndSignal>,
-    _writes: Option<OwnedSemaphorePermit>,
     /// Shared with the lines on their way to the disk, which go on when the client has gone away.
     memory: Arc<Reservation>,
 }
@@ -154,9 +152,6 @@ impl Shares {
         let told = Arc::new(EndSignal::default());
         let slot = slots.begin(requester, 1, Arc::clone(&told) as _).await;
         let slot = slot.map_err(|NoRoom| no_room)?;
-        let writes = (operation == BatchOperation::Publish)
-            .then(|| Arc::clone(&app.writes).try_acquire_many_owned(app.limits.batch.lines_max));
-        let writes = writes.transpose().map_err(|_| HttpError::NoRoomForBatch)?;
         let texts = match operation {
             // A line on its way to the disk.
             BatchOperation::Publish => 1,
@@ -176,7 +171,6 @@ impl Shares {
             memory: memory?.into(),
             told,
             _slot: slot,
-            _writes: writes,
         })
     }
 }
@@ -229,7 +223,10 @@ impl Batch {
     async fn run(mut self, first: Option<Frame<Bytes>>) {
         if let Ok(()) = self.answer_all(first).await {
             self.answers.end();
-            self.body.discard();
+            let client = self.body.client();
+            if let Some((unread, discards)) = self.body.into_unread() {
+                self.app.discard(client, unread, &discards);
+            }
         }
     }
 

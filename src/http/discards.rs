@@ -44,8 +44,9 @@ impl Discards {
         self.spent().bodies > 0
     }
 
-    /// Takes what comes of `body` and drops it, and `body` in the end, in a task of its own.
-    pub(super) fn discard<B>(&self, mut body: B)
+    /// Takes what comes of `body` and drops it, and `body` in the end, in a task of its own. `cover` is kept until
+    /// then.
+    pub(super) fn discard<B>(&self, mut body: B, cover: impl Send + 'static)
     where
         B: Body<Data: Send> + Send + Unpin + 'static,
     {
@@ -62,7 +63,7 @@ impl Discards {
             // Whichever comes first.
             let _ = timeout_at(deadline, taking).await;
             drop(body);
-            drop(discard);
+            drop((discard, cover));
         });
     }
 

@@ -17,6 +17,7 @@ use super::body::{Response, ResponseBody};
 use super::budget::{NoRoom, Requester};
 use super::cors;
 use super::digest_fields::WantedDigests;
+use super::discards::Discards;
 use super::ending::Ending;
 use super::error::HttpError;
 use super::json;
@@ -118,7 +119,7 @@ impl App {
         }
         self.add_constant_fields(&mut response, &head, record.id());
         if let Some(unread) = record.take_unread_body() {
-            info.discards.discard(unread);
+            self.discard(client, unread, &info.discards);
         }
         if record.has_abandoned_body() {
             let close = HeaderValue::from_static("close");
@@ -132,6 +133,13 @@ impl App {
         }
         body.cover(stream, None);
         Ok(response)
+    }
+
+    /// Takes what still comes of a body that is not read, if there is room for its stream meanwhile.
+    pub(super) fn discard(&self, client: Client, unread: Incoming, discards: &Discards) {
+        if let Ok(stream) = self.answers.reserve(client, STREAM_BYTES) {
+            discards.discard(unread, stream);
+        }
     }
 
     /// Answers a request if it is admitted; drops its body where no handler reads it.

@@ -12,6 +12,7 @@ use super::app::App;
 use super::batch::{self, BatchOperation};
 use super::body::Response;
 use super::body_room::{CoveredBytes, Spare};
+use super::budget::{NoRoom, Requester};
 use super::digest_fields::{self, RequestDigests};
 use super::error::HttpError;
 use super::json;
@@ -19,6 +20,7 @@ use super::negotiation::{BodyFormat, Form, FormatError, names_etag};
 use super::range::{self, Selection};
 use super::request::{RequestBody, check_size, read_body};
 use super::response;
+use crate::access::networks::Client;
 use crate::digest::Digest;
 use crate::message::Message;
 use crate::service::{Receipt, StoreError, offload};
@@ -58,7 +60,7 @@ pub(super) async fn put(
     }
     check_size(app.limits.body.bytes_max, &body)?;
     if is_waiting(fields)
-        && let Some(receipt) = known(app, &digest).await?
+        && let Some(receipt) = known(app, body.client(), &digest).await?
     {
         return Ok(response::created(&receipt, form));
     }
@@ -103,9 +105,9 @@ fn is_waiting(fields: &HeaderMap) -> bool {
 
 /// A receipt for the message with this digest, if it is stored and whole: it is read and stored again,
 /// which writes nothing.
-async fn known(app: &App, digest: &Digest) -> Result<Option<Receipt>, HttpError> {
+async fn known(app: &App, client: Client, digest: &Digest) -> Result<Option<Receipt>, HttpError> {
     // Where it is busy, the client learns so after its body, like any other.
-    let Ok(_write) = app.writes.try_acquire() else {
+    let Ok(_write) = app.writes.reserve(client, 1) else {
         return Ok(None);
     };
     match app.service.fetch(digest) {
@@ -126,8 +128,14 @@ async fn store(
 ) -> Result<Receipt, HttpError> {
     let mut stated = RequestDigests::default();
     stated.read(&head.headers)?;
+    // Nothing more comes of it once it was read.
+    let requester = Requester {
+        client: body.client(),
+        h2: None,
+    };
     let body = read_body(&app.limits.body, &app.bodies, body, &mut stated).await?;
-    let _write = app.writes.try_acquire().map_err(|_| HttpError::Busy)?;
+    let write = app.begin_write(&requester).await;
+    let _write = write.map_err(|NoRoom| HttpError::Busy)?;
     let bytes = body.bytes().len();
     let spare = match format {
         BodyFormat::Json | BodyFormat::Form => app.bodies.spare(&body).await,
@@ -171,16 +179,25 @@ pub(super) fn fetch(app: &App, name: &str, head: &Parts) -> Result<Response, Htt
 }
 
 /// `DELETE /messages/<digest>`, and the other names of a digest in its place.
-pub(super) async fn delete(app: &App, name: &str) -> Result<Response, HttpError> {
+pub(super) async fn delete(
+    app: &App,
+    requester: &Requester,
+    name: &str,
+) -> Result<Response, HttpError> {
     let digest = name.parse().ok().or_else(|| address::alias(name));
-    erase(app, digest).await
+    erase(app, requester, digest).await
 }
 
 /// `DELETE` of a message, however it was named. It is carried out even if the client goes away.
-pub(super) async fn erase(app: &App, digest: Option<Digest>) -> Result<Response, HttpError> {
+pub(super) async fn erase(
+    app: &App,
+    requester: &Requester,
+    digest: Option<Digest>,
+) -> Result<Response, HttpError> {
     let digest = digest.ok_or(HttpError::NoSuchMessage)?;
     let busy = HttpError::NotDeleted(StoreError::Busy);
-    let _write = app.writes.try_acquire().map_err(|_| busy)?;
+    let write = app.begin_write(requester).await;
+    let _write = write.map_err(|NoRoom| busy)?;
     let deleted = app.service.delete(&digest).await;
     let deleted = deleted.map_err(HttpError::NotDeleted)?;
     let deleted = deleted.ok_or(HttpError::NoSuchMessage)?;

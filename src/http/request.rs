@@ -96,11 +96,11 @@ impl RequestBody {
         self.requester.client
     }
 
-    /// Drops it when its answer has ended. A handler that ends before its answer begins need not do so.
-    pub(super) fn discard(mut self) {
-        if let (Some(unread), Some(discards)) = (self.take_unread(), &self.discards) {
-            discards.discard(unread);
-        }
+    /// What was not read of it, for who drops it after the answer has begun, and where that goes. Before, a handler
+    /// need not care.
+    pub(super) fn into_unread(mut self) -> Option<(Incoming, Discards)> {
+        let discards = self.discards.clone()?;
+        Some((self.take_unread()?, discards))
     }
 
     fn take_unread(&mut self) -> Option<Incoming> {

@@ -39,9 +39,12 @@ pub(super) async fn route(
         (&Method::PUT, Resource::Message(name)) if !address::is_alias(name) => {
             Box::pin(messages::put(app, name, head, body)).await
         }
-        (&Method::DELETE, Resource::Message(name)) => Box::pin(messages::delete(app, name)).await,
+        (&Method::DELETE, Resource::Message(name)) => {
+            Box::pin(messages::delete(app, body.requester(), name)).await
+        }
         (&Method::DELETE, Resource::Name(name)) => {
-            Box::pin(messages::erase(app, address::well_known(name))).await
+            let digest = address::well_known(name);
+            Box::pin(messages::erase(app, body.requester(), digest)).await
         }
         (&Method::GET | &Method::HEAD, Resource::Messages) if app.exports.is_some() => {
             let query = head.uri.query().unwrap_or_default();

@@ -148,6 +148,7 @@ pub use self::embedded::EmbeddedStore;
 pub use self::memory::{Fault, MemoryStore};
 pub use self::note::{Note, is_held, read_note};
 pub use self::options::Options;
+pub use self::queue::QUEUE_ENTRIES_MAX;
 pub use self::read_only::{ReadOnlyDirectory, Readable};
 pub use self::scrub::keep_scrubbing;
 pub use self::verify::{Finding, Verified, verify, verify_read_only};

@@ -17,7 +17,7 @@ use crate::digest::Digest;
 use crate::message::Message;
 
 /// Entries that may wait; also the limit on how many writers one sync can release twice over.
-pub(super) const QUEUE_ENTRIES_MAX: usize = 1024;
+pub const QUEUE_ENTRIES_MAX: usize = 2048;
 
 /// Bytes of text that may wait. One text larger than this is let in when nothing else waits.
 pub(super) const QUEUE_BYTES_MAX: usize = 64 << 20;

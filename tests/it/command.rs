@@ -445,7 +445,12 @@ fn settings_that_make_no_sense_end_with_2_too() {
         let mut command = command;
         checked_failure(&run(&mut command, b""), 2);
     }
-    for url in ["http://a b", "ftp://x", "http://localhost/?x", "http://me@localhost"] {
+    for url in [
+        "http://a b",
+        "ftp://x",
+        "http://localhost/?x",
+        "http://me@localhost",
+    ] {
         checked_failure(&get(url, FOO), 2);
     }
 }

@@ -12,7 +12,7 @@ use crate::http2::{
     CONTENT_LENGTH, CONTENT_TYPE, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM,
     WINDOW_UPDATE, connect, frame, frames, literal, literal_named, path, streams,
 };
-use crate::support::{Ask, Protocol, Raw, TestServer};
+use crate::support::{Raw, TestServer};
 
 /// What is sent of a body in one frame, the most that is allowed (RFC 9113, 4.2).
 const PIECE_BYTES: usize = 16 << 10;
@@ -205,19 +205,16 @@ async fn so_long_a_body_is_taken_and_no_longer() {
 }
 
 #[tokio::test]
-async fn bodies_that_are_taken_count_as_streams_and_take_no_room() {
+async fn bodies_that_are_taken_count_as_streams() {
     const STREAMS: u32 = 64;
     const REFUSED_STREAM: [u8; 4] = 7_u32.to_be_bytes();
-    // Room for eight streams of this client.
-    let server = TestServer::with(|limits| limits.answers_bytes_max = 2 * 8 * (9 << 10));
+    let server = TestServer::start();
     let mut client = connect(&server).await;
     for number in 0..STREAMS {
         let stream = 2 * number + 1;
         begin(&mut client, stream, &post("/nothing", "text/plain", b"")).await;
         read_answer(&mut client, stream).await;
     }
-    let probe = Ask::get("/livez");
-    assert_eq!(server.ask_over(Protocol::Http2, &probe).await.status, 200);
     let one_more = 2 * STREAMS + 1;
     begin(&mut client, one_more, &text()).await;
     while streams(RST_STREAM, client.unread()).is_empty() {
@@ -235,4 +232,32 @@ async fn bodies_that_are_taken_count_as_streams_and_take_no_room() {
     begin(&mut client, one_more + 2, &text()).await;
     send(&mut client, one_more + 2, END_STREAM, b"a").await;
     read_answer(&mut client, one_more + 2).await;
+}
+
+#[tokio::test]
+async fn bodies_that_are_taken_have_the_room_of_their_streams_and_are_reset_without() {
+    const STREAM_BYTES: usize = 8 << 10;
+    // Room for four streams of this client, and for the head of one more.
+    let server =
+        TestServer::with(|limits| limits.answers_bytes_max = 2 * (4 * STREAM_BYTES + 2048));
+    let mut client = connect(&server).await;
+    for stream in [1, 3, 5] {
+        begin(&mut client, stream, &post("/nothing", "text/plain", b"")).await;
+        read_answer(&mut client, stream).await;
+    }
+    settle(&mut client).await;
+    assert_eq!(streams(RST_STREAM, client.unread()), [0; 0]);
+    begin(&mut client, 7, &post("/nothing", "text/plain", b"")).await;
+    read_answer(&mut client, 7).await;
+    while streams(RST_STREAM, client.unread()).is_empty() {
+        client.read_more().await.expect("a reset");
+    }
+    let (_, reason) = frames(client.unread())
+        .into_iter()
+        .find(|&(kind, _)| kind == RST_STREAM)
+        .unwrap();
+    assert_eq!(
+        (streams(RST_STREAM, client.unread()), reason),
+        (vec![7], &NO_ERROR[..])
+    );
 }

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 
 use crate::admission::{GET, is_served};
-use crate::support::{Ask, Protocol, Raw, TestServer, milliseconds, until};
+use crate::support::{Ask, Protocol, Raw, TestServer, connect_from, milliseconds, until};
 
 /// The head of a POST of a text of `bytes` bytes.
 pub(crate) fn post(bytes: usize) -> String {
@@ -522,8 +522,11 @@ async fn a_body_without_a_length_takes_room_as_it_grows() {
 }
 
 #[tokio::test]
-async fn writes_beyond_their_number_are_refused_while_reads_go_on() {
-    let server = TestServer::with(|limits| limits.writes_max = 2);
+async fn writes_of_a_client_beyond_half_of_all_are_refused_while_reads_and_others_go_on() {
+    let server = TestServer::with(|limits| {
+        limits.writes_max = 4;
+        limits.room_timeout = milliseconds(100);
+    });
     let known = server.publish("known").await;
     server.store.set_fault(Some(Fault::Stall));
     let mut waiting = Vec::new();
@@ -538,12 +541,31 @@ async fn writes_beyond_their_number_are_refused_while_reads_go_on() {
     assert_eq!(answer.status, 503);
     assert_eq!(answer.field("retry-after"), Some("1"));
     assert_eq!(server.ask(&Ask::get(&known)).await.status, 200);
+    let mut other = connect_from([127, 0, 0, 2], server.address).await;
+    other.send(post(5) + "other").await;
+    until("the write of another", async || server.store.stalled() == 3).await;
+    waiting.push(other);
 
     server.store.set_fault(None);
     for mut client in waiting {
         assert_eq!(client.answer().await.status, 503);
     }
     assert_eq!(server.ask(&Ask::publish("third")).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_write_waits_for_those_of_its_client_to_end() {
+    let server = TestServer::with(|limits| limits.writes_max = 2);
+    server.store.set_fault(Some(Fault::Stall));
+    let mut first = server.connect_raw().await;
+    first.send(post(5) + "first").await;
+    until("a write", async || server.store.stalled() == 1).await;
+    let mut second = server.connect_raw().await;
+    second.send(post(6) + "second").await;
+    server.has_seen_all().await;
+    server.store.set_fault(None);
+    assert_eq!(first.answer().await.status, 503);
+    assert_eq!(second.answer().await.status, 201);
 }
 
 #[tokio::test]

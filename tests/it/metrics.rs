@@ -326,7 +326,10 @@ async fn requests_that_the_store_does_not_take_are_counted_by_why() {
         server.store.set_fault(Some(Fault::Puts(error)));
         is_refused(&server, &Ask::publish(cause), status, cause).await;
     }
-    let server = TestServer::with(|limits| limits.writes_max = 0);
+    let server = TestServer::with(|limits| {
+        limits.writes_max = 0;
+        limits.room_timeout = Duration::ZERO;
+    });
     is_refused(&server, &Ask::publish("foo"), 503, "write-room").await;
     let server = TestServer::starting(|limits| limits.opening_timeout = Duration::ZERO);
     is_refused(&server, &Ask::publish("foo"), 503, "not-ready").await;
