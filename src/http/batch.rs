@@ -18,7 +18,6 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use bytestring::ByteString;
 use http::request::Parts;
 use hyper::body::Frame;
 use tokio::task::consume_budget;
@@ -29,6 +28,7 @@ use super::authorize::seconds;
 use super::body::{BodySender, Gone, Response, ResponseBody};
 use super::body_room::{CoveredBytes, Spare};
 use super::budget::{NoRoom, Requester, Reservation};
+use super::charset::Charset;
 use super::digest_fields::RequestDigests;
 use super::ending::EndSignal;
 use super::error::{HttpError, LineError, RETRY_SOON};
@@ -64,6 +64,7 @@ pub(super) enum BatchOperation {
 pub(super) async fn answer(
     app: &Arc<App>,
     operation: BatchOperation,
+    charset: Charset,
     head: &Parts,
     mut body: RequestBody,
 ) -> Result<Response, HttpError> {
@@ -108,6 +109,7 @@ pub(super) async fn answer(
     let batch = Batch {
         app: Arc::clone(app),
         operation,
+        charset,
         body,
         deadline,
         received: 0,
@@ -179,6 +181,7 @@ impl Shares {
 struct Batch {
     app: Arc<App>,
     operation: BatchOperation,
+    charset: Charset,
     body: RequestBody,
     deadline: BodyDeadline,
     /// Bytes of the body so far.
@@ -368,11 +371,13 @@ impl Batch {
         let bytes = line.bytes().len();
         if self.operation == BatchOperation::Publish {
             let spare = self.app.bodies.spare(&line).await;
-            let message = offload(bytes, move || read_message(line, spare)).await?;
+            let charset = self.charset;
+            let message = offload(bytes, move || read_message(charset, line, spare)).await?;
             let put = self.app.service.begin(message).map_err(HttpError::from)?;
             Ok(Waiting::Put { put, bytes })
         } else {
-            let digest = json::digest_text(&text(line.bytes())?)?;
+            let text = self.charset.text(line.bytes()).map_err(LineError::Text)?;
+            let digest = json::digest_text(&text)?;
             let digest = digest.parse().map_err(|_| HttpError::NoSuchMessage)?;
             Ok(Waiting::LookUp(digest))
         }
@@ -474,11 +479,8 @@ fn poll_first(
     }
 }
 
-fn read_message(line: CoveredBytes, spare: Spare) -> Result<Message, LineError> {
-    let text = json::message_text(&text(line.bytes())?)?;
+fn read_message(charset: Charset, line: CoveredBytes, spare: Spare) -> Result<Message, LineError> {
+    let text = charset.text(line.bytes()).map_err(LineError::Text)?;
+    let text = json::message_text(&text)?;
     Ok(Message::new(line.into_text(text, spare)))
-}
-
-fn text(line: &Bytes) -> Result<ByteString, LineError> {
-    ByteString::try_from(line.clone()).map_err(LineError::NotUtf8)
 }

@@ -17,6 +17,7 @@ use sfv::{Dictionary, ListEntry, Parser};
 use super::body::Response;
 use crate::digest::{Digest, sha512};
 use crate::service::offload;
+use crate::text::skip_mark;
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
@@ -186,6 +187,10 @@ pub(super) fn explain(text: &[u8], is_stated: impl Fn(&[u8]) -> bool) -> Option<
         if is_stated(line) || is_stated(line_without_return) {
             return Some(" Your digest is that of the message without the newline at its end.");
         }
+    }
+    let unmarked = skip_mark(text);
+    if unmarked.len() < text.len() && is_stated(unmarked) {
+        return Some(" Your digest is that of the message without the byte order mark before it.");
     }
     if is_stated(&with_line_ends(text, b"\n")) {
         return Some(" Your digest is that of the message with LF instead of CRLF as line ends.");
@@ -384,6 +389,7 @@ mod tests {
             ("a\nb\n", "a\r\nb\r\n", "LF instead of CRLF"),
             ("a\r\nb\r\n", "a\nb\n", "CRLF instead of LF"),
             ("a\r\n", "a\n", "CRLF instead of LF"),
+            ("a", "\u{feff}a", "without the byte order mark"),
         ] {
             let refused = check(&[&sha256(stated.as_bytes())], body.as_bytes()).unwrap_err();
             assert!(refused.to_string().contains(hint), "{stated:?} {body:?}");

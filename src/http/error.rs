@@ -4,13 +4,13 @@
 //! is not logged; what is ours is, once, here. Failures of the store are logged where they happen.
 
 use std::borrow::Cow;
-use std::str::Utf8Error;
 use std::time::Duration;
 
 use http::StatusCode;
 use http::header::{ALLOW, CONTENT_RANGE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 
 use super::authorize::{Denied, seconds};
+use super::charset::TextError;
 use super::digest_fields::DigestFieldError;
 use super::json::JsonError;
 use super::negotiation::FormatError;
@@ -53,8 +53,8 @@ pub(super) enum HttpError {
     NoSuchRange { bytes: usize },
     #[error("The Content-Type must be application/x-ndjson, with one digest a line.")]
     LinesOnly,
-    #[error("The body is not UTF-8: invalid byte at offset {}.", .0.valid_up_to())]
-    NotUtf8(Utf8Error),
+    #[error("The body {0}.")]
+    Text(TextError),
     #[error("{}: {error}.{}", if error.is_syntax() { "The body is not valid JSON" } else { "The body is not a message" }, form_hint(*is_form, error))]
     Json { error: JsonError, is_form: bool },
     #[error("The path names the digest {wanted}, but the message has the digest {actual}; nothing was stored.{}", .hint.unwrap_or_default())]
@@ -96,8 +96,8 @@ pub(super) enum HttpError {
 pub(super) enum LineError {
     #[error("The line is larger than {bytes_max} bytes.")]
     TooLarge { bytes_max: u64 },
-    #[error("The line is not UTF-8: invalid byte at offset {}.", .0.valid_up_to())]
-    NotUtf8(Utf8Error),
+    #[error("The line {0}.")]
+    Text(TextError),
     #[error("{errors_max} lines before this one failed; the batch ends here.")]
     TooMany { errors_max: u32 },
     #[error("Too many lines; wait {} seconds and go on with this one.", seconds(*.0))]
@@ -186,7 +186,7 @@ impl HttpError {
             Self::NoSuchRange { .. } => wrong(S::RANGE_NOT_SATISFIABLE, "no-such-range", "Range behind the end"),
             Self::MethodNotAllowed(_) => wrong(S::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
             Self::Query(_) => wrong(S::BAD_REQUEST, "query", "Wrong query"),
-            Self::LinesOnly | Self::Format(FormatError::Type) => wrong(S::UNSUPPORTED_MEDIA_TYPE, "content-type", "Unknown content type"),
+            Self::LinesOnly | Self::Format(FormatError::Type | FormatError::Charset) => wrong(S::UNSUPPORTED_MEDIA_TYPE, "content-type", "Unknown content type"),
             Self::Format(FormatError::Encoding) => wrong(S::UNSUPPORTED_MEDIA_TYPE, "content-encoding", "Encoded body"),
             Self::Body(BodyError::TooLarge { .. }) => too_large,
             Self::Body(BodyError::TooSlow) => wrong(S::REQUEST_TIMEOUT, "body-too-slow", "Body too slow"),
@@ -195,7 +195,7 @@ impl HttpError {
                 DigestFieldError::Unreadable(_) => wrong(S::BAD_REQUEST, "digest-field", "Unreadable digest field"),
                 DigestFieldError::Mismatch(_) => wrong(S::BAD_REQUEST, "digest-mismatch", "Body with another digest"),
             },
-            Self::NotUtf8(_) => wrong(S::BAD_REQUEST, "not-utf-8", "Not UTF-8"),
+            Self::Text(_) => wrong(S::BAD_REQUEST, "not-utf-8", "Not UTF-8"),
             Self::Json { error, .. } if error.is_syntax() => wrong(S::BAD_REQUEST, "not-json", "Not JSON"),
             Self::Json { .. } => wrong(S::BAD_REQUEST, "not-a-message", "Not a message"),
             Self::DigestOfBatch => wrong(S::BAD_REQUEST, "digest-of-batch", "Digest of a batch"),

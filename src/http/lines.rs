@@ -1,9 +1,11 @@
-//! Cuts a body that comes in pieces into lines.
+//! Cuts a body that comes in pieces into lines. A byte order mark before the first one is no part of it.
 //!
 //! **Invariant:** what is held of a line that has not ended is never more than the line may have, and half of
 //! that while its buffer grows; the rest of a longer one is skipped as it comes.
 
 use bytes::{Buf, Bytes, BytesMut};
+
+use crate::text::skip_mark;
 
 /// Gathers what comes into lines.
 #[derive(Debug)]
@@ -15,6 +17,8 @@ pub(super) struct LineSplitter {
     begun: BytesMut,
     /// In the middle of a line that is too long.
     is_skipping: bool,
+    /// No line has ended yet.
+    is_first: bool,
 }
 
 /// A line without its end.
@@ -45,6 +49,7 @@ impl LineSplitter {
             rest: Bytes::new(),
             begun: BytesMut::new(),
             is_skipping: false,
+            is_first: true,
         }
     }
 
@@ -82,7 +87,7 @@ impl LineSplitter {
         let line = self.rest.split_to(end);
         self.rest.advance(1);
         if self.begun.is_empty() && !self.is_skipping && line.len() <= self.bytes_max {
-            return Some(BodyLine::Part(line));
+            return Some(BodyLine::Part(self.unmarked(line)));
         }
         self.gather(&line);
         Some(self.take_begun())
@@ -111,9 +116,19 @@ impl LineSplitter {
 
     fn take_begun(&mut self) -> BodyLine {
         if std::mem::take(&mut self.is_skipping) {
+            self.is_first = false;
             BodyLine::TooLong
         } else {
-            BodyLine::Gathered(std::mem::take(&mut self.begun).freeze())
+            let line = std::mem::take(&mut self.begun).freeze();
+            BodyLine::Gathered(self.unmarked(line))
+        }
+    }
+
+    fn unmarked(&mut self, line: Bytes) -> Bytes {
+        if std::mem::take(&mut self.is_first) {
+            line.slice_ref(skip_mark(&line))
+        } else {
+            line
         }
     }
 }
@@ -170,6 +185,21 @@ mod tests {
         let lines = cut(2, &[b" \n\t\r\n\r\r\n0\nlong"]);
         assert_eq!(lines.len(), 5);
         assert!(!lines.iter().any(BodyLine::is_blank));
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_the_first_line_is_no_part_of_it() {
+        let body = "\u{feff}a\n\u{feff}b\n".as_bytes();
+        for size in 1..=body.len() {
+            let pieces: Vec<_> = body.chunks(size).collect();
+            assert_eq!(cut(9, &pieces), ["a", "\u{feff}b"]);
+        }
+        for blank in ["\u{feff}", "\u{feff}\n", "\u{feff}\r\n"] {
+            let lines = cut(9, &[blank.as_bytes()]);
+            assert!(lines.len() == 1 && lines[0].is_blank(), "{blank:?}");
+        }
+        assert_eq!(cut(3, &[b"long\n\xef\xbb\xbf\n"]), [TOO_LONG, "\u{feff}"]);
+        assert_eq!(cut(9, &[b"\xef\xbb\n"]).len(), 1);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytestring::ByteString;
 use http::Method;
 use http::header::{EXPECT, HeaderMap, IF_NONE_MATCH, RANGE};
 use http::request::Parts;
@@ -13,10 +12,11 @@ use super::batch::{self, BatchOperation};
 use super::body::Response;
 use super::body_room::{CoveredBytes, Spare};
 use super::budget::{NoRoom, Requester};
+use super::charset;
 use super::digest_fields::{self, RequestDigests};
 use super::error::HttpError;
 use super::json;
-use super::negotiation::{BodyFormat, Form, FormatError, names_etag};
+use super::negotiation::{BodyFormat, BodyType, Form, FormatError, names_etag};
 use super::range::{self, Selection};
 use super::request::{RequestBody, check_size, read_body};
 use super::response;
@@ -31,12 +31,12 @@ pub(super) async fn publish(
     head: &Parts,
     body: RequestBody,
 ) -> Result<Response, HttpError> {
-    let format = BodyFormat::of(&head.headers)?;
-    if format == BodyFormat::Lines {
-        return batch::answer(app, BatchOperation::Publish, head, body).await;
+    let kind = BodyType::of(&head.headers)?;
+    if kind.format == BodyFormat::Lines {
+        return batch::answer(app, BatchOperation::Publish, kind.charset, head, body).await;
     }
     let form = Form::wanted(&head.headers);
-    let receipt = store(app, head, body, format, |_| Ok(())).await?;
+    let receipt = store(app, head, body, kind, |_| Ok(())).await?;
     Ok(response::created(&receipt, form))
 }
 
@@ -54,8 +54,8 @@ pub(super) async fn put(
     if fields.contains_key(IF_NONE_MATCH) && has_it() && app.service.holds(&digest)? {
         return Err(HttpError::Exists);
     }
-    let format = BodyFormat::of(fields)?;
-    if format == BodyFormat::Lines {
+    let kind = BodyType::of(fields)?;
+    if kind.format == BodyFormat::Lines {
         return Err(FormatError::Type.into());
     }
     check_size(app.limits.body.bytes_max, &body)?;
@@ -75,7 +75,7 @@ pub(super) async fn put(
             hint: digest_fields::explain(message.as_bytes(), of),
         })
     };
-    let receipt = store(app, head, body, format, has_digest).await?;
+    let receipt = store(app, head, body, kind, has_digest).await?;
     Ok(response::created(&receipt, form))
 }
 
@@ -85,7 +85,8 @@ pub(super) async fn look_up(
     head: &Parts,
     body: RequestBody,
 ) -> Result<Response, HttpError> {
-    if BodyFormat::of(&head.headers)? != BodyFormat::Lines {
+    let kind = BodyType::of(&head.headers)?;
+    if kind.format != BodyFormat::Lines {
         return Err(HttpError::LinesOnly);
     }
     let mut options = head.uri.query().unwrap_or_default().split('&');
@@ -94,7 +95,7 @@ pub(super) async fn look_up(
     } else {
         BatchOperation::LookUp
     };
-    batch::answer(app, operation, head, body).await
+    batch::answer(app, operation, kind.charset, head, body).await
 }
 
 /// Whether the client sends its body only when asked to (RFC 9110, 10.1.1).
@@ -123,7 +124,7 @@ async fn store(
     app: &App,
     head: &Parts,
     body: RequestBody,
-    format: BodyFormat,
+    kind: BodyType,
     check: impl FnOnce(&Message) -> Result<(), HttpError> + Send + 'static,
 ) -> Result<Receipt, HttpError> {
     let mut stated = RequestDigests::default();
@@ -137,13 +138,13 @@ async fn store(
     let write = app.begin_write(&requester).await;
     let _write = write.map_err(|NoRoom| HttpError::Busy)?;
     let bytes = body.bytes().len();
-    let spare = match format {
+    let spare = match kind.format {
         BodyFormat::Json | BodyFormat::Form => app.bodies.spare(&body).await,
         BodyFormat::Text | BodyFormat::Lines => Spare::default(),
     };
     let read = move || {
         stated.check(body.bytes())?;
-        let message = read_message(format, body, spare)?;
+        let message = read_message(kind, body, spare)?;
         check(&message)?;
         Ok::<_, HttpError>(message)
     };
@@ -151,16 +152,14 @@ async fn store(
     Ok(app.service.publish(message).await?)
 }
 
-fn read_message(
-    format: BodyFormat,
-    body: CoveredBytes,
-    spare: Spare,
-) -> Result<Message, HttpError> {
-    let whole = ByteString::try_from(body.bytes().clone()).map_err(HttpError::NotUtf8)?;
-    let text = match format {
+fn read_message(kind: BodyType, body: CoveredBytes, spare: Spare) -> Result<Message, HttpError> {
+    let whole = kind.charset.text(body.bytes());
+    let whole = whole.map_err(HttpError::Text)?;
+    let text = match kind.format {
         BodyFormat::Text | BodyFormat::Lines => whole,
         BodyFormat::Json | BodyFormat::Form => {
-            let is_form = format == BodyFormat::Form;
+            let is_form = kind.format == BodyFormat::Form;
+            let whole = charset::without_mark(whole);
             let text = json::message_text(&whole);
             // Or its room would be kept with the text.
             drop(whole);

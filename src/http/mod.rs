@@ -67,6 +67,7 @@ mod response;
 
 // What single fields mean.
 mod address;
+mod charset;
 mod cors;
 mod digest_fields;
 mod host;

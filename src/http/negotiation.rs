@@ -2,7 +2,9 @@
 //! client already has.
 
 use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, IF_NONE_MATCH};
-use mediatype::{MediaType, MediaTypeList, Name};
+use mediatype::{MediaType, MediaTypeList};
+
+use super::charset::Charset;
 
 /// A body is brought in a way that is not known here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -11,6 +13,10 @@ pub(super) enum FormatError {
         "The Content-Type must be application/json or text/plain, or application/x-ndjson for a batch; in UTF-8 and given once."
     )]
     Type,
+    #[error(
+        "The charset must be UTF-8: convert the body (iconv -t UTF-8), and say charset=utf-8 or no charset. The Content-Type must be application/json or text/plain, or application/x-ndjson for a batch."
+    )]
+    Charset,
     #[error("A Content-Encoding is not supported; send the body as it is.")]
     Encoding,
 }
@@ -28,33 +34,56 @@ pub(super) enum BodyFormat {
     Lines,
 }
 
-impl BodyFormat {
-    /// Reads Content-Type. What is not known for certain is refused: a guess would store something
-    /// else than the client meant.
+/// What a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BodyType {
+    pub(super) format: BodyFormat,
+    pub(super) charset: Charset,
+}
+
+impl BodyType {
+    /// Reads Content-Type and Content-Encoding. What is not known for certain is refused: a guess would store
+    /// something else than the client meant. An empty type is as good as none.
     pub(super) fn of(fields: &HeaderMap) -> Result<Self, FormatError> {
-        if fields.contains_key(CONTENT_ENCODING) {
+        let is_identity = |field: &HeaderValue| field.as_bytes().eq_ignore_ascii_case(b"identity");
+        if !fields.get_all(CONTENT_ENCODING).iter().all(is_identity) {
             return Err(FormatError::Encoding);
         }
         let mut types = fields.get_all(CONTENT_TYPE).iter();
-        let format = match (types.next(), types.next()) {
-            (None, _) => Some(Self::Json),
+        match (types.next(), types.next()) {
+            (None, _) => Ok(Self::JSON),
+            (Some(only), None) if only.as_bytes().trim_ascii().is_empty() => Ok(Self::JSON),
             (Some(only), None) => Self::of_type(only),
-            (Some(_), Some(_)) => None,
-        };
-        format.ok_or(FormatError::Type)
+            (Some(_), Some(_)) => Err(FormatError::Type),
+        }
     }
 
-    fn of_type(field: &HeaderValue) -> Option<Self> {
+    const JSON: Self = Self {
+        format: BodyFormat::Json,
+        charset: Charset::Utf8,
+    };
+
+    fn of_type(field: &HeaderValue) -> Result<Self, FormatError> {
         if field == "application/json" {
-            return Some(Self::Json);
+            return Ok(Self::JSON);
         }
-        let kind = MediaType::parse(field.to_str().ok()?.trim()).ok()?;
-        let is_utf8 = |(name, value): &(Name, mediatype::Value)| {
-            *name != "charset" || value.unquoted_str().eq_ignore_ascii_case("utf-8")
-        };
-        if !kind.params.iter().all(is_utf8) {
-            return None;
+        let text = field.to_str().map_err(|_| FormatError::Type)?;
+        let kind = MediaType::parse(text.trim()).map_err(|_| FormatError::Type)?;
+        let format = BodyFormat::of_kind(&kind).ok_or(FormatError::Type)?;
+        let mut charset = None;
+        for (_, label) in kind.params.iter().filter(|(name, _)| *name == "charset") {
+            let said = Charset::of(&label.unquoted_str()).ok_or(FormatError::Charset)?;
+            if charset.replace(said).is_some_and(|other| other != said) {
+                return Err(FormatError::Charset);
+            }
         }
+        let charset = charset.unwrap_or_default();
+        Ok(Self { format, charset })
+    }
+}
+
+impl BodyFormat {
+    fn of_kind(kind: &MediaType<'_>) -> Option<Self> {
         let is = |name: &str, subtype: &str| kind.ty == name && kind.subty == subtype;
         match kind.suffix {
             None if is("application", "json") => Some(Self::Json),
@@ -219,12 +248,41 @@ mod tests {
             ("text/plain; charset=utf-8; format=flowed", BodyFormat::Text),
         ] {
             let fields = fields(CONTENT_TYPE, &[kind]);
-            assert_eq!(BodyFormat::of(&fields).ok(), Some(format), "{kind}");
+            assert_eq!(format_of(&fields).ok(), Some(format), "{kind}");
         }
-        assert_eq!(
-            BodyFormat::of(&HeaderMap::new()).ok(),
-            Some(BodyFormat::Json)
-        );
+        assert_eq!(format_of(&HeaderMap::new()), Ok(BodyFormat::Json));
+    }
+
+    fn format_of(fields: &HeaderMap) -> Result<BodyFormat, FormatError> {
+        BodyType::of(fields).map(|body| body.format)
+    }
+
+    #[test]
+    fn a_charset_is_utf_8_under_any_of_its_names_or_ascii() {
+        for (kind, charset) in [
+            ("application/json", Charset::Utf8),
+            ("application/json; charset=utf8", Charset::Utf8),
+            ("application/json; Charset=UTF8", Charset::Utf8),
+            ("text/plain;charset=\"Utf-8\"", Charset::Utf8),
+            ("text/plain;charset=unicode-1-1-utf-8", Charset::Utf8),
+            ("text/plain; charset=utf-8; charset=utf8", Charset::Utf8),
+            ("application/x-ndjson; charset=utf8", Charset::Utf8),
+            ("text/plain; charset=us-ascii", Charset::Ascii),
+            ("text/plain; charset=\"ASCII\"", Charset::Ascii),
+        ] {
+            let body = BodyType::of(&fields(CONTENT_TYPE, &[kind]));
+            assert_eq!(body.map(|body| body.charset), Ok(charset), "{kind}");
+        }
+        for kind in [
+            "application/json; charset=utf-16",
+            "text/plain; charset=\"iso-8859-1\"",
+            "text/plain; charset=windows-1252",
+            "text/plain; charset=utf-8; charset=utf-16",
+            "text/plain; charset=utf-8; charset=ascii",
+        ] {
+            let body = BodyType::of(&fields(CONTENT_TYPE, &[kind]));
+            assert_eq!(body, Err(FormatError::Charset), "{kind}");
+        }
     }
 
     #[test]
@@ -233,7 +291,6 @@ mod tests {
             &["application/jsonx"][..],
             &["text/json"],
             &["json"],
-            &[""],
             &["application/json; charset=latin1"],
             &["text/plain; charset=utf-8; charset=utf-16"],
             &["application/json, text/plain"],
@@ -243,16 +300,37 @@ mod tests {
             &["application/octet-stream"],
         ] {
             assert!(
-                BodyFormat::of(&fields(CONTENT_TYPE, kinds)).is_err(),
+                format_of(&fields(CONTENT_TYPE, kinds)).is_err(),
                 "{kinds:?}"
             );
         }
     }
 
     #[test]
-    fn any_content_encoding_is_refused() {
-        assert!(BodyFormat::of(&fields(CONTENT_ENCODING, &["gzip"])).is_err());
-        assert!(BodyFormat::of(&fields(CONTENT_ENCODING, &["identity"])).is_err());
+    fn any_content_encoding_but_none_is_refused() {
+        for encodings in [
+            &["gzip"][..],
+            &["identity, gzip"],
+            &["identity", "gzip"],
+            &[""],
+        ] {
+            let refused = format_of(&fields(CONTENT_ENCODING, encodings));
+            assert_eq!(refused, Err(FormatError::Encoding), "{encodings:?}");
+        }
+        for encodings in [&["identity"][..], &["Identity"], &["identity", "identity"]] {
+            let taken = format_of(&fields(CONTENT_ENCODING, encodings));
+            assert_eq!(taken, Ok(BodyFormat::Json), "{encodings:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_content_type_is_as_good_as_none() {
+        assert_eq!(
+            format_of(&fields(CONTENT_TYPE, &[""])),
+            Ok(BodyFormat::Json)
+        );
+        let twice = fields(CONTENT_TYPE, &["", "text/plain"]);
+        assert_eq!(format_of(&twice), Err(FormatError::Type));
     }
 
     #[test]

@@ -45,6 +45,8 @@ impl Asked {
         let (start, end) = match self {
             Self::From(first) => (first, length),
             Self::Between(first, last) => (first, last.saturating_add(1).min(length)),
+            // Its last bytes are all that there are, also if there are none (RFC 9110, 14.1.2).
+            Self::Last(1..) if length == 0 => return Selection::All,
             Self::Last(bytes) => (length.saturating_sub(bytes), length),
         };
         if start < end {
@@ -118,7 +120,12 @@ mod tests {
             assert_eq!(of_ten(range), Selection::None, "{range}");
         }
         assert_eq!(parse("bytes=0-").unwrap().of(0), Selection::None);
-        assert_eq!(parse("bytes=-5").unwrap().of(0), Selection::None);
+        for range in ["bytes=-5", "bytes=-1", &format!("bytes=-{HUGE}")] {
+            assert_eq!(parse(range).unwrap().of(0), Selection::All, "{range}");
+        }
+        for range in ["bytes=-0", "bytes=0-", "bytes=0-0"] {
+            assert_eq!(parse(range).unwrap().of(0), Selection::None, "{range}");
+        }
     }
 
     #[test]

@@ -121,6 +121,57 @@ async fn blank_lines_count_and_have_no_answers() {
     let answer = server.ask(&look_up("/messages/lookup", lines)).await;
     let expected = "{\"message\": \"a\"}\n{\"error\": \"Message not found.\", \"line\": 4}\n";
     assert_eq!(answer.text(), expected);
+    let lines = format!("\r\n\n{}\n[\n\r", digest_line("missing"));
+    let answer = server
+        .ask(&look_up("/messages/lookup?missing", lines))
+        .await;
+    let answers: Vec<_> = answer.text().lines().collect();
+    assert_eq!(answers[0], digest_line("missing").trim_end());
+    assert!(
+        answers.len() == 2 && answers[1].ends_with("\"line\": 5}"),
+        "{answers:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_before_the_first_line_is_skipped_and_no_other() {
+    let server = TestServer::start();
+    let mark = "\u{feff}";
+    let (a, b) = ("{\"message\": \"a\"}", "{\"message\": \"b\"}");
+    for (lines, answers) in [
+        (
+            format!("{mark}{a}\n{b}\n"),
+            digest_line("a") + &digest_line("b"),
+        ),
+        (format!("{mark}\r\n{a}"), digest_line("a")),
+        (format!("{mark}{a}"), digest_line("a")),
+        (mark.to_owned(), String::new()),
+    ] {
+        assert_eq!(
+            server.ask(&publish(&lines)).await.text(),
+            answers,
+            "{lines:?}"
+        );
+    }
+    let answer = server.ask(&publish(format!("{a}\n{mark}{b}\n"))).await;
+    let second = answer.text().lines().nth(1).unwrap();
+    assert!(
+        second.contains("column 1.") && second.contains("\"line\": 2"),
+        "{second}"
+    );
+
+    let digest = digest_line("a");
+    let answer = server
+        .ask(&look_up("/messages/lookup", format!("{mark}{digest}")))
+        .await;
+    assert_eq!(answer.text(), "{\"message\": \"a\"}\n");
+    let answer = server
+        .ask(&look_up(
+            "/messages/lookup?missing",
+            format!("{mark}{digest}\n"),
+        ))
+        .await;
+    assert_eq!(answer.text(), "");
 }
 
 /// Lines of one batch that may fail.

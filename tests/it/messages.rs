@@ -277,7 +277,11 @@ async fn a_body_that_is_not_json_is_refused_with_the_place_of_the_mistake() {
         ("{\"message\": \"SECRET\", \"n\": \"\t\"}", "line 1 column "),
         (r#"{"message" "SECRET"}"#, "line 1 column 12"),
         (r#"{"message": "SECRET"; "n": 1}"#, "line 1 column 21"),
-        ("\u{feff}{\"message\": \"SECRET\"}", "line 1 column 1"),
+        ("{\"message\": \u{feff}\"SECRET\"}", "line 1 column "),
+        (
+            "\u{feff}\u{feff}{\"message\": \"SECRET\"}",
+            "line 1 column 1",
+        ),
         ("{/* SECRET */ \"message\": \"SECRET\"}", "line 1 column 2"),
     ] {
         let error = refused(&server, &Ask::publish_json(body), 400).await;
@@ -451,7 +455,6 @@ async fn other_formats_are_refused() {
         "*/*",
         "json",
         "application/",
-        "",
     ] {
         let ask = Ask::post("/messages").field("content-type", kind);
         let error = refused(&server, &ask.body(r#"{"message": "SECRET"}"#), 415).await;
@@ -464,10 +467,182 @@ async fn other_formats_are_refused() {
 #[tokio::test]
 async fn an_encoded_body_is_refused() {
     let server = TestServer::start();
-    for coding in ["gzip", "br", "zstd", "identity", "x", ""] {
+    for coding in ["gzip", "br", "zstd", "x", "", "identity, gzip"] {
         let ask = Ask::publish(SECRET).field("content-encoding", coding);
         let error = refused(&server, &ask, 415).await;
         assert!(error.contains("Content-Encoding"), "{error}");
+    }
+    for coding in ["identity", "Identity"] {
+        let ask = Ask::publish(coding).field("content-encoding", coding);
+        assert_eq!(server.ask(&ask).await.status, 201, "{coding}");
+    }
+}
+
+/// A body under a content type, at each place that takes it.
+fn of_type(kind: &str, body: &[u8]) -> [Ask; 2] {
+    let digest = Digest::of(b"foo");
+    let ask = |ask: Ask| ask.field("content-type", kind).body(body);
+    [
+        Ask::post("/messages"),
+        Ask::new("PUT", format!("/messages/{digest}")),
+    ]
+    .map(ask)
+}
+
+#[tokio::test]
+async fn utf_8_is_taken_under_all_its_names() {
+    let server = TestServer::start();
+    for charset in [
+        "utf8",
+        "UTF8",
+        "\"utf-8\"",
+        "unicode-1-1-utf-8",
+        "us-ascii",
+        "ASCII",
+    ] {
+        for (kind, body) in [
+            ("application/json", r#"{"message": "foo"}"#),
+            ("application/vnd.api+json", r#"{"message": "foo"}"#),
+            ("text/plain", "foo"),
+        ] {
+            let kind = format!("{kind}; charset={charset}");
+            for ask in of_type(&kind, body.as_bytes()) {
+                let answer = server.ask(&ask).await;
+                assert_eq!(
+                    (answer.status, answer.text().contains(FOO)),
+                    (201, true),
+                    "{ask:?}"
+                );
+            }
+        }
+        let kind = format!("application/x-ndjson; charset={charset}");
+        for (path, line) in [
+            ("/messages", r#"{"message": "foo"}"#.to_owned()),
+            ("/messages/lookup", format!("\"{FOO}\"")),
+        ] {
+            let ask = Ask::post(path).field("content-type", &kind).body(line);
+            let answer = server.ask(&ask).await;
+            assert_eq!(answer.status, 200, "{ask:?}");
+            assert!(!answer.text().contains("error"), "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_charset_is_refused_with_what_to_do_and_ascii_that_is_none_with_its_place() {
+    let server = TestServer::start();
+    for charset in [
+        "iso-8859-1",
+        "windows-1252",
+        "UTF-16LE",
+        "\"latin1\"",
+        "utf-7",
+    ] {
+        for kind in ["application/json", "text/plain", "application/x-ndjson"] {
+            let kind = format!("{kind}; charset={charset}");
+            let ask = Ask::post("/messages").field("content-type", &kind);
+            let error = refused(&server, &ask.body(SECRET), 415).await;
+            assert!(
+                error.contains("iconv") && error.contains("charset=utf-8"),
+                "{error}"
+            );
+        }
+    }
+    for (kind, body, offset) in [
+        (
+            "application/json; charset=us-ascii",
+            "{\"message\": \"SECRET\u{e9}\"}",
+            19,
+        ),
+        ("text/plain; charset=ascii", "\u{e9}SECRET", 0),
+        ("text/plain; charset=\"US-ASCII\"", "SECRET\u{20ac}", 6),
+    ] {
+        let ask = Ask::post("/messages").field("content-type", kind);
+        let error = refused(&server, &ask.body(body), 400).await;
+        let place = format!("at offset {offset} that is not ASCII");
+        assert!(error.contains(&place), "{error}");
+    }
+    let lines = "{\"message\": \"foo\"}\n{\"message\": \"SECRET\u{e9}\"}\n";
+    let ask = Ask::post("/messages").field("content-type", "application/x-ndjson; charset=ascii");
+    let answer = server.ask(&ask.body(lines)).await;
+    assert!(
+        answer.text().contains(FOO) && answer.text().contains("not ASCII"),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_is_no_part_of_json_and_part_of_a_text() {
+    let server = TestServer::start();
+    for body in [
+        "\u{feff}{\"message\": \"foo\"}",
+        "\u{feff} \r\n{\"message\": \"foo\"}\r\n",
+        "\u{feff}{\"message\": \"f\\u006fo\"}",
+    ] {
+        let put = Ask::new("PUT", format!("/messages/{FOO}"));
+        for ask in [
+            Ask::publish_json(body),
+            Ask::post("/").body(body),
+            put.field("content-type", "application/json").body(body),
+        ] {
+            let answer = server.ask(&ask).await;
+            assert_eq!(
+                (answer.status, answer.text().contains(FOO)),
+                (201, true),
+                "{ask:?}"
+            );
+        }
+    }
+    for text in ["\u{feff}foo", "\u{feff}", "\u{feff}{\"message\": \"foo\"}"] {
+        let path = server.publish(text).await;
+        assert_eq!(path, path_of(text));
+        let ask = Ask::get(path).field("accept", "text/plain");
+        assert_eq!(server.ask(&ask).await.text(), text);
+    }
+    // It is one of JSON, not of the message.
+    let answer = server
+        .ask(&Ask::publish_json("{\"message\": \"\u{feff}foo\"}"))
+        .await;
+    assert_eq!(answer.field("location"), Some(&*path_of("\u{feff}foo")));
+}
+
+#[tokio::test]
+async fn a_body_in_utf_16_is_told_so() {
+    let server = TestServer::start();
+    let json = "\u{feff}{\"message\": \"SECRET\"}";
+    for to_bytes in [u16::to_le_bytes, u16::to_be_bytes] {
+        for text in [json, "\u{feff}SECRET", "\u{feff}"] {
+            let bytes: Vec<_> = text.encode_utf16().flat_map(to_bytes).collect();
+            for ask in [Ask::publish_json(&bytes), Ask::publish(&bytes)] {
+                let error = refused(&server, &ask, 400).await;
+                assert!(
+                    error.contains("UTF-16") && error.contains("PowerShell"),
+                    "{error}"
+                );
+            }
+            let lines = Ask::post("/messages").field("content-type", "application/x-ndjson");
+            let answer = server.ask(&lines.body(&bytes)).await;
+            let first = answer.text().lines().next().unwrap();
+            assert!(
+                first.contains("UTF-16") && first.contains("\"line\": 1"),
+                "{first}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_empty_content_type_is_as_good_as_none() {
+    let server = TestServer::start();
+    for kind in ["", " ", "\t"] {
+        for ask in of_type(kind, br#"{"message": "foo"}"#) {
+            assert_eq!(server.ask(&ask).await.status, 201, "{ask:?}");
+        }
+        let text = Ask::post("/messages")
+            .field("content-type", kind)
+            .body("SECRET");
+        let error = refused(&server, &text, 400).await;
+        assert!(error.contains("not valid JSON"), "{error}");
     }
 }
 

@@ -75,12 +75,29 @@ async fn a_range_behind_the_end_is_refused_with_the_size() {
         assert_eq!(answer.status, 416, "{range}");
         assert_eq!(answer.field("content-range"), Some("bytes */10"));
     }
+}
+
+#[tokio::test]
+async fn the_last_bytes_of_nothing_are_all_of_it() {
+    let server = TestServer::start();
     let path = server.publish("").await;
-    let nothing = Ask::get(path)
-        .field("accept", "text/plain")
-        .field("range", "bytes=0-");
-    let answer = server.ask(&nothing).await;
-    assert_eq!(answer.field("content-range"), Some("bytes */0"));
+    for (range, status) in [
+        ("bytes=-5", 200),
+        ("bytes=-1", 200),
+        ("bytes=-99999999999999999999", 200),
+        ("bytes=-0", 416),
+        ("bytes=0-", 416),
+        ("bytes=0-0", 416),
+    ] {
+        let ask = Ask::get(&path)
+            .field("accept", "text/plain")
+            .field("range", range);
+        let answer = server.ask(&ask).await;
+        assert_eq!(answer.status, status, "{range}");
+        let expected = (status == 416).then_some("bytes */0");
+        assert_eq!(answer.field("content-range"), expected, "{range}");
+        assert!(status == 416 || answer.body.is_empty(), "{range}");
+    }
 }
 
 #[tokio::test]
