@@ -1,4 +1,5 @@
-//! Whom a proxy speaks for: `Forwarded` (RFC 7239) and `X-Forwarded-For`.
+//! Whom a proxy speaks for, and what it was asked: `Forwarded` (RFC 7239), and `X-Forwarded-For`, `-Host` and
+//! `-Proto`.
 //!
 //! Each proxy writes the address it was called from at the right end, so what stands there is true as
 //! far as the proxies that wrote it are trusted, and the rest is what the client says. The client is
@@ -38,15 +39,16 @@ pub fn client_behind<'a>(
     forwarded: impl DoubleEndedIterator<Item = &'a [u8]>,
     x_forwarded_for: impl DoubleEndedIterator<Item = &'a [u8]>,
 ) -> Result<IpAddr, Unclear> {
-    let mut by_forwarded = Vec::new();
-    for value in forwarded {
-        by_forwarded.extend(hops(value)?);
-    }
+    let by_forwarded = hops_of_all(forwarded)?;
     let by_x_forwarded_for = x_forwarded_for
         .rev()
         .flat_map(|value| value.rsplit(|byte| *byte == b',').map(address));
     match (
-        walk(proxy, trusted, by_forwarded.into_iter().rev()),
+        walk(
+            proxy,
+            trusted,
+            by_forwarded.iter().rev().map(|hop| hop.client),
+        ),
         walk(proxy, trusted, by_x_forwarded_for),
     ) {
         (Some(one), Some(other)) if one != other => Err(Unclear::Disagree),
@@ -84,15 +86,78 @@ fn address(text: &[u8]) -> Option<IpAddr> {
     address.map(|address| address.to_canonical())
 }
 
-/// The `for` of each element of a `Forwarded` field, in order: `None` where it is missing or does not
-/// name an address.
+/// What the client of a proxy asked it, as far as the proxy says so. It is what a client sent as long as no
+/// proxy has written it, and is read by nobody without being checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The host, perhaps with a port.
+    pub host: Option<Vec<u8>>,
+    /// The scheme.
+    pub proto: Option<Vec<u8>>,
+}
+
+/// What a proxy which is trusted was asked. Of several values of the fields with an X the last one counts, which
+/// the nearest proxy wrote, and of `Forwarded` the element that names the client. Where the two disagree, neither is
+/// believed.
+pub(super) fn asked<'a>(
+    trusted: &Networks,
+    forwarded: impl Iterator<Item = &'a [u8]>,
+    host: impl DoubleEndedIterator<Item = &'a [u8]>,
+    proto: impl DoubleEndedIterator<Item = &'a [u8]>,
+) -> Asked {
+    let mut by_forwarded = None;
+    for hop in hops_of_all(forwarded).unwrap_or_default().into_iter().rev() {
+        let is_proxy = hop.client.is_some_and(|address| trusted.contain(address));
+        by_forwarded = Some(hop);
+        if !is_proxy {
+            break;
+        }
+    }
+    let by_forwarded = by_forwarded.unwrap_or_default();
+    Asked {
+        host: agreed(by_forwarded.host, last(host)),
+        proto: agreed(by_forwarded.proto, last(proto)),
+    }
+}
+
+/// The last element of all values of a field.
+fn last<'a>(mut values: impl DoubleEndedIterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
+    let last = values.next_back()?.rsplit(|byte| *byte == b',').next()?;
+    Some(last.trim_ascii().to_vec())
+}
+
+fn agreed(one: Option<Vec<u8>>, other: Option<Vec<u8>>) -> Option<Vec<u8>> {
+    match (one, other) {
+        (Some(one), Some(other)) if !one.eq_ignore_ascii_case(&other) => None,
+        (one, other) => one.or(other),
+    }
+}
+
+/// An element of `Forwarded`: what a proxy says of the request that it was sent.
+#[derive(Debug, Default)]
+struct Hop {
+    /// `None` if it is missing or names no address.
+    client: Option<IpAddr>,
+    host: Option<Vec<u8>>,
+    proto: Option<Vec<u8>>,
+}
+
+fn hops_of_all<'a>(fields: impl Iterator<Item = &'a [u8]>) -> Result<Vec<Hop>, Unclear> {
+    let mut all = Vec::new();
+    for field in fields {
+        all.extend(hops(field)?);
+    }
+    Ok(all)
+}
+
+/// The elements of a `Forwarded` field, in order.
 ///
 /// ```text
 /// Forwarded = element *( OWS "," OWS element )
 /// element   = [ pair ] *( ";" [ pair ] )
 /// pair      = token "=" ( token / quoted-string )
 /// ```
-fn hops(field: &[u8]) -> Result<Vec<Option<IpAddr>>, Unclear> {
+fn hops(field: &[u8]) -> Result<Vec<Hop>, Unclear> {
     let mut hops = Vec::new();
     let mut rest = field;
     loop {
@@ -106,8 +171,8 @@ fn hops(field: &[u8]) -> Result<Vec<Option<IpAddr>>, Unclear> {
 }
 
 /// Reads one element; returns what comes after it, from the comma on.
-fn element(mut rest: &[u8]) -> Result<(Option<IpAddr>, &[u8]), Unclear> {
-    let mut hop = None;
+fn element(mut rest: &[u8]) -> Result<(Hop, &[u8]), Unclear> {
+    let mut hop = Hop::default();
     let mut is_named = false;
     loop {
         rest = rest.trim_ascii_start();
@@ -120,7 +185,11 @@ fn element(mut rest: &[u8]) -> Result<(Option<IpAddr>, &[u8]), Unclear> {
                 if std::mem::replace(&mut is_named, true) {
                     return Err(Unclear::Malformed);
                 }
-                hop = address(&value);
+                hop.client = address(&value);
+            } else if name.eq_ignore_ascii_case(b"host") {
+                hop.host = Some(value);
+            } else if name.eq_ignore_ascii_case(b"proto") {
+                hop.proto = Some(value);
             }
             rest = after.trim_ascii_start();
         }
@@ -162,6 +231,7 @@ fn value(text: &[u8]) -> Result<(Vec<u8>, &[u8]), Unclear> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::networks::Network;
     use super::*;
 
     const PROXY: &str = "10.0.0.1";
@@ -283,6 +353,63 @@ mod tests {
             Err(Unclear::Disagree)
         );
         assert_eq!(both("for=unknown", "192.0.2.2"), Err(Unclear::Disagree));
+    }
+
+    /// The host and the scheme that a proxy was asked.
+    fn asked_of(forwarded: &[&str], host: &[&str], proto: &[&str]) -> (String, String) {
+        let trusted = "10.0.0.0/8".parse::<Network>().unwrap();
+        let trusted = Networks::from_iter([trusted]);
+        let asked = asked(
+            &trusted,
+            forwarded.iter().map(|text| text.as_bytes()),
+            host.iter().map(|text| text.as_bytes()),
+            proto.iter().map(|text| text.as_bytes()),
+        );
+        let text = |value: Option<Vec<u8>>| {
+            value.map_or_else(|| "-".into(), |value| String::from_utf8(value).unwrap())
+        };
+        (text(asked.host), text(asked.proto))
+    }
+
+    #[test]
+    fn the_host_and_the_scheme_are_those_that_the_client_asked() {
+        for (forwarded, host, proto) in [
+            (
+                "for=192.0.2.1;host=a.example;proto=https",
+                "a.example",
+                "https",
+            ),
+            ("for=192.0.2.1;Host=\"a.example:81\"", "a.example:81", "-"),
+            // Of a client, of the proxy that it asked, of a proxy behind that.
+            (
+                "for=192.0.2.9;host=evil, for=192.0.2.1;host=a.example, for=10.0.0.7;host=inner",
+                "a.example",
+                "-",
+            ),
+            (
+                "for=10.0.0.8;host=a.example, for=10.0.0.7;host=inner",
+                "a.example",
+                "-",
+            ),
+            ("host=evil, for=unknown;host=a.example", "a.example", "-"),
+            ("for=192.0.2.1", "-", "-"),
+            ("for=\"", "-", "-"),
+        ] {
+            let expected = (host.to_owned(), proto.to_owned());
+            assert_eq!(asked_of(&[forwarded], &[], &[]), expected, "{forwarded}");
+        }
+        let both = ("a.example".to_owned(), "https".to_owned());
+        assert_eq!(asked_of(&[], &["a.example"], &["https"]), both);
+        assert_eq!(asked_of(&[], &["evil, a.example "], &["http,https"]), both);
+        assert_eq!(
+            asked_of(&[], &["evil", "a.example"], &["http", "https"]),
+            both
+        );
+        assert_eq!(
+            asked_of(&["host=A.example"], &["a.example"], &[]).0,
+            "A.example"
+        );
+        assert_eq!(asked_of(&["host=evil"], &["a.example"], &[]).0, "-");
     }
 
     proptest! {

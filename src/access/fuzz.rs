@@ -5,19 +5,20 @@ use std::net::IpAddr;
 
 use http::uri::Authority;
 
-use super::forwarded::{Unclear, client_behind};
+use super::base_path::BasePath;
+use super::forwarded::{Unclear, asked, client_behind};
 use super::hosts::{HostPattern, Hosts};
 use super::lines::content_lines;
 use super::networks::{Lists, Network, Networks, parse_list};
-use super::origins::{Page, Site, Sites};
+use super::origins::{Page, Site, SitePattern, Sites};
 use super::proxy_protocol::{HEADER_BYTES_MAX, Header};
 use super::tokens::{TOKENS_MAX, Tokens};
 
 /// Longest error about a line: it does not quote it.
 const ERROR_BYTES_MAX: usize = 200;
 
-/// The beginning of a connection; or lines: `f` and a `Forwarded`, `x` and an `X-Forwarded-For`, `o` and an
-/// `Origin`, `s` and a `Sec-Fetch-Site`, `h` and a host.
+/// The beginning of a connection; or lines: `f` and a `Forwarded`, `x` and an `X-Forwarded-For` (or `-Host`), `o`
+/// and an `Origin`, `s` and a `Sec-Fetch-Site`, `h` and a host, `p` and an `X-Forwarded-Prefix`.
 pub fn forwarded(bytes: &[u8]) {
     proxy_header(bytes);
     let lines: Vec<_> = bytes.split(|byte| *byte == b'\n').collect();
@@ -26,6 +27,8 @@ pub fn forwarded(bytes: &[u8]) {
         lines.collect()
     };
     client(&of_kind(b'f'), &of_kind(b'x'));
+    host(&of_kind(b'f'), &of_kind(b'x'));
+    of_kind(b'p').into_iter().for_each(prefix);
     let first = |kind| of_kind(kind).first().copied();
     origin(first(b'o'), first(b's'), first(b'h'));
 }
@@ -78,24 +81,66 @@ fn client(forwarded: &[&[u8]], x_forwarded_for: &[&[u8]]) {
     }
 }
 
+/// The host that a proxy was asked for is said by one of the fields.
+fn host(forwarded: &[&[u8]], x_forwarded_host: &[&[u8]]) {
+    let nothing = || [].into_iter();
+    let (fields, hosts) = (forwarded.iter().copied(), x_forwarded_host.iter().copied());
+    let asked = asked(&Networks::default(), fields, hosts, nothing());
+    let Some(host) = asked.host else {
+        return;
+    };
+    // Without the backslashes that any byte of a quoted string may have before it.
+    let plain = |text: &[u8]| -> Vec<u8> {
+        let bytes = text.iter().copied();
+        bytes.filter(|byte| *byte != b'\\').collect()
+    };
+    let host = plain(&host);
+    let says = |line: &&[u8]| plain(line).windows(host.len()).any(|part| part == host);
+    assert!(host.is_empty() || forwarded.iter().chain(x_forwarded_host).any(says));
+}
+
+fn prefix(text: &[u8]) {
+    let text = str::from_utf8(text).unwrap_or_default();
+    let Ok(path) = text.parse::<BasePath>() else {
+        return;
+    };
+    let whole = path.as_str();
+    assert!(text.strip_suffix('/').unwrap_or(text) == whole);
+    assert!(whole.is_empty() || whole.starts_with('/') && !whole.ends_with('/'));
+    assert!(!whole.contains("//") && !whole.contains(['\'', '"', '\\', '?', '#']));
+    assert!(whole.bytes().all(|byte| byte.is_ascii_graphic()));
+    assert!(
+        !whole
+            .split('/')
+            .any(|segment| segment == "." || segment == "..")
+    );
+    assert_eq!(whole.parse(), Ok(path.clone()));
+    for rest in ["/", "/messages/x"] {
+        assert_eq!(path.strip(&format!("{whole}{rest}")), rest);
+    }
+}
+
 fn origin(origin: Option<&[u8]>, sec_fetch_site: Option<&[u8]>, host: Option<&[u8]>) {
     let page = Page {
         origin,
         sec_fetch_site,
+        is_own: false,
     };
     let host = host.and_then(|host| Authority::try_from(host).ok());
-    let may_write = Sites::default().may_write(page, host.as_ref());
-    let is_foreign = sec_fetch_site.is_some_and(|site| site.eq_ignore_ascii_case(b"cross-site"));
-    assert!(!(may_write && is_foreign));
-    assert!(!(may_write && origin.is_some() && host.is_none()));
+    let may_write = Sites::default().may_write(page, host.clone());
+    let says = |word: &[u8]| sec_fetch_site.is_some_and(|site| site.eq_ignore_ascii_case(word));
+    let is_same = says(b"same-origin") || says(b"none");
+    assert!(!(may_write && says(b"cross-site")));
+    assert!(!(may_write && origin.is_some() && host.is_none() && !is_same));
+    assert!(may_write || !is_same);
     let text = origin.and_then(|origin| str::from_utf8(origin).ok());
     let Some((text, Ok(site))) = text.map(|text| (text, text.parse::<Site>())) else {
         return;
     };
     // A site has one spelling, and a page of a listed one may write wherever it is.
     assert_eq!(site.as_str(), text);
-    let sites = Sites::new(vec![site]);
-    assert!(sites.list(text.as_bytes()) && sites.may_write(page, host.as_ref()));
+    let sites = Sites::new(vec![SitePattern::Site(site)]);
+    assert!(sites.list(text.as_bytes()) && sites.may_write(page, host));
 }
 
 /// A file of tokens, one of networks, and what `--host` takes.

@@ -3,12 +3,13 @@
 //! A room beside `server` and `http`, because both ask it: `server` before it has parsed a byte,
 //! `http` when it knows what is wanted and by whom. It knows neither sockets nor status codes. Each
 //! part is a decision that can be made, and tested, with nothing else running: [`tokens`],
-//! [`networks`], [`forwarded`] and [`proxy_protocol`] (which proxies to believe), [`rates`], [`hosts`],
-//! [`origins`].
+//! [`networks`], [`forwarded`] and [`proxy_protocol`] (which proxies to believe), [`base_path`], [`rates`],
+//! [`hosts`], [`origins`].
 //!
 //! **Invariant:** what was read from files is replaced as a whole, after all of it was understood, and
 //! before anybody is told so: from then on there is nothing that still goes by the old.
 
+pub mod base_path;
 pub mod forwarded;
 pub mod hosts;
 mod lines;
@@ -33,11 +34,11 @@ use arc_swap::ArcSwap;
 use governor::{DefaultDirectRateLimiter, Quota};
 use tracing::warn;
 
-pub use self::forwarded::Unclear;
+pub use self::forwarded::{Asked, Unclear};
 use self::hosts::Hosts;
 pub use self::lines::LineError;
 use self::networks::{Client, Line, Lists, Network, Networks};
-use self::origins::{Site, Sites};
+use self::origins::{SitePattern, Sites};
 use self::rates::{Limiter, Rate};
 use self::tokens::{Scope, Tokens};
 use crate::text::{self, NotUtf8};
@@ -67,7 +68,7 @@ pub struct Settings {
     /// Host names that are answered to.
     pub hosts: Hosts,
     /// Sites whose pages may use the service.
-    pub sites: Vec<Site>,
+    pub sites: Vec<SitePattern>,
     /// How often a client may read.
     pub read_rate: Option<Rate>,
     /// How often a client may write.
@@ -217,6 +218,26 @@ impl Access {
             return Ok(peer.address);
         }
         forwarded::client_behind(peer.address, &self.trusted, forwarded(), x_forwarded_for())
+    }
+
+    /// What the client asked the proxy that made a request: nothing if `peer` is not trusted.
+    ///
+    /// The values are those of `Forwarded`, `X-Forwarded-Host` and `X-Forwarded-Proto`, in order.
+    pub fn asked<'a, F, X>(
+        &self,
+        peer: Peer,
+        forwarded: impl FnOnce() -> F,
+        host: impl FnOnce() -> X,
+        proto: impl FnOnce() -> X,
+    ) -> Asked
+    where
+        F: DoubleEndedIterator<Item = &'a [u8]>,
+        X: DoubleEndedIterator<Item = &'a [u8]>,
+    {
+        if !peer.is_trusted {
+            return Asked::default();
+        }
+        forwarded::asked(&self.trusted, forwarded(), host(), proto())
     }
 
     /// Counts a request of `client` that reads, or one that writes, or a line of a batch.

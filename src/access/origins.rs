@@ -4,6 +4,11 @@
 //! pages by the browser itself, but writing would succeed before it comes to that. So a write that a
 //! browser says it makes for another site is refused, unless that site is listed. Programs that are
 //! not browsers say nothing of the sort, and are not meant.
+//!
+//! Where a proxy puts a name of its own into Host, the page's `Origin` is compared with the wrong name. So
+//! what cannot be forged by a page comes first: what the browser itself says of the two
+//! (`Sec-Fetch-Site`, which browsers send over HTTPS and to loopback), then a field that only pages of the
+//! service send.
 
 use std::str::FromStr;
 
@@ -41,11 +46,31 @@ impl FromStr for Site {
     }
 }
 
+/// What `--cors-origin` takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SitePattern {
+    /// `*`: every site, for reading without a token.
+    Any,
+    /// One site, for everything.
+    Site(Site),
+}
+
+impl FromStr for SitePattern {
+    type Err = InvalidSite;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSite> {
+        match text {
+            "*" => Ok(Self::Any),
+            site => site.parse().map(Self::Site),
+        }
+    }
+}
+
 /// A text is not a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a site is written as browsers write it: scheme://host or scheme://host:port, in lower case, \
-     without a path and without a port that goes without saying"
+     without a path and without a port that goes without saying; or `*` for any, which may only read"
 )]
 pub struct InvalidSite;
 
@@ -64,41 +89,91 @@ pub struct Page<'a> {
     pub origin: Option<&'a [u8]>,
     /// The value of `Sec-Fetch-Site`.
     pub sec_fetch_site: Option<&'a [u8]>,
+    /// Whether it has the field that pages of the service add. A page of another site can add a field of
+    /// its choice only after a preflight that allows it, and none allows this one.
+    pub is_own: bool,
 }
 
-/// The sites that are listed.
+/// The sites whose pages may use the service.
 #[derive(Clone, Debug, Default)]
-pub struct Sites(Vec<Site>);
+pub struct Sites {
+    listed: Vec<Site>,
+    any_reads: bool,
+}
 
 impl Sites {
     /// These.
     #[must_use]
-    pub fn new(sites: Vec<Site>) -> Self {
-        Self(sites)
+    pub fn new(patterns: Vec<SitePattern>) -> Self {
+        let mut sites = Self::default();
+        for pattern in patterns {
+            match pattern {
+                SitePattern::Any => sites.any_reads = true,
+                SitePattern::Site(site) => sites.listed.push(site),
+            }
+        }
+        sites
     }
 
-    /// Whether there is none.
+    /// Whether some are listed by name.
     #[must_use]
-    pub fn are_none(&self) -> bool {
-        self.0.is_empty()
+    pub fn are_listed(&self) -> bool {
+        !self.listed.is_empty()
+    }
+
+    /// Whether pages of every site may read what needs no token.
+    #[must_use]
+    pub fn any_may_read(&self) -> bool {
+        self.any_reads
     }
 
     /// Whether the site with this `Origin` is listed.
     #[must_use]
     pub fn list(&self, origin: &[u8]) -> bool {
-        self.0.iter().any(|site| site.0.as_bytes() == origin)
+        (self.listed.iter()).any(|site| site.0.as_bytes() == origin)
     }
 
-    /// Whether a page may write here, at `host`: pages of this very host, those of the sites that are
-    /// listed, and those that are not pages.
+    /// Whether a page may write here: pages of this service, those of the sites that are listed, and what
+    /// is no page. `hosts` are the names under which the request was made; they are asked for only where
+    /// nothing that is surer decides.
     #[must_use]
-    pub fn may_write(&self, page: Page<'_>, host: Option<&Authority>) -> bool {
+    pub fn may_write(&self, page: Page<'_>, hosts: impl IntoIterator<Item = Authority>) -> bool {
         if page.origin.is_some_and(|origin| self.list(origin)) {
             return true;
         }
-        let is_foreign = |site: &[u8]| site.eq_ignore_ascii_case(b"cross-site");
-        let is_here = |origin| host.is_some_and(|host| names(origin, host));
-        !page.sec_fetch_site.is_some_and(is_foreign) && page.origin.is_none_or(is_here)
+        let relation = page.sec_fetch_site.map(Relation::of);
+        match (relation, page.origin) {
+            (Some(Relation::Same), _) => true,
+            (Some(Relation::Cross), _) => false,
+            _ if page.is_own => true,
+            (_, Some(origin)) => hosts.into_iter().any(|host| names(origin, &host)),
+            // A neighbour under the same domain, or what a later browser may call it.
+            (Some(Relation::Other), None) => false,
+            (None, None) => true,
+        }
+    }
+}
+
+/// What a browser says of a page and the service (Fetch Metadata, 2.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Relation {
+    /// The page is of this service, or a person made the request without any page.
+    Same,
+    Cross,
+    /// `same-site`, which another host of the same domain is too.
+    Other,
+}
+
+impl Relation {
+    fn of(value: &[u8]) -> Self {
+        let is = |name: &[u8]| value.eq_ignore_ascii_case(name);
+        if is(b"same-origin") || is(b"none") {
+            Self::Same
+        } else if is(b"cross-site") {
+            Self::Cross
+        } else {
+            Self::Other
+        }
     }
 }
 
@@ -122,20 +197,20 @@ mod tests {
     fn may_write(listed: &[&str], page: Page<'_>) -> bool {
         let sites = Sites::new(listed.iter().map(|site| site.parse().unwrap()).collect());
         let host = "digests.example:8080".parse().unwrap();
-        sites.may_write(page, Some(&host))
+        sites.may_write(page, Some(host))
     }
 
     fn origin(origin: &str) -> Page<'_> {
         Page {
             origin: Some(origin.as_bytes()),
-            sec_fetch_site: None,
+            ..Page::default()
         }
     }
 
     fn fetch(site: &str) -> Page<'_> {
         Page {
-            origin: None,
             sec_fetch_site: Some(site.as_bytes()),
+            ..Page::default()
         }
     }
 
@@ -179,6 +254,85 @@ mod tests {
     }
 
     #[test]
+    fn what_the_browser_says_counts_more_than_the_names_of_hosts() {
+        // A proxy that puts a name of its own into Host.
+        for site in ["same-origin", "none", "Same-Origin"] {
+            let page = Page {
+                sec_fetch_site: Some(site.as_bytes()),
+                ..origin("https://public.example")
+            };
+            assert!(may_write(&[], page), "{site}");
+        }
+        for site in ["cross-site", "CROSS-SITE"] {
+            for is_own in [false, true] {
+                let page = Page {
+                    sec_fetch_site: Some(site.as_bytes()),
+                    is_own,
+                    ..origin("http://digests.example:8080")
+                };
+                assert!(!may_write(&[], page), "{site}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_neighbour_has_to_name_this_host() {
+        for site in ["same-site", "", "new-word", "same-origin, cross-site"] {
+            assert!(!may_write(&[], fetch(site)), "{site}");
+            let of = |name| Page {
+                sec_fetch_site: Some(site.as_bytes()),
+                ..origin(name)
+            };
+            assert!(!may_write(&[], of("http://www.digests.example:8080")));
+            assert!(!may_write(&[], of("null")));
+            assert!(may_write(&[], of("http://digests.example:8080")), "{site}");
+        }
+    }
+
+    #[test]
+    fn the_field_of_the_own_pages_is_enough_where_the_browser_does_not_know_better() {
+        for site in [None, Some("same-site")] {
+            for origin in [None, Some("http://public.example"), Some("null")] {
+                let page = Page {
+                    origin: origin.map(str::as_bytes),
+                    sec_fetch_site: site.map(str::as_bytes),
+                    is_own: true,
+                };
+                assert!(may_write(&[], page), "{page:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_of_the_hosts_that_the_request_was_made_to_is_this_host() {
+        let sites = Sites::default();
+        let hosts = || ["127.0.0.1:8080", "public.example"].map(|host| host.parse().unwrap());
+        for (site, expected) in [
+            ("https://public.example", true),
+            ("http://127.0.0.1:8080", true),
+            ("http://127.0.0.1", false),
+            ("https://www.public.example", false),
+        ] {
+            assert_eq!(sites.may_write(origin(site), hosts()), expected, "{site}");
+        }
+    }
+
+    #[test]
+    fn a_star_lets_nobody_write() {
+        let listed = ["*", "https://app.example"];
+        assert!(may_write(&listed, origin("https://app.example")));
+        for page in [
+            origin("https://other.example"),
+            origin("*"),
+            fetch("cross-site"),
+        ] {
+            assert!(!may_write(&listed, page), "{page:?}");
+        }
+        let sites = Sites::new(vec![SitePattern::Any]);
+        assert!(sites.any_may_read() && !sites.are_listed() && !sites.list(b"*"));
+    }
+
+    #[test]
     fn pages_of_listed_sites_may() {
         let listed = ["https://app.example", "http://localhost:3000"];
         for site in listed {
@@ -207,11 +361,12 @@ mod tests {
             ("a.example:443", "https://a.example"),
             ("[::1]:80", "http://[::1]"),
         ] {
-            let host = host.parse().unwrap();
-            assert!(sites.may_write(origin(site), Some(&host)), "{host} {site}");
+            let host: Authority = host.parse().unwrap();
+            let may_write = sites.may_write(origin(site), Some(host.clone()));
+            assert!(may_write, "{host} {site}");
         }
         let host = "a.example:443".parse().unwrap();
-        assert!(!sites.may_write(origin("http://a.example"), Some(&host)));
+        assert!(!sites.may_write(origin("http://a.example"), Some(host)));
         assert!(!sites.may_write(origin("http://a.example"), None));
     }
 

@@ -18,6 +18,7 @@ pub use self::limits::{
 };
 pub use self::memory::{default_cache_bytes, memory_limit_bytes};
 use crate::access;
+use crate::access::base_path::BasePath;
 use crate::store;
 
 /// Where a server listens, and is looked for, by default: only its own machine reaches it.
@@ -61,6 +62,8 @@ pub struct Config {
     pub scrub_interval: Option<Duration>,
     /// Addresses that `/metrics` is moved to; none to leave it where messages are.
     pub admin_listen: Vec<SocketAddr>,
+    /// Where clients find the service.
+    pub base_path: BasePath,
     /// What is logged, how, and where.
     pub log: LogConfig,
     /// Serving over TLS, beside or instead of plain HTTP.

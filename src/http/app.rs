@@ -5,12 +5,14 @@ use std::sync::Arc;
 use super::authorize::Locality;
 use super::body_room::BodyBudget;
 use super::budget::{Budget, NoRoom, Requester, Reservation, Waits, WaitsOfConnection};
+use super::cors::FieldLists;
 use super::discards::Discards;
 use super::ending::EndSignal;
 use super::pages::Pages;
 use super::record::Reporters;
 use super::request_id::RequestIds;
 use super::resource::ListenerRole;
+use crate::access::base_path::BasePath;
 use crate::access::{Access, Peer};
 use crate::config::Limits;
 use crate::logging::Logs;
@@ -35,6 +37,10 @@ pub struct App {
     pub(super) request_ids: RequestIds,
     pub(super) reporters: Arc<Reporters>,
     pub(super) access: Arc<Access>,
+    /// What pages of other sites may send and see.
+    pub(super) field_lists: FieldLists,
+    /// Where clients find the service, unless a proxy says so for a request.
+    pub(super) base_path: BasePath,
 }
 
 /// How a request came.
@@ -50,6 +56,8 @@ pub struct ConnectionInfo {
     pub checks_hosts: bool,
     /// Whether it may ask for health all the same.
     pub locality: Locality,
+    /// Whether it came over TLS.
+    pub is_tls: bool,
     /// For its requests that wait, if it is HTTP/2.
     pub waits: Arc<WaitsOfConnection>,
     /// For bodies that are not read, if it is HTTP/2.
@@ -79,6 +87,8 @@ impl App {
                 logs: Logs::none(),
             }),
             access: Arc::default(),
+            field_lists: FieldLists::new(),
+            base_path: BasePath::default(),
             limits,
         }
     }
@@ -101,6 +111,12 @@ impl App {
     #[must_use]
     pub fn guarded_by(self, access: Arc<Access>) -> Self {
         Self { access, ..self }
+    }
+
+    /// Is found by its clients below `base_path`. Requests may come with it or without.
+    #[must_use]
+    pub fn below(self, base_path: BasePath) -> Self {
+        Self { base_path, ..self }
     }
 
     /// Who is admitted.

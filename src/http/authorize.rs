@@ -9,22 +9,20 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use http::Method;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use http::request::Parts;
-use http::uri::Authority;
-use http::{Method, Uri};
 
 use super::cors;
+use super::fields::{FORWARDED, SEC_FETCH_SITE, X_DIGESTD_PAGE, X_FORWARDED_FOR};
 use super::host::{HostError, RequestHost};
+use super::public::{self, values};
 use super::resource::Resource;
+use crate::access::base_path::InvalidBasePath;
 use crate::access::networks::Client;
 use crate::access::origins::Page;
 use crate::access::tokens::Scope;
 use crate::access::{Access, Peer, Refusal, Unclear};
-
-const FORWARDED: &str = "forwarded";
-const X_FORWARDED_FOR: &str = "x-forwarded-for";
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// What asks for a token …
 const CHALLENGE: &str = "Bearer realm=\"digestd\"";
@@ -60,10 +58,23 @@ pub(super) enum Denied {
     OtherHost,
     #[error("{}", rate_text(*.0))]
     Rate(Duration),
-    #[error("A page of another site may not write here.")]
-    Site,
+    #[error(
+        "A page of another site may not write here: the page is of {}, the request is for {}. A proxy in front has \
+         to pass on Host with its port, or to be named with --trusted-proxy and send X-Forwarded-Host; \
+         --cors-origin lists other sites.", .0.page, .0.host
+    )]
+    Site(Box<OtherSite>),
+    #[error("The X-Forwarded-Prefix of a proxy cannot be used: {0}.")]
+    Prefix(#[from] InvalidBasePath),
     #[error("{}", refusal_text(*.0))]
     Token(Refusal),
+}
+
+/// A page and the service, by their hosts, as far as they have any that can be shown.
+#[derive(Debug)]
+pub(super) struct OtherSite {
+    page: String,
+    host: String,
 }
 
 fn refusal_text(refusal: Refusal) -> &'static str {
@@ -122,33 +133,54 @@ impl Denied {
 
 /// The client that makes a request which came from `peer`.
 pub(super) fn client(access: &Access, peer: Peer, fields: &HeaderMap) -> Result<IpAddr, Denied> {
-    let values = |name| fields.get_all(name).iter().map(HeaderValue::as_bytes);
-    let client = access.client(peer, || values(FORWARDED), || values(X_FORWARDED_FOR));
+    let client = access.client(
+        peer,
+        || values(fields, FORWARDED),
+        || values(fields, X_FORWARDED_FOR),
+    );
     Ok(client?)
 }
 
-/// Whether a request asks how the service is, in a word, and nobody says that it is passed on.
-pub(super) fn asks_for_health(method: &Method, target: &Uri, fields: &HeaderMap) -> bool {
+/// Whether a request for `resource` asks how the service is, in a word, and nobody says that it is passed on.
+pub(super) fn asks_for_health(
+    resource: Resource<'_>,
+    method: &Method,
+    query: Option<&str>,
+    fields: &HeaderMap,
+) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
-        && Resource::parse(target.path()).is_unlimited()
-        && target.query().is_none()
+        && resource.is_health()
+        && query.is_none()
         && !fields.contains_key(FORWARDED)
         && !fields.contains_key(X_FORWARDED_FOR)
+}
+
+/// How a request came, as far as it matters here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    pub(super) peer: Peer,
+    /// Where hosts are checked.
+    pub(super) checks_hosts: bool,
+    pub(super) locality: Locality,
 }
 
 /// Whether `client` may make a request with this head; if it came where that is checked, for this host.
 pub(super) fn check(
     access: &Access,
     client: IpAddr,
-    checks_hosts: bool,
-    locality: Locality,
+    arrival: Arrival,
     resource: Resource<'_>,
     head: &Parts,
 ) -> Result<(), Denied> {
-    let (method, target, fields) = (&head.method, &head.uri, &head.headers);
-    let is_always_let_in =
-        locality != Locality::Elsewhere && asks_for_health(method, target, fields);
-    if !is_always_let_in && !access.admits(client) {
+    let Arrival {
+        peer,
+        checks_hosts,
+        locality,
+    } = arrival;
+    let (method, fields) = (&head.method, &head.headers);
+    let is_always_allowed = locality != Locality::Elsewhere
+        && asks_for_health(resource, method, head.uri.query(), fields);
+    if !is_always_allowed && !access.admits(client) {
         return Err(Denied::Network);
     }
     let host = RequestHost::of(head)?;
@@ -156,21 +188,18 @@ pub(super) fn check(
         return Err(Denied::OtherHost);
     }
     let scope = resource.scope(method);
-    if !resource.is_unlimited() {
+    if !resource.is_unlimited(method) {
         let is_write = matches!(scope, Some(Scope::Write | Scope::Delete));
         access
             .check_rate(Client::of(client), is_write)
             .map_err(Denied::Rate)?;
     }
-    if !is_safe(method)
-        && !access
-            .sites
-            .may_write(page(fields), authority(target, fields).as_ref())
-    {
-        return Err(Denied::Site);
+    let is_for_any_page = access.sites.any_may_read() && cors::is_lookup(resource, method);
+    if !is_safe(method) && !is_for_any_page {
+        check_page(access, peer, head)?;
     }
     match scope {
-        Some(scope) if !cors::is_preflight(access, method, fields) => access
+        Some(scope) if !cors::is_preflight(&access.sites, resource, method, fields) => access
             .authorize(client, scope, token(fields))
             .map_err(Denied::Token),
         _ => Ok(()),
@@ -187,20 +216,32 @@ fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-fn page(fields: &HeaderMap) -> Page<'_> {
-    let value = |name: &HeaderName| fields.get(name).map(HeaderValue::as_bytes);
-    Page {
+/// Whether the page that a request is made for, if there is one, may write.
+fn check_page(access: &Access, peer: Peer, head: &Parts) -> Result<(), Denied> {
+    let value = |name: &HeaderName| head.headers.get(name).map(HeaderValue::as_bytes);
+    let page = Page {
         origin: value(&ORIGIN),
         sec_fetch_site: value(&SEC_FETCH_SITE),
+        is_own: head.headers.contains_key(X_DIGESTD_PAGE),
+    };
+    let hosts = || public::hosts(access, peer, head);
+    if access.sites.may_write(page, hosts()) {
+        return Ok(());
     }
-}
-
-/// The host that a request is for, as it is compared with that of a page: see [`RequestHost::of`].
-fn authority(target: &Uri, fields: &HeaderMap) -> Option<Authority> {
-    target.authority().cloned().or_else(|| {
-        let host = fields.get(HOST)?;
-        Authority::try_from(host.as_bytes()).ok()
-    })
+    let of_page = page.origin.and_then(|origin| {
+        let start = origin.windows(3).position(|bytes| bytes == b"://")?;
+        public::shown(origin.get(start + 3..)?)
+    });
+    let hosts: Vec<_> = hosts()
+        .filter_map(|host| public::shown(host.as_str().as_bytes()))
+        .collect();
+    let unnamed = || "a host without a name".to_owned();
+    Err(Denied::Site(Box::new(OtherSite {
+        page: of_page.unwrap_or_else(unnamed),
+        host: Some(hosts.join(" and "))
+            .filter(|hosts| !hosts.is_empty())
+            .unwrap_or_else(unnamed),
+    })))
 }
 
 /// The token of a request (RFC 6750, 2.1). Something else in its place, or two of them, is a token

@@ -3,14 +3,14 @@
 //! Several targets take a piece of a request: lines like `Range: bytes=0-`, and after a blank line the body.
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use bytestring::ByteString;
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Version};
 use serde_json::Value;
 
-use super::address;
+use super::address::{self, Name};
 use super::digest_fields::{self, DigestFieldError, RequestDigests, WantedDigests};
 use super::host::RequestHost;
 use super::json;
@@ -72,27 +72,57 @@ pub fn addresses(bytes: &[u8]) {
     let is_served = !resource.methods(true).is_empty();
     assert_eq!(is_served, resource != Resource::None);
     // How the service is may be asked in any way, but never changed.
-    assert!(resource.scope(&Method::DELETE).is_some() || resource.is_unlimited());
-    let name = match resource {
-        Resource::Message(name) | Resource::Name(name) => name,
-        _ => path,
-    };
-    assert!(path.ends_with(name));
+    assert!(resource.scope(&Method::DELETE).is_some() || resource.scope(&Method::GET).is_none());
+    let message = path.strip_prefix("/messages/");
+    let name = message.or_else(|| path.strip_prefix("/.well-known/ni/sha-256/"));
+    let name = name.unwrap_or(path);
     if let Ok(digest) = name.parse::<Digest>() {
         assert_eq!(digest.to_string(), name.to_ascii_lowercase());
-        assert_eq!(address::alias(name), None);
+        let parsed = Name::parse(name);
+        assert!(parsed.digest() == Some(digest) && !parsed.is_other());
         assert_eq!(address::well_known(name), None);
     }
-    if let Some(digest) = address::alias(name) {
-        assert!(address::is_alias(name));
-        let hex = format!("sha256:{digest}");
-        let base64 = format!("sha256-{}", STANDARD.encode(digest.as_bytes()));
-        let is_hex = name.starts_with("sha256:") && name.eq_ignore_ascii_case(&hex);
-        assert!(is_hex || name == base64, "{name}");
+    // Without the escapes that a name may have. Those that it may not have do not disappear.
+    let plain = unescaped(name);
+    let parsed = Name::parse(name);
+    if let Some(digest) = parsed.digest() {
+        assert_eq!(parsed.is_other(), parsed.is_alias() || plain != name);
+        assert_eq!(Name::parse(&plain).digest(), Some(digest));
+        let hex = digest.to_string();
+        let base64 = plain.strip_prefix("sha256-").unwrap_or_default();
+        let base64 = base64.strip_suffix('=').unwrap_or(base64);
+        let is_hex = plain
+            .strip_prefix("sha256:")
+            .unwrap_or(&plain)
+            .eq_ignore_ascii_case(&hex);
+        let bytes = digest.as_bytes();
+        let is_base64 = [STANDARD_NO_PAD.encode(bytes), URL_SAFE_NO_PAD.encode(bytes)];
+        assert!(is_hex || is_base64.iter().any(|it| it == base64), "{name}");
     }
     if let Some(digest) = address::well_known(name) {
-        assert_eq!(URL_SAFE_NO_PAD.encode(digest.as_bytes()), name);
+        assert_eq!(URL_SAFE_NO_PAD.encode(digest.as_bytes()), plain);
     }
+}
+
+/// A text with each pair of digits after a `%` replaced by what it stands for, if that is ASCII.
+fn unescaped(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('%') {
+        plain.push_str(before);
+        let digits = after
+            .get(..2)
+            .filter(|it| it.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let symbol = byte.filter(u8::is_ascii);
+        plain.push(symbol.map_or('%', char::from));
+        rest = if symbol.is_some() {
+            after.get(2..).unwrap_or_default()
+        } else {
+            after
+        };
+    }
+    plain + rest
 }
 
 /// A batch: two bytes that say how long a line and a piece may be, and the body.

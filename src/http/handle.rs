@@ -12,16 +12,16 @@ use hyper::body::{Body, Incoming};
 use tracing::warn;
 
 use super::app::{App, ConnectionInfo};
-use super::authorize::{self, Denied};
+use super::authorize::{self, Arrival, Denied};
 use super::body::{Response, ResponseBody};
 use super::budget::{NoRoom, Requester};
-use super::cors;
 use super::digest_fields::WantedDigests;
 use super::discards::Discards;
 use super::ending::Ending;
 use super::error::HttpError;
 use super::json;
 use super::negotiation::wants_problem;
+use super::public::PublicAddress;
 use super::record::RequestRecord;
 use super::request::{RequestBody, discard};
 use super::request_id::{REQUEST_ID, RequestId};
@@ -76,7 +76,10 @@ impl App {
         };
         let discards = is_h2.then(|| info.discards.clone());
         let body = RequestBody::new(body, requester, is_announced, progress.clone(), discards);
-        let resource = Resource::parse(head.uri.path());
+        let resource = Resource::parse(self.base_path.strip(head.uri.path()));
+        let origin = info.origin;
+        let (public, prefix) =
+            PublicAddress::of(&self.base_path, origin, info.is_tls, &head.headers);
         let peer = match &address {
             Ok(address) if *address != info.origin.address => address.to_string().into(),
             _ => Arc::clone(&info.peer),
@@ -85,20 +88,21 @@ impl App {
         let id = self.request_ids.of(&head.headers);
         let mut record = RequestRecord::begin(reporters, id, peer, &head, resource, progress);
 
-        let admitted = address.and_then(|address| {
-            authorize::check(
-                &self.access,
-                address,
-                info.checks_hosts,
-                info.locality,
-                resource,
-                &head,
-            )
-        });
+        let admitted = address
+            .and_then(|address| {
+                let arrival = Arrival {
+                    peer: origin,
+                    checks_hosts: info.checks_hosts,
+                    locality: info.locality,
+                };
+                authorize::check(&self.access, address, arrival, resource, &head)
+            })
+            .and(prefix.map_err(Denied::from));
         let result = self
-            .handle(info.role, resource, &head, admitted, body)
+            .handle(info.role, resource, &head, &public, admitted, body)
             .await;
-        let mut response = result.unwrap_or_else(|error| self.failure(&error, &head, record.id()));
+        let failure = |error, id: &RequestId| self.failure(&error, &head, &public, id);
+        let mut response = result.unwrap_or_else(|error| failure(error, record.id()));
         let reserved = self.answers.reserve_answer(client, response.body(), ending);
         if let Ok(reserved) = reserved {
             response.body_mut().cover(None, reserved);
@@ -108,7 +112,7 @@ impl App {
             drop(response);
             let later = self.fetch_later(resource, &head, client, bytes, ending);
             let later = Box::pin(later).await;
-            response = later.unwrap_or_else(|error| self.failure(&error, &head, record.id()));
+            response = later.unwrap_or_else(|error| failure(error, record.id()));
         }
         // A large answer waits for its turn to be hashed: it is covered until then.
         if let Some(wanted) = WantedDigests::of(&head.headers) {
@@ -117,7 +121,8 @@ impl App {
         if head.method == Method::HEAD {
             remove_body(&mut response);
         }
-        self.add_constant_fields(&mut response, &head, record.id());
+        public.complete(response.headers_mut());
+        self.add_constant_fields(&mut response, resource, &head, record.id());
         if let Some(unread) = record.take_unread_body() {
             self.discard(client, unread, &info.discards);
         }
@@ -148,6 +153,7 @@ impl App {
         role: ListenerRole,
         resource: Resource<'_>,
         head: &Parts,
+        public: &PublicAddress<'_>,
         admitted: Result<(), Denied>,
         body: RequestBody,
     ) -> Result<Response, HttpError> {
@@ -156,13 +162,17 @@ impl App {
             discard(&self.limits.body, &head.headers, body).await;
             return Err(denied.into());
         }
-        if cors::is_preflight(&self.access, &head.method, &head.headers) {
-            return Ok(cors::preflight());
+        let sites = &self.access.sites;
+        let preflight = self
+            .field_lists
+            .preflight(sites, resource, &head.method, &head.headers);
+        if let Some(preflight) = preflight {
+            return Ok(preflight);
         }
         if !role.serves(resource) {
             return Err(HttpError::NoSuchPath);
         }
-        route::route(self, resource, head, body).await
+        route::route(self, resource, head, public, body).await
     }
 
     /// Answers with a message for which there was no room, once there is.
@@ -189,7 +199,13 @@ impl App {
     }
 
     /// The answer to a request that failed, and what the log and the metrics have to say of it.
-    fn failure(&self, error: &HttpError, head: &Parts, id: &RequestId) -> Response {
+    fn failure(
+        &self,
+        error: &HttpError,
+        head: &Parts,
+        public: &PublicAddress<'_>,
+        id: &RequestId,
+    ) -> Response {
         if error.is_of_operator() {
             let (request_id, trace_id) = (id.as_str(), trace::trace_id(&head.headers));
             warn!(request_id, trace_id, %error, "answered 500");
@@ -200,7 +216,7 @@ impl App {
         }
         let text = error.text();
         let (kind, body) = if wants_problem(&head.headers) {
-            let kind = format!("/openapi.yaml#/x-problems/{}", meaning.kind);
+            let kind = public.path(&format!("/openapi.yaml#/x-problems/{}", meaning.kind));
             let body = json::problem(&kind, meaning.title, meaning.status.as_u16(), &text);
             ("application/problem+json", body)
         } else {
@@ -218,8 +234,14 @@ impl App {
     }
 
     /// Adds the fields that follow from no single kind of answer. What pages of other sites may see of them is
-    /// listed in `cors`.
-    fn add_constant_fields(&self, response: &mut Response, head: &Parts, id: &RequestId) {
+    /// listed in `fields`.
+    fn add_constant_fields(
+        &self,
+        response: &mut Response,
+        resource: Resource<'_>,
+        head: &Parts,
+        id: &RequestId,
+    ) {
         let fields = response.headers_mut();
         fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         // What may be kept says so itself. A 404, say, may turn into a 200 at any moment.
@@ -227,12 +249,9 @@ impl App {
             fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
         fields.insert(REQUEST_ID, id.to_field());
-        if !self.access.sites.are_none() {
-            cors::vary(fields);
-            if let Some(origin) = cors::listed_origin(&self.access, &head.headers) {
-                cors::permit(fields, origin);
-            }
-        }
+        let (sites, method) = (&self.access.sites, &head.method);
+        self.field_lists
+            .permit(sites, resource, method, &head.headers, fields);
     }
 }
 

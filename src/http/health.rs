@@ -9,6 +9,7 @@ use super::app::{App, ConnectionInfo};
 use super::authorize::{Locality, asks_for_health, may_see_figures};
 use super::body::Response;
 use super::error::{HttpError, RETRY_SOON};
+use super::resource::Resource;
 use super::response;
 use crate::metrics::{CONTENT_TYPE, Figures};
 use crate::service::Health;
@@ -18,9 +19,12 @@ impl App {
     /// something else.
     #[must_use]
     pub fn is_deaf_to<B>(&self, request: &Request<B>, info: &ConnectionInfo) -> bool {
-        info.locality == Locality::HereForHealth
-            && !self.access.admits(info.origin.address)
-            && !asks_for_health(request.method(), request.uri(), request.headers())
+        if info.locality != Locality::HereForHealth || self.access.admits(info.origin.address) {
+            return false;
+        }
+        let resource = Resource::parse(self.base_path.strip(request.uri().path()));
+        let query = request.uri().query();
+        !asks_for_health(resource, request.method(), query, request.headers())
     }
 }
 

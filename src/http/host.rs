@@ -10,6 +10,9 @@ use http::Version;
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 
+/// Longest host that is shown to anybody, in bytes: that of a name in the DNS (RFC 1035, 2.3.4).
+const NAME_BYTES_MAX: usize = 255;
+
 /// The host that a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RequestHost<'a> {
@@ -62,7 +65,7 @@ impl<'a> RequestHost<'a> {
     }
 
     /// Parses `uri-host [ ":" port ]`.
-    fn parse(text: &'a [u8]) -> Result<Self, HostError> {
+    pub(super) fn parse(text: &'a [u8]) -> Result<Self, HostError> {
         let host_bytes = if text.starts_with(b"[") {
             ip_literal_bytes(text).ok_or(HostError::Form)?
         } else {
@@ -75,6 +78,19 @@ impl<'a> RequestHost<'a> {
             Some(_) => return Err(HostError::Form),
         };
         Ok(Self { host, port })
+    }
+
+    /// With its port, where it has nothing but what names and addresses in use have: for people to read, and a
+    /// shell to take as it is. Not if it is longer than a name can be.
+    pub(super) fn shown(self) -> Option<String> {
+        let is_usual = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte);
+        let is_shown = !self.host.is_empty()
+            && self.host.len() + self.port.len() <= NAME_BYTES_MAX
+            && self.host.iter().all(is_usual);
+        let host = str::from_utf8(self.host).ok().filter(|_| is_shown)?;
+        let port = str::from_utf8(self.port).ok()?;
+        let colon = if port.is_empty() { "" } else { ":" };
+        Some([host, colon, port].concat())
     }
 
     fn is_same(self, other: Self) -> bool {
@@ -238,6 +254,35 @@ mod tests {
             let legal = byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte);
             assert_eq!(is_legal, legal, "{byte}");
         }
+    }
+
+    #[test]
+    fn a_host_is_shown_if_a_shell_takes_it_as_it_is() {
+        let shown = |text: &str| RequestHost::parse(text.as_bytes()).ok()?.shown();
+        for (text, expected) in [
+            ("localhost", "localhost"),
+            ("localhost:", "localhost"),
+            ("My_service.example.:8080", "My_service.example.:8080"),
+            ("[::1]:8080", "[::1]:8080"),
+            ("192.0.2.1:1", "192.0.2.1:1"),
+        ] {
+            assert_eq!(shown(text).as_deref(), Some(expected), "{text}");
+        }
+        for text in [
+            "",
+            ":80",
+            "a;reboot",
+            "$(reboot)",
+            "a'b",
+            "a&b",
+            "%41",
+            "[v1.a!b]",
+        ] {
+            assert_eq!(shown(text), None, "{text}");
+        }
+        let longest = "a".repeat(NAME_BYTES_MAX);
+        assert_eq!(shown(&longest), Some(longest.clone()));
+        assert_eq!(shown(&format!("{longest}a")), None);
     }
 
     /// The host of a request: `Ok("-")` if it names none.

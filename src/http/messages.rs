@@ -6,7 +6,7 @@ use http::Method;
 use http::header::{EXPECT, HeaderMap, IF_NONE_MATCH, RANGE};
 use http::request::Parts;
 
-use super::address;
+use super::address::Name;
 use super::app::App;
 use super::batch::{self, BatchOperation};
 use super::body::Response;
@@ -43,11 +43,11 @@ pub(super) async fn publish(
 /// `PUT /messages/<digest>`
 pub(super) async fn put(
     app: &App,
-    digest: &str,
+    name: Name,
     head: &Parts,
     body: RequestBody,
 ) -> Result<Response, HttpError> {
-    let digest: Digest = digest.parse().map_err(|_| HttpError::NoSuchPath)?;
+    let digest = name.digest().ok_or(HttpError::NoSuchPath)?;
     let fields = &head.headers;
     let form = Form::wanted(fields);
     let has_it = || names_etag(fields, &response::etag(&digest, form));
@@ -170,21 +170,12 @@ fn read_message(kind: BodyType, body: CoveredBytes, spare: Spare) -> Result<Mess
 }
 
 /// `GET /messages/<digest>`, and the other names of a digest in its place.
-pub(super) fn fetch(app: &App, name: &str, head: &Parts) -> Result<Response, HttpError> {
-    match name.parse() {
-        Ok(digest) => message(app, digest, head),
-        Err(_) => resolve(app, address::alias(name), head),
+pub(super) fn fetch(app: &App, name: Name, head: &Parts) -> Result<Response, HttpError> {
+    if name.is_other() {
+        return resolve(app, name.digest(), head);
     }
-}
-
-/// `DELETE /messages/<digest>`, and the other names of a digest in its place.
-pub(super) async fn delete(
-    app: &App,
-    requester: &Requester,
-    name: &str,
-) -> Result<Response, HttpError> {
-    let digest = name.parse().ok().or_else(|| address::alias(name));
-    erase(app, requester, digest).await
+    let digest = name.digest().ok_or(HttpError::NoSuchMessage)?;
+    message(app, digest, head)
 }
 
 /// `DELETE` of a message, however it was named. It is carried out even if the client goes away.

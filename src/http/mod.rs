@@ -23,10 +23,17 @@
 //! | `GET`, `HEAD /` | `pages`: a page, figures, or four lines of help |
 //! | `GET`, `HEAD /docs`, `/pages/<name>` | `pages`: the interface, to be tried out |
 //! | `GET`, `HEAD /openapi.yaml`, `/openapi.json` | `pages`: the same for tools |
+//! | `OPTIONS` of all these, and `*` | `route`: 204 with `Allow` |
+//!
+//! What fields mean is below; all of them are in the table of `fields`, with who may send them.
 //!
 //! | field of a request | answered by |
 //! |---|---|
 //! | `Host` | `host`: 400 if it is none, 421 if it is not one that is answered to |
+//! | `Origin`, `Sec-Fetch-Site`, `X-Digestd-Page` | `authorize`: 403 to a write for a page of another site |
+//! | `Origin`, `Access-Control-Request-*` | `cors`: what pages of other sites may do |
+//! | `Forwarded`, `X-Forwarded-*` of a trusted proxy | `authorize`: the client; `public`: where it finds the service |
+//! | `Content-Type`, `Content-Encoding` | `negotiation`, `charset`: 415 if the body is not UTF-8 text of a known type |
 //! | `Content-Digest`, `Repr-Digest`, also as trailers | `digest_fields`: 400 if it is not that of the body |
 //! | `Want-Content-Digest`, `Want-Repr-Digest` | `digest_fields`: `Content-Digest`, `Repr-Digest` |
 //! | `If-None-Match` | `negotiation`: 304, and 412 to PUT |
@@ -70,8 +77,10 @@ mod address;
 mod charset;
 mod cors;
 mod digest_fields;
+mod fields;
 mod host;
 mod negotiation;
+mod public;
 mod range;
 mod request_id;
 mod trace;
@@ -85,4 +94,4 @@ pub use self::body::{DeliveryProgress, ResponseBody};
 pub use self::budget::{NoRoom, WaitsOfConnection};
 pub use self::discards::Discards;
 pub use self::ending::{End, EndSignal, Ending};
-pub use self::resource::ListenerRole;
+pub use self::resource::{ListenerRole, is_own_path};

@@ -7,17 +7,19 @@
 //!
 //! **Invariant:** a page loads nothing from elsewhere, so it works without any other host, and runs
 //! nothing but the scripts named here: there is no script in any HTML, the policy allows none, and
-//! the scripts write text, never markup.
+//! the scripts write text, never markup. All addresses in it are relative to its own, so it works below any path.
 
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, HeaderMap, HeaderValue, VARY};
+use http::request::Parts;
 
 use super::authorize::may_see_figures;
 use super::body::Response;
 use super::error::HttpError;
 use super::json;
 use super::negotiation::{Form, Home, names_etag};
+use super::public::PublicAddress;
 use super::response;
 use crate::access::Access;
 use crate::digest::Digest;
@@ -62,11 +64,13 @@ const POLICY: &str = "default-src 'none'; connect-src 'self'; img-src 'self'; \
     script-src 'self'; style-src 'self'; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
+/// How to use curl, with the place of the address left open. The digest is that of `foo`.
 const HELP: &str = "\
-digestd keeps messages and finds them by their SHA-256 digest. All of it: /docs, /openapi.yaml
+digestd keeps messages and finds them by their SHA-256 digest. All of it: URL/docs, URL/openapi.yaml
 
-  curl -H 'Content-Type: application/json' -d '{\"message\": \"foo\"}' http://localhost:8080/messages
-  curl http://localhost:8080/messages/<digest>
+  curl -H 'Content-Type: application/json' -d '{\"message\": \"foo\"}' 'URL/messages'
+  curl -H 'Content-Type: text/plain' --data-binary @FILE 'URL/messages'
+  curl 'URL/messages/2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae'
 ";
 
 /// All files, named by what is in them.
@@ -118,9 +122,13 @@ pub(super) fn home(
     pages: &Pages,
     service: &Service,
     access: &Access,
-    fields: &HeaderMap,
+    public: &PublicAddress<'_>,
+    head: &Parts,
 ) -> Result<Response, HttpError> {
+    let fields = &head.headers;
     let mut response = match Home::wanted(fields) {
+        // A base path by itself.
+        Home::Page if !head.uri.path().ends_with('/') => response::with_slash(),
         Home::Page => pages.file(HOME, fields)?,
         Home::Figures => {
             let may_see_figures = may_see_figures(access, fields);
@@ -128,7 +136,10 @@ pub(super) fn home(
             let figures = json::figures(&service.health(), stats);
             response::new(StatusCode::OK, Form::Json.kind(), figures.into())
         }
-        Home::Help => response::plain(StatusCode::OK, HELP),
+        Home::Help => {
+            let help = HELP.replace("URL", &public.url(access, head));
+            response::plain(StatusCode::OK, help)
+        }
     };
     let fields = response.headers_mut();
     fields.insert(VARY, HeaderValue::from_static("accept"));

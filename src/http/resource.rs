@@ -1,33 +1,53 @@
 //! The table of resources: what a path names, and all that follows from that alone.
 //!
-//! A path is taken as it was sent: nothing is decoded, so every resource has one spelling. It is parsed
-//! once; the methods, the scope that a token must have, the name for logs and metrics, and what a listener
-//! serves are read from here.
+//! A path is taken as it was sent, so every resource has one spelling; only in the name of a message are
+//! escapes decoded, since clients have to escape some of them. It is parsed once; the methods, the scope that a
+//! token must have, the name for logs and metrics, and what a listener serves are read from here.
 //!
 //! **Invariant:** a path that is not listed needs a token wherever tokens are asked for.
 
 use http::Method;
 
-use super::address;
+use super::address::{self, Name};
+use crate::access::base_path::BasePath;
 use crate::access::tokens::Scope;
+use crate::digest::Digest;
+
+/// How the paths begin that are of the service itself.
+const FIRST_SEGMENTS: [&str; 10] = [
+    ".well-known",
+    "docs",
+    "healthz",
+    "livez",
+    "messages",
+    "metrics",
+    "openapi.json",
+    "openapi.yaml",
+    "pages",
+    "readyz",
+];
 
 /// What a request is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resource<'a> {
+    /// The service as a whole: `*`, which only OPTIONS may ask for (RFC 9110, 9.3.7).
+    Service,
     Messages,
-    /// By its digest, or by another of its names; see [`address`].
-    Message(&'a str),
+    /// By what follows `/messages/`.
+    Message(Name),
     Lookup,
-    /// By the name that follows `/.well-known/ni/sha-256/`.
-    Name(&'a str),
+    /// By the name that follows `/.well-known/ni/sha-256/`; `None` if that is none.
+    Name(Option<Digest>),
     Live,
     Ready,
     ReadyToWrite,
     Metrics,
     Home,
     Docs,
-    Description,
-    File,
+    /// By its path.
+    Description(&'a str),
+    /// By its path.
+    File(&'a str),
     /// Nothing is there.
     None,
 }
@@ -42,20 +62,24 @@ impl<'a> Resource<'a> {
             "/readyz/write" => Self::ReadyToWrite,
             "/metrics" => Self::Metrics,
             "/" => Self::Home,
+            "*" => Self::Service,
             "/docs" => Self::Docs,
-            "/openapi.json" | "/openapi.yaml" => Self::Description,
-            _ if path.starts_with("/pages/") => Self::File,
-            _ => path
-                .strip_prefix("/messages/")
-                .map(Self::Message)
-                .or_else(|| Some(Self::Name(path.strip_prefix("/.well-known/ni/sha-256/")?)))
-                .unwrap_or(Self::None),
+            "/openapi.json" | "/openapi.yaml" => Self::Description(path),
+            _ if path.starts_with("/pages/") => Self::File(path),
+            _ => {
+                let message = path.strip_prefix("/messages/");
+                let message = message.map(|name| Self::Message(Name::parse(name)));
+                let name = || path.strip_prefix("/.well-known/ni/sha-256/");
+                let name = || Some(Self::Name(address::well_known(name()?)));
+                message.or_else(name).unwrap_or(Self::None)
+            }
         }
     }
 
     /// Its name in logs and metrics.
     pub(super) fn name(self) -> &'static str {
         match self {
+            Self::Service => "*",
             Self::Messages => "/messages",
             Self::Message(_) => "/messages/{digest}",
             Self::Lookup => "/messages/lookup",
@@ -66,18 +90,19 @@ impl<'a> Resource<'a> {
             Self::Metrics => "/metrics",
             Self::Home => "/",
             Self::Docs => "/docs",
-            Self::Description => "/openapi.{format}",
-            Self::File => "/pages/{name}",
+            Self::Description(_) => "/openapi.{format}",
+            Self::File(_) => "/pages/{name}",
             Self::None => "none",
         }
     }
 
-    /// The methods it has, as `Allow` lists them.
+    /// The methods it has, as `Allow` lists them; OPTIONS, which all have, besides.
     pub(super) fn methods(self, exports: bool) -> &'static str {
         match self {
+            Self::Service => "GET, HEAD, POST, PUT, DELETE",
             Self::Messages if !exports => "POST",
             Self::Messages | Self::Home => "GET, HEAD, POST",
-            Self::Message(name) if !address::is_alias(name) => "GET, HEAD, PUT, DELETE",
+            Self::Message(name) if !name.is_alias() => "GET, HEAD, PUT, DELETE",
             Self::Message(_) | Self::Name(_) => "GET, HEAD, DELETE",
             Self::Lookup => "POST",
             Self::Live
@@ -85,8 +110,8 @@ impl<'a> Resource<'a> {
             | Self::ReadyToWrite
             | Self::Metrics
             | Self::Docs
-            | Self::Description
-            | Self::File => "GET, HEAD",
+            | Self::Description(_)
+            | Self::File(_) => "GET, HEAD",
             Self::None => "",
         }
     }
@@ -95,9 +120,11 @@ impl<'a> Resource<'a> {
     pub(super) fn scope(self, method: &Method) -> Option<Scope> {
         let is_read = matches!(*method, Method::GET | Method::HEAD);
         match self {
+            // Which methods a path has says nothing of what is stored.
+            _ if *method == Method::OPTIONS && self != Self::None => None,
             // How the service is, and how to use it.
             Self::Live | Self::Ready | Self::ReadyToWrite => None,
-            Self::Home | Self::Docs | Self::Description | Self::File if is_read => None,
+            Self::Home | Self::Docs | Self::Description(_) | Self::File(_) if is_read => None,
             Self::Metrics => Some(Scope::Metrics),
             Self::Messages if is_read => Some(Scope::Export),
             // Its body names digests, which have no room in a path.
@@ -108,26 +135,40 @@ impl<'a> Resource<'a> {
         }
     }
 
-    /// Whether no rate applies: those who watch over the service ask seldom, and any other answer than how
-    /// it is would be a false alarm.
-    pub(super) fn is_unlimited(self) -> bool {
+    /// Whether no rate applies: those who watch over the service ask seldom, and any other answer than how it
+    /// is would be a false alarm. Some of them ask for its methods, as balancers do unless told otherwise.
+    pub(super) fn is_unlimited(self, method: &Method) -> bool {
+        let is_probe = matches!(self, Self::Home | Self::Service) && *method == Method::OPTIONS;
+        self.is_health() || is_probe
+    }
+
+    /// Whether it says how the service is, in a word.
+    pub(super) fn is_health(self) -> bool {
         matches!(self, Self::Live | Self::Ready | Self::ReadyToWrite)
     }
 
     /// Whether it is asked for by machines, every few seconds: its requests are logged at debug only, and
     /// an admin listener serves it.
     pub(super) fn is_quiet(self) -> bool {
-        self.is_unlimited() || self == Self::Metrics
+        self.is_health() || matches!(self, Self::Metrics | Self::Service)
     }
 
     /// Whether a request waits while the store opens.
     pub(super) fn needs_store(self, method: &Method) -> bool {
         match self {
+            _ if *method == Method::OPTIONS => false,
             Self::Messages | Self::Message(_) | Self::Lookup | Self::Name(_) => true,
             Self::Home => *method == Method::POST,
             _ => false,
         }
     }
+}
+
+/// Whether the paths below `base_path` could be taken for paths of the service itself.
+#[must_use]
+pub fn is_own_path(base_path: &BasePath) -> bool {
+    let first = base_path.as_str().split('/').nth(1);
+    first.is_some_and(|first| FIRST_SEGMENTS.contains(&first))
 }
 
 /// What is served on a listener.
@@ -198,9 +239,61 @@ mod tests {
             (Method::GET, "//", Some(Scope::Read)),
             (Method::GET, "/livez/", Some(Scope::Read)),
             (Method::GET, "", Some(Scope::Read)),
+            (Method::GET, "*", Some(Scope::Read)),
+            (Method::OPTIONS, "/new", Some(Scope::Write)),
         ] {
             let scope = Resource::parse(path).scope(&method);
             assert_eq!(scope, expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn which_methods_a_path_has_is_for_everybody_and_the_store_is_not_asked() {
+        for path in [
+            "*",
+            "/",
+            "/messages",
+            "/messages/",
+            "/messages/x",
+            "/messages/lookup",
+            "/.well-known/ni/sha-256/x",
+            "/metrics",
+            "/livez",
+            "/docs",
+            "/pages/x",
+        ] {
+            let resource = Resource::parse(path);
+            assert_eq!(resource.scope(&Method::OPTIONS), None, "{path}");
+            assert!(!resource.needs_store(&Method::OPTIONS), "{path}");
+            let is_probe = matches!(path, "*" | "/" | "/livez");
+            assert_eq!(resource.is_unlimited(&Method::OPTIONS), is_probe, "{path}");
+        }
+        assert!(!Resource::Home.is_unlimited(&Method::GET));
+        assert!(!Resource::Home.is_unlimited(&Method::POST));
+    }
+
+    #[test]
+    fn a_base_path_that_begins_like_a_path_of_the_service_is_told_apart() {
+        for segment in FIRST_SEGMENTS {
+            for path in [format!("/{segment}"), format!("/{segment}/x")] {
+                assert!(is_own_path(&path.parse().unwrap()), "{path}");
+            }
+            // There is a path that begins so.
+            let below = ["", "/", "/x", "/ni/sha-256/x"].map(|rest| format!("/{segment}{rest}"));
+            let mut below = below.iter().map(|path| Resource::parse(path));
+            assert!(
+                below.any(|resource| resource != Resource::None),
+                "{segment}"
+            );
+        }
+        for path in [
+            "",
+            "/digestd",
+            "/message",
+            "/x/messages",
+            "/messages.example",
+        ] {
+            assert!(!is_own_path(&path.parse().unwrap()), "{path}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE,
+    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE,
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, LOCATION,
     VARY,
 };
@@ -87,6 +87,22 @@ pub(super) fn add_content_location(response: &mut Response, digest: &Digest) {
 
 fn path(digest: &Digest) -> Bytes {
     concat(b"/messages/", &digest.to_hex(), b"")
+}
+
+/// 204 with the methods of a path (RFC 9110, 9.3.7).
+pub(super) fn options(methods: &str) -> Response {
+    let mut response = empty(StatusCode::NO_CONTENT);
+    let methods = [methods, ", OPTIONS"].concat();
+    insert(response.headers_mut(), ALLOW, methods.into());
+    response
+}
+
+/// 308 to the same path with a slash at its end, from which the addresses of a page lead on.
+pub(super) fn with_slash() -> Response {
+    let text = "The page is at this path with a slash at its end.\n";
+    let mut response = plain(StatusCode::PERMANENT_REDIRECT, text);
+    insert(response.headers_mut(), LOCATION, Bytes::from_static(b"/"));
+    response
 }
 
 /// 204 for a message that was deleted.

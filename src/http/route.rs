@@ -13,14 +13,16 @@ use super::body::Response;
 use super::budget::Requester;
 use super::error::HttpError;
 use super::health::Readiness;
+use super::public::PublicAddress;
 use super::request::RequestBody;
 use super::resource::Resource;
-use super::{address, export, health, messages, pages};
+use super::{export, health, messages, pages, response};
 
 pub(super) async fn route(
     app: &Arc<App>,
     resource: Resource<'_>,
     head: &Parts,
+    public: &PublicAddress<'_>,
     body: RequestBody,
 ) -> Result<Response, HttpError> {
     check_head(app, head)?;
@@ -36,14 +38,13 @@ pub(super) async fn route(
         (&Method::GET | &Method::HEAD, Resource::Message(_) | Resource::Name(_)) => {
             fetch(app, resource, head)
         }
-        (&Method::PUT, Resource::Message(name)) if !address::is_alias(name) => {
+        (&Method::PUT, Resource::Message(name)) if !name.is_alias() => {
             Box::pin(messages::put(app, name, head, body)).await
         }
         (&Method::DELETE, Resource::Message(name)) => {
-            Box::pin(messages::delete(app, body.requester(), name)).await
+            Box::pin(messages::erase(app, body.requester(), name.digest())).await
         }
-        (&Method::DELETE, Resource::Name(name)) => {
-            let digest = address::well_known(name);
+        (&Method::DELETE, Resource::Name(digest)) => {
             Box::pin(messages::erase(app, body.requester(), digest)).await
         }
         (&Method::GET | &Method::HEAD, Resource::Messages) if app.exports.is_some() => {
@@ -59,12 +60,16 @@ pub(super) async fn route(
         }
         (&Method::GET | &Method::HEAD, Resource::Metrics) => Ok(health::metrics(app)),
         (&Method::GET | &Method::HEAD, Resource::Home) => {
-            pages::home(&app.pages, &app.service, &app.access, &head.headers)
+            pages::home(&app.pages, &app.service, &app.access, public, head)
         }
-        (&Method::GET | &Method::HEAD, Resource::Docs | Resource::Description | Resource::File) => {
-            app.pages.file(head.uri.path(), &head.headers)
+        (&Method::GET | &Method::HEAD, Resource::Docs) => app.pages.file("/docs", &head.headers),
+        (&Method::GET | &Method::HEAD, Resource::Description(path) | Resource::File(path)) => {
+            app.pages.file(path, &head.headers)
         }
-        (_, Resource::None) => Err(HttpError::NoSuchPath),
+        (&Method::OPTIONS, resource) if resource != Resource::None => {
+            Ok(response::options(resource.methods(app.exports.is_some())))
+        }
+        (_, Resource::None | Resource::Service) => Err(HttpError::NoSuchPath),
         _ => {
             let methods = resource.methods(app.exports.is_some());
             Err(HttpError::MethodNotAllowed(methods))
@@ -80,7 +85,7 @@ pub(super) fn fetch(
 ) -> Result<Response, HttpError> {
     match resource {
         Resource::Message(name) => messages::fetch(app, name, head),
-        Resource::Name(name) => messages::resolve(app, address::well_known(name), head),
+        Resource::Name(digest) => messages::resolve(app, digest, head),
         _ => Err(HttpError::NoRoomForAnswer),
     }
 }

@@ -133,6 +133,7 @@ pub(super) async fn accept(
                 (true, true) => Locality::Here,
                 (true, false) => Locality::HereForHealth,
             },
+            is_tls: listener.tls.is_some(),
             waits: Arc::new(WaitsOfConnection::new(H2_WAITS_MAX)),
             discards: admission.progress().discards.clone(),
         };

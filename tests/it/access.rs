@@ -1,5 +1,5 @@
-//! Who may come in, over sockets: tokens for every route, networks, proxies, rates and pages of
-//! other sites. Each answer is checked as all are, see [`support`](crate::support).
+//! Who may come in, over sockets: tokens for every route, networks, proxies and rates. Each answer is checked
+//! as all are, see [`support`](crate::support).
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
@@ -897,84 +897,4 @@ async fn lines_before_the_end_of_a_rate_are_answered_before_it_and_stored_and_no
     let metrics = server.ask_over(Protocol::Http1, &ask).await;
     let series = "\ndigestd_requests_refused_total{cause=\"rate\"} 1\n";
     assert!(metrics.text().contains(series), "{}", metrics.text());
-}
-
-// Pages of other sites.
-
-#[tokio::test]
-async fn a_page_of_another_site_may_read_and_not_write() {
-    let server = TestServer::start();
-    store_foo(&server).await;
-    let path = format!("/messages/{FOO}");
-    let here = format!("http://{}", server.address);
-    for (field, value, may_write) in [
-        ("origin", "https://evil.example", false),
-        ("origin", "null", false),
-        ("origin", &here, true),
-        ("sec-fetch-site", "cross-site", false),
-        ("sec-fetch-site", "same-origin", true),
-        ("sec-fetch-site", "none", true),
-    ] {
-        let text = format!("{field} {value}");
-        let post = Ask::publish(&text).field(field, value);
-        let status = if may_write { 201 } else { 403 };
-        assert_eq!(server.ask(&post).await.status, status, "{text}");
-        let digest = Digest::of(text.as_bytes());
-        assert_eq!(server.service.holds(&digest).unwrap(), may_write, "{text}");
-        let get = Ask::get(&path).field(field, value);
-        let answer = server.ask(&get).await;
-        assert_eq!(answer.status, 200, "{text}");
-        assert_eq!(answer.field("access-control-allow-origin"), None);
-        assert_eq!(answer.field("vary"), Some("accept"));
-    }
-}
-
-#[tokio::test]
-async fn a_page_of_a_listed_site_may_do_what_others_may() {
-    let access = with_tokens(Settings {
-        sites: vec!["https://app.example".parse().unwrap()],
-        ..Settings::default()
-    });
-    let server = TestServer::guarded(&access);
-    let from = |ask: Ask, origin| {
-        ask.field("origin", origin)
-            .field("sec-fetch-site", "cross-site")
-    };
-    let allowed = |answer: &Answer| {
-        let allowed = answer.field("access-control-allow-origin");
-        allowed.map(str::to_owned)
-    };
-
-    let preflight = || {
-        Ask::new("OPTIONS", "/messages")
-            .field("access-control-request-method", "POST")
-            .field("access-control-request-headers", "authorization")
-    };
-    let answer = server.ask(&from(preflight(), "https://app.example")).await;
-    assert_eq!(answer.status, 204);
-    assert_eq!(allowed(&answer).as_deref(), Some("https://app.example"));
-    let fields = answer.field("access-control-allow-headers").unwrap();
-    assert!(fields.contains("authorization"), "{fields}");
-    let methods = answer.field("access-control-allow-methods").unwrap();
-    assert!(methods.contains("POST"), "{methods}");
-    let answer = server.ask(&from(preflight(), "https://evil.example")).await;
-    assert_eq!((answer.status, allowed(&answer)), (401, None));
-
-    let post = bearer(Ask::publish("foo"), "writer");
-    let answer = server.ask(&from(post.clone(), "https://app.example")).await;
-    assert_eq!(answer.status, 201);
-    assert_eq!(allowed(&answer).as_deref(), Some("https://app.example"));
-    assert_eq!(answer.field("vary"), Some("accept, origin"));
-    let exposed = answer.field("access-control-expose-headers").unwrap();
-    assert!(exposed.contains("location"), "{exposed}");
-    let answer = server.ask(&from(post, "https://evil.example")).await;
-    assert_eq!((answer.status, allowed(&answer)), (403, None));
-
-    // It is told why it is refused, too.
-    let answer = server
-        .ask(&from(Ask::publish("foo"), "https://app.example"))
-        .await;
-    assert_eq!(answer.status, 401);
-    assert_eq!(allowed(&answer).as_deref(), Some("https://app.example"));
-    assert_eq!(answer.field("vary"), Some("origin"));
 }

@@ -1,7 +1,9 @@
 //! The pages in a real browser, driven over `WebDriver` (a W3C standard: JSON over HTTP).
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{self, BufRead, BufReader};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::process::{Client, Digestd, Launch, PATIENCE, Process};
+use crate::proxied::Front;
 
 /// Keys that are no characters, as `WebDriver` writes them.
 const TAB: &str = "\u{e004}";
@@ -73,7 +76,11 @@ impl Browser {
     }
 
     fn open(&self, server: &Digestd, path: &str) {
-        self.tell("/url", &json!({ "url": format!("{}{path}", server.url()) }));
+        self.open_url(&format!("{}{path}", server.url()));
+    }
+
+    fn open_url(&self, url: &str) {
+        self.tell("/url", &json!({ "url": url }));
     }
 
     /// What a script says.
@@ -260,6 +267,146 @@ fn what_goes_wrong_is_said_in_words() {
     look_up(&Digest::of(b"nothing").to_string());
     browser.until_shown("#found-status.error", "The service cannot be reached.");
     browser.until_shown("#state.error", "The service cannot be reached.");
+}
+
+/// Passes on connections to a socket in the file system, which browsers do not open.
+fn relay(socket: PathBuf) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let Ok(server) = UnixStream::connect(&socket) else {
+                continue;
+            };
+            let (from, to): (TcpStream, _) =
+                (client.try_clone().unwrap(), server.try_clone().unwrap());
+            thread::spawn(move || {
+                let _ = io::copy(&mut &from, &mut &to);
+                let _ = to.shutdown(Shutdown::Write);
+            });
+            thread::spawn(move || {
+                let _ = io::copy(&mut &server, &mut &client);
+                let _ = client.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    address
+}
+
+/// Stores and looks up on both pages at an address, which ends with a slash.
+fn use_pages_at(browser: &Browser, url: &str) {
+    browser.open_url(url);
+    browser.until_shown("#state", "Ready");
+    browser.go_to("#message");
+    browser.press("foo");
+    let here = Value::from(format!("'{url}messages'"));
+    browser.until(&format!(
+        "document.querySelector('#store-curl').textContent.endsWith({here})"
+    ));
+    browser.press(CONTROL_ENTER);
+    browser.until_shown("#stored", "Stored; it survives a power cut.");
+    browser.go_to("#stored a");
+    browser.press(ENTER);
+    browser.until_shown("#found-status", "Found, 3 bytes. Its digest is right.");
+    browser.ask("document.querySelector('footer a').click()");
+    browser.until("document.querySelector('#publish .try') !== null");
+    assert_eq!(browser.ask("location.href"), format!("{url}docs"));
+    for operation in ["publish", "fetch", "put"] {
+        browser.ask(&format!(
+            "document.querySelector('#{operation} .try .main').click()"
+        ));
+        browser.until_shown(&format!("#{operation} .result .answer.good"), "20");
+        let line = format!("document.querySelector('#{operation} .try pre').textContent");
+        let line = browser.ask(&line);
+        assert!(
+            line.as_str().unwrap().contains(&format!("'{url}messages")),
+            "{line}"
+        );
+    }
+    browser.ask("document.querySelector('h1 a').click()");
+    browser.until_shown("#state", "Ready");
+    assert_eq!(browser.ask("location.href"), url);
+}
+
+#[test]
+#[ignore = "needs chromium-driver"]
+fn the_pages_work_below_a_base_path() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Launch::new(data.path())
+        .option("--base-path", "/a/digestd")
+        .start();
+    let browser = Browser::start();
+    use_pages_at(&browser, &format!("{}/a/digestd/", server.url()));
+    use_pages_at(&browser, &format!("{}/", server.url()));
+    // Without the slash at its end.
+    browser.open(&server, "/a/digestd");
+    assert_eq!(browser.ask("location.pathname"), "/a/digestd/");
+}
+
+#[test]
+#[ignore = "needs chromium-driver and nginx"]
+fn the_pages_work_behind_nginx() {
+    let browser = Browser::start();
+    let base_path = ("--base-path", "/digestd");
+    let trusted = ("--trusted-proxy", "127.0.0.1");
+    let prefix = "/; proxy_set_header X-Forwarded-Prefix /digestd;";
+    // As older browsers and those that are not on this machine do.
+    let bare = "; proxy_set_header Sec-Fetch-Site '';";
+    for (options, path, rest) in [
+        (&[][..], "/", ";"),
+        (&[], "/", "; proxy_set_header Host $host;"),
+        (&[], "/", bare),
+        (&[base_path], "/digestd/", ";"),
+        (&[base_path], "/digestd/", "/;"),
+        (&[trusted], "/digestd/", prefix),
+    ] {
+        let location = format!("location {path} {{ proxy_pass http://SERVER{rest} }}");
+        let front = Front::nginx(options, &location);
+        let address = relay(front.socket.clone());
+        use_pages_at(&browser, &format!("http://{address}{path}"));
+    }
+}
+
+#[test]
+#[ignore = "needs chromium-driver"]
+fn a_page_of_another_site_reads_what_a_star_permits_and_writes_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Launch::new(data.path())
+        .option("--cors-origin", "*")
+        .start();
+    let digest = server.client().publish("foo").unwrap();
+    let other = tempfile::tempdir().unwrap();
+    // What it shows has no policy of its own.
+    let other = Launch::new(other.path()).start();
+    let browser = Browser::start();
+    browser.open(&other, "/livez");
+    let url = server.url().replace("127.0.0.1", "localhost");
+    let attempt = |options: &str, path: &str| {
+        let script = format!(
+            "const done = arguments[0];
+             fetch('{url}{path}', {options}).then((answer) => answer.text(), () => 'refused').then(done)"
+        );
+        let script = json!({ "script": script, "args": [] });
+        browser.tell("/execute/async", &script)
+    };
+    let text = "{ headers: { Accept: 'text/plain', Range: 'bytes=0-1', traceparent: 'x' } }";
+    assert_eq!(attempt(text, &format!("/messages/{digest}")), "fo");
+    let lines = format!(
+        "{{ method: 'POST', headers: {{ 'Content-Type': 'application/x-ndjson' }}, body: '\"{digest}\"' }}"
+    );
+    let found = attempt(&lines, "/messages/lookup");
+    assert_eq!(found, "{\"message\": \"foo\"}\n");
+    for options in [
+        "{ method: 'POST', body: 'bar' }",
+        "{ method: 'POST', body: 'bar', headers: { 'X-Digestd-Page': '1' } }",
+        "{ method: 'POST', body: 'bar', mode: 'no-cors' }",
+        "{ method: 'PUT', body: 'bar' }",
+        "{ headers: { Authorization: 'Bearer x' } }",
+    ] {
+        let said = attempt(options, "/messages");
+        assert!(said == "refused" || said == "", "{options}: {said}");
+    }
+    assert_eq!(server.client().fetch(&Digest::of(b"bar")), None);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! * the walls between rooms: [`wall`];
 //! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`batch`],
 //!   [`ranges`], [`addresses`], [`problems`], [`openapi`], [`pages`], [`limits`], [`keep_alive`], [`admission`],
-//!   [`access`], [`hosts`], [`http2`], [`shutdown`], [`metrics`], with [`support`];
+//!   [`access`], [`sites`], [`proxied`], [`options`], [`hosts`], [`http2`], [`shutdown`], [`metrics`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`],
 //!   [`verify`], [`scrub`], [`read_only`], [`backup`], [`compact`], [`upgrade`], with [`store_support`];
 //! * the real binaries: [`command`], [`tokens`], [`rates`], [`logs`], [`tls`], [`reloading`], [`supervisor`], [`healthcheck`], [`doctor`],
@@ -61,10 +61,12 @@ mod messages;
 mod metrics;
 mod model;
 mod openapi;
+mod options;
 mod pages;
 mod power;
 mod problems;
 mod process;
+mod proxied;
 mod put;
 mod ranges;
 mod rates;
@@ -79,6 +81,7 @@ mod sectors;
 mod shares;
 mod shell;
 mod shutdown;
+mod sites;
 mod slow;
 mod soak;
 mod store;

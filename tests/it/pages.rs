@@ -93,6 +93,43 @@ async fn a_page_is_kept_and_asked_about_each_time() {
     }
 }
 
+/// The path to which an address leads that stands in a page, which is right below the root of the service. It is
+/// relative, so that it leads there wherever the service is.
+fn below(address: &str) -> String {
+    let address = address.strip_prefix("./").unwrap_or(address);
+    assert!(
+        !address.starts_with(['/', '.']) && !address.contains(':'),
+        "{address}"
+    );
+    format!("/{address}")
+}
+
+#[tokio::test]
+async fn nothing_in_a_page_says_where_the_service_is() {
+    let server = TestServer::start();
+    for path in [
+        "/",
+        "/docs",
+        "/pages/common.js",
+        "/pages/docs.js",
+        "/pages/home.js",
+        "/pages/style.css",
+    ] {
+        let page = server.ask(&browse(path)).await;
+        for word in [
+            "localhost",
+            "8080",
+            "<base",
+            "'/pages",
+            "\"/pages",
+            "fetch('",
+            "url(/",
+        ] {
+            assert!(!page.text().contains(word), "{path}: {word}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn all_that_a_page_uses_is_there() {
     let server = TestServer::start();
@@ -101,15 +138,16 @@ async fn all_that_a_page_uses_is_there() {
         let html = page.text();
         let used = [values(html, "src"), values(html, "href")].concat();
         assert!(used.len() >= 3, "{used:?}");
-        for path in used {
-            assert!(path.starts_with('/'), "{path}");
-            assert_eq!(server.ask(&browse(path)).await.status, 200, "{path}");
+        for used in used {
+            let used = below(used);
+            assert_eq!(server.ask(&browse(&used)).await.status, 200, "{used}");
         }
         for script in values(html, "src") {
-            let answer = server.ask(&Ask::get(script)).await;
+            let answer = server.ask(&Ask::get(below(script))).await;
             for import in answer.text().split(" from '").skip(1) {
                 let import = import.split('\'').next().unwrap();
-                let imported = server.ask(&Ask::get(import)).await;
+                let import = format!("/pages/{}", import.strip_prefix("./").expect(import));
+                let imported = server.ask(&Ask::get(&import)).await;
                 let kind = imported.field("content-type");
                 assert_eq!(kind, Some("text/javascript; charset=utf-8"), "{import}");
             }

@@ -158,6 +158,18 @@ impl TestServer {
         server
     }
 
+    /// Serves those whom `access` admits, below a path.
+    pub(crate) fn below(path: &str, access: &Arc<Access>) -> Self {
+        let (path, access) = (path.parse().unwrap(), Arc::clone(access));
+        let server = Self::run(
+            MemoryStore::default(),
+            None,
+            |_| {},
+            |app| app.guarded_by(access).below(path),
+        );
+        server.started()
+    }
+
     /// Serves no store yet, and lets nobody wait for it, and in only those whom `access` does.
     pub(crate) fn guarded_starting(access: &Arc<Access>) -> Self {
         let access = Arc::clone(access);
@@ -396,6 +408,12 @@ impl Ask {
 
     pub(crate) fn host(mut self, host: &str) -> Self {
         self.host = Some(host.into());
+        self
+    }
+
+    /// The same below a path.
+    pub(crate) fn below(mut self, path: &str) -> Self {
+        self.path.insert_str(0, path);
         self
     }
 

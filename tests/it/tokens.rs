@@ -318,7 +318,7 @@ fn a_file_that_makes_no_sense_stops_the_start_and_is_not_quoted() {
         &["--public-read"][..],
         &["--allow", "10.0.0.1/8"],
         &["--read-rate", "fast"],
-        &["--cors-origin", "*"],
+        &["--cors-origin", "*.example.org"],
         &["--client-connections-max", "0"],
     ] {
         let outcome = run(digestd().args(arguments), b"");

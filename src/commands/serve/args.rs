@@ -16,14 +16,19 @@ use tracing::level_filters::LevelFilter;
 use super::connection_args::ConnectionArgs;
 use super::tls_args::TlsArgs;
 use crate::access;
+use crate::access::base_path::BasePath;
 use crate::access::hosts::{HostName, HostPattern, Hosts};
 use crate::access::networks::Network;
-use crate::access::origins::Site;
+use crate::access::origins::SitePattern;
 use crate::access::rates::Rate;
 use crate::commands::options::{List, Size, UsageError, one_of, switch};
 use crate::config::{self, Config, Limits, LogConfig, LogFileConfig, LogFormat};
+use crate::http::is_own_path;
 use crate::store::log::is_segment_size;
 use crate::store::{Durability, Options};
+
+const OWN_BASE_PATH: &str =
+    "--base-path must not begin like a path of the service itself, as /messages or /docs";
 
 const WRONG_SEGMENT_SIZE: &str =
     "--segment-size must be between 64KiB and 1GiB and a multiple of 4KiB";
@@ -61,6 +66,16 @@ struct ListeningArgs {
     /// given several times
     #[arg(long, value_name = "ADDR")]
     admin_listen: Vec<List<SocketAddr>>,
+
+    /// Path below which clients find the service, like /digestd, where a proxy has it below one; requests may
+    /// come with it or without. A trusted proxy may say another one with X-Forwarded-Prefix
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/",
+        hide_default_value = true
+    )]
+    base_path: BasePath,
 }
 
 #[derive(Debug, Args)]
@@ -155,9 +170,10 @@ struct AccessArgs {
     #[arg(long, value_name = "NAME")]
     host: Vec<List<HostPattern>>,
 
-    /// Let pages of this site, as `https://app.example`, use the service; may be given several times
+    /// Let pages of this site, as `https://app.example`, use the service; may be given several times. With * pages
+    /// of any site may read what needs no token, and nothing else
     #[arg(long, value_name = "ORIGIN")]
-    cors_origin: Vec<List<Site>>,
+    cors_origin: Vec<List<SitePattern>>,
 }
 
 #[derive(Debug, Args)]
@@ -217,7 +233,9 @@ impl ServeArgs {
         let is_workers_zero = self.operation.workers == Some(0);
         let is_scrub_zero = scrub_interval == Some(Duration::ZERO);
         let is_public_for_nothing = self.access.public_read && self.access.tokens.is_none();
+        let is_own_path = is_own_path(&self.listening.base_path);
         for (makes_no_sense, error) in [
+            (is_own_path, OWN_BASE_PATH),
             (!is_segment_size(segment_bytes), WRONG_SEGMENT_SIZE),
             (self.limits.body_max.0 == 0, "--body-max must not be zero"),
             (self.limits.batch_max.0 == 0, "--batch-max must not be zero"),
@@ -257,6 +275,7 @@ impl ServeArgs {
             tls,
             listen: List::join(self.listening.listen),
             admin_listen: List::join(self.listening.admin_listen),
+            base_path: self.listening.base_path,
             data_dir: self.storage.data_dir,
             store,
             segment_bytes,
@@ -474,6 +493,23 @@ mod tests {
         let file = log.file.unwrap();
         assert_eq!((file.bytes_max, file.files_max), (10 << 20, 3));
         assert_eq!(serve(&["--log-file", "-"]).unwrap().log.file, None);
+    }
+
+    #[test]
+    fn a_base_path_is_a_path_that_is_none_of_the_service() {
+        assert!(serve(&[]).unwrap().base_path.is_root());
+        for (path, expected) in [("/", ""), ("/digestd/", "/digestd"), ("/a/b", "/a/b")] {
+            let config = serve(&["--base-path", path]).unwrap();
+            assert_eq!(config.base_path.as_str(), expected);
+        }
+        for path in ["digestd", "//x", "/a/../b", "/a\tb", "/a?b", "https://x/a"] {
+            let error = serve(&["--base-path", path]).unwrap_err().to_string();
+            assert!(error.contains("one path like /digestd"), "{error}");
+        }
+        for path in ["/messages", "/docs/", "/pages/x", "/.well-known"] {
+            let error = serve(&["--base-path", path]).unwrap_err();
+            assert_eq!(error.to_string(), OWN_BASE_PATH);
+        }
     }
 
     #[test]

@@ -122,6 +122,7 @@ async fn serve(
     tokio::spawn(supervisor::give_signs_of_life());
     let service = Arc::new(Service::default());
     let app = App::new(Arc::clone(&service), config.limits.clone());
+    let app = app.below(config.base_path.clone());
     let mut app = app.reporting_to(Arc::clone(&metrics), logs.clone());
     // With tokens, the one of a request decides.
     if config.allow_export || config.access.tokens.is_some() {

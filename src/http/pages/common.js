@@ -1,5 +1,11 @@
 // What the pages share.
 
+/** Where the service is, without a slash at its end: pages are right below that, whatever it is. */
+export const here = location.origin + new URL('.', location.href).pathname.replace(/\/$/, '');
+
+/** What pages of other sites cannot send, wherever the names of hosts are not what the browser sees. */
+export const own = { 'X-Digestd-Page': '1' };
+
 /** An element with properties and children; a text is only ever a text. */
 export function make(name, properties = {}, ...children) {
   const element = Object.assign(document.createElement(name), properties);

@@ -1,9 +1,9 @@
-// The description of the interface, drawn from /openapi.json, with a form for each request.
+// The description of the interface, drawn from openapi.json, with a form for each request.
 //
 // It knows as much of OpenAPI as openapi.yaml uses: references within the document, parameters in
 // path and fields, bodies and answers with named examples.
 
-import { copies, make, quoted } from '/pages/common.js';
+import { copies, here, make, own, quoted } from './common.js';
 
 const METHODS = ['post', 'put', 'get', 'head', 'delete'];
 /** A longer answer is shown up to here. */
@@ -30,7 +30,7 @@ function prose(text = '') {
     .map((paragraph) => make('p', {}, ...pieces(paragraph)));
 }
 
-/** A part of a path: nothing in it is decoded by the service, so only what would end it is encoded. */
+/** A part of a path: only what would end it is encoded, since proxies decode or refuse what need not be. */
 const segment = (value) => value.replace(/[^\w.~:+/=-]/gu, encodeURIComponent);
 
 /** An example as it is sent. */
@@ -114,7 +114,7 @@ function tryOut(method, path, operation, parameters) {
     const fields = Object.entries(headers).map(([name, value]) => `-H ${quoted(`${name}: ${value}`)}`);
     const verb = { get: [], head: ['--head'], post: [] }[method] ?? [`-X ${method.toUpperCase()}`];
     const data = body === undefined ? [] : [`--data-raw ${quoted(body)}`];
-    line.textContent = ['curl', ...verb, ...fields, ...data, quoted(location.origin + target)].join(' ');
+    line.textContent = ['curl', ...verb, ...fields, ...data, quoted(here + target)].join(' ');
   };
   form.addEventListener('input', showLine);
   showLine();
@@ -139,8 +139,8 @@ async function send(method, { target, headers, body }, result) {
   result.replaceChildren(make('p', { className: 'aside' }, 'Sending …'));
   try {
     const started = performance.now();
-    const response = await fetch(target, {
-      method: method.toUpperCase(), headers, body, cache: 'no-store',
+    const response = await fetch(here + target, {
+      method: method.toUpperCase(), headers: { ...own, ...headers }, body, cache: 'no-store',
     });
     const text = await response.text();
     const taken = Math.round(performance.now() - started);
@@ -215,7 +215,7 @@ function openNamed() {
 }
 
 async function main() {
-  const response = await fetch('/openapi.json');
+  const response = await fetch(`${here}/openapi.json`);
   spec = await response.json();
   const { info, tags, paths } = spec;
   const about = document.getElementById('about');

@@ -3,7 +3,7 @@
 // Whatever a message holds is shown as text and never becomes markup. What the service says is
 // checked: the digest is computed here as well.
 
-import { copies, make, quoted } from '/pages/common.js';
+import { copies, here, make, own, quoted } from './common.js';
 
 const DIGEST_DIGITS = 64;
 const STATE_INTERVAL_MS = 5000;
@@ -24,10 +24,11 @@ async function digestOf(text) {
 }
 
 /** Asks the service; what goes wrong is an error with a sentence for people. */
-async function ask(path, options) {
+async function ask(path, { headers, ...options }) {
   let response;
   try {
-    response = await fetch(path, { cache: 'no-store', ...options });
+    const all = { ...own, ...headers };
+    response = await fetch(here + path, { cache: 'no-store', headers: all, ...options });
   } catch {
     throw new Error('The service cannot be reached.');
   }
@@ -69,7 +70,7 @@ async function showDigest() {
     ? '--data-binary @message.txt'
     : `--data-raw ${quoted(text)}`;
   at('store-curl').textContent =
-    `curl -H 'Content-Type: text/plain' ${body} ${location.origin}/messages`;
+    `curl -H 'Content-Type: text/plain' ${body} ${quoted(`${here}/messages`)}`;
   const digest = await digestOf(text);
   // A longer text may take longer than the next one.
   if (turn !== typed) return;
@@ -131,7 +132,7 @@ at('store').addEventListener('submit', (event) => {
 function showLookUpLine() {
   const digest = wanted.value.trim() || '<digest>';
   at('look-up-curl').textContent =
-    `curl -H 'Accept: text/plain' ${quoted(`${location.origin}/messages/${digest}`)}`;
+    `curl -H 'Accept: text/plain' ${quoted(`${here}/messages/${digest}`)}`;
 }
 
 /** What is wrong with a digest, if anything. */
