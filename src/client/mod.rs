@@ -191,6 +191,12 @@ impl Client {
             .body(Full::<Bytes>::default())?;
         let mut sender = self.open().await?;
         let response = in_time(sender.send_request(request)).await?;
+        if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+            bail!(
+                "the server at {} was not started with --allow-export",
+                self.url.authority()
+            );
+        }
         if response.status() != StatusCode::OK {
             let reply = in_time(Reply::read(response, WORDS_BYTES_MAX)).await?;
             bail!(reply.refusal(Scope::Export));

@@ -16,7 +16,7 @@ use super::options::switch;
 const PREFIX: &str = "DIGESTD_";
 
 /// Variables that other commands read.
-const OF_OTHERS: [&str; 2] = ["DIGESTD_URL", "DIGESTD_TOKEN_FILE"];
+const OF_OTHERS: [&str; 3] = ["DIGESTD_CACERT", "DIGESTD_URL", "DIGESTD_TOKEN_FILE"];
 
 /// Reads the command line, the name of the program first, and the variables of the command on it.
 ///

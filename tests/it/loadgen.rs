@@ -80,7 +80,7 @@ fn it_says_when_no_server_is_there_or_the_address_is_none() {
     let (error, code) = loadgen(&["miss", "--url", &url]).unwrap_err();
     assert!(error.contains("cannot reach 127.0.0.1:"), "{error}");
     assert_eq!(code, 7);
-    let (error, code) = loadgen(&["miss", "--url", "localhost"]).unwrap_err();
+    let (error, code) = loadgen(&["miss", "--url", "ftp://localhost"]).unwrap_err();
     assert!(error.contains("is not the address of a server"), "{error}");
     assert_eq!(code, 2);
 }
@@ -93,5 +93,8 @@ fn what_it_is_told_by_the_environment_is_what_the_verbs_are() {
         .filter_map(|a| a.get_env())
         .collect();
     names.sort_unstable();
-    assert_eq!(names, ["DIGESTD_TOKEN_FILE", "DIGESTD_URL"]);
+    assert_eq!(
+        names,
+        ["DIGESTD_CACERT", "DIGESTD_TOKEN_FILE", "DIGESTD_URL"]
+    );
 }
