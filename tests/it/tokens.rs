@@ -456,7 +456,7 @@ fn a_refusal_has_one_line_with_the_client_and_without_the_token() {
         let outcome = loadgen(&[&words, &target[..]].concat());
         assert_eq!(outcome.is_err(), token == wrong, "{outcome:?}");
     }
-    assert!(server.log().contains("TRACE"));
+    server.wait_for("TRACE");
     drop(client);
     let cmdline = fs::read(format!("/proc/{}/cmdline", server.pid())).unwrap();
     let log = server.stop();
