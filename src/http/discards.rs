@@ -6,11 +6,14 @@
 //! closed with the same patience, by `server/stream`.
 //!
 //! It refuses to know why a body is not read. **Invariant:** from the first of these bodies of a connection until
-//! there is none, no more than one allowance of bytes and time is spent on all of them.
+//! there is none, no more than one allowance of bytes and time is spent on all of them. Where the bytes are spent,
+//! nothing is read until the time is over.
 
+use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Buf;
 use http_body_util::BodyExt;
 use hyper::body::Body;
 use tokio::time::{Instant, timeout_at};
@@ -48,15 +51,17 @@ impl Discards {
     /// then.
     pub(super) fn discard<B>(&self, mut body: B, cover: impl Send + 'static)
     where
-        B: Body<Data: Send> + Send + Unpin + 'static,
+        B: Body<Data: Send, Error: Send> + Send + Unpin + 'static,
     {
         let (discard, deadline) = self.begin();
         tokio::spawn(async move {
             let taking = async {
                 while let Some(Ok(frame)) = body.frame().await {
-                    let bytes = frame.data_ref().map_or(0, bytes::Buf::remaining);
+                    let bytes = frame.into_data().map_or(0, |data| data.remaining());
                     if !discard.spend(bytes) {
-                        break;
+                        // Flow control stops the client: what still came for a stream that is gone would count
+                        // against the connection, which may be that of a proxy.
+                        pending::<()>().await;
                     }
                 }
             };
