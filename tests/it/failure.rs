@@ -371,6 +371,7 @@ fn a_compaction_that_the_file_system_does_not_allow_is_refused_before_anything_i
             "DURABILITY",
             "FORMAT",
             "LOCK",
+            "NOTE",
             "checkpoint",
             "index",
             "log",
