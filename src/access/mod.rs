@@ -152,10 +152,14 @@ impl Access {
         self.settings.tokens.is_some() || self.settings.list_file.is_some()
     }
 
-    /// What an operator should know about who may do what, in a few words.
+    /// What an operator should know about who may do what, in a few words. `has_export` if messages are exported
+    /// to those who may read them.
     #[must_use]
-    pub fn summary(&self) -> &'static str {
+    pub fn summary(&self, has_export: bool) -> &'static str {
         match (&self.settings.tokens, self.settings.public_read) {
+            (None, _) if has_export => {
+                "anybody who can connect may read, write and export; nobody may delete"
+            }
             (None, _) => "anybody who can connect may read and write; nobody may delete or export",
             (Some(_), true) => "anybody who can connect may read; all else needs a token",
             (Some(_), false) => "messages and metrics need a token",

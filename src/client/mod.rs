@@ -64,6 +64,9 @@ pub struct Unreachable {
     reason: String,
 }
 
+/// What a server says of a message that it does not have.
+const NOT_FOUND: &str = "Message not found.";
+
 /// The server has no message with that digest.
 #[derive(Debug, thiserror::Error)]
 #[error("message not found")]
@@ -148,7 +151,10 @@ impl Client {
         match reply.status {
             StatusCode::OK if Digest::of(&reply.body) == *digest => Ok(reply.body),
             StatusCode::OK => bail!("the server answered a text with another digest"),
-            StatusCode::NOT_FOUND => Err(NotFound.into()),
+            // Another one is of a path that is not there, or of somebody else.
+            StatusCode::NOT_FOUND if reply.error().as_deref() == Some(NOT_FOUND) => {
+                Err(NotFound.into())
+            }
             _ => bail!(reply.refusal(Scope::Read)),
         }
     }
@@ -391,15 +397,18 @@ impl Reply {
                 "the server answered {status}: redirects are not followed, name the place itself"
             );
         }
-        let value: Option<serde_json::Value> = serde_json::from_slice(&self.body).ok();
-        let text = value
-            .as_ref()
-            .and_then(|value| value.get("error")?.as_str());
+        let error = self.error();
         format!(
             "the server answered {}: {}",
             self.status,
-            text.unwrap_or("no reason given")
+            error.as_deref().unwrap_or("no reason given")
         )
+    }
+
+    /// The error in it, if there is one.
+    fn error(&self) -> Option<String> {
+        let value: serde_json::Value = serde_json::from_slice(&self.body).ok()?;
+        Some(value.get("error")?.as_str()?.to_owned())
     }
 }
 

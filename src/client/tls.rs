@@ -132,6 +132,12 @@ pub(super) fn explain(host: &str, error: &io::Error) -> String {
                 .into()
         }
         C::ApplicationVerificationFailure => "it has another certificate than it should".into(),
+        // That of webpki is no variant of its own.
+        error if format!("{error:?}").contains("CaUsedAsEndEntity") => {
+            "its certificate is that of an authority, which no server may have; openssl makes another with \
+             `-addext basicConstraints=critical,CA:FALSE`"
+                .into()
+        }
         error => format!("its certificate cannot be used: {error}"),
     }
 }

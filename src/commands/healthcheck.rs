@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::addresses::or_default;
 use super::listening::{Kind, Listening, Place};
-use super::options::{List, TrustArgs};
+use super::options::{List, TrustArgs, UsageError};
 use super::setup::block_on;
 use crate::client::{Client, ServerUrl, Trust, Unreachable};
 use crate::config;
@@ -41,11 +41,12 @@ pub(super) struct HealthcheckArgs {
     #[arg(value_name = "DIR", default_value = config::DATA_DIR)]
     data_dir: PathBuf,
 
+    /// Read where nothing else says where the server is.
     #[arg(hide = true, long, env = "DIGESTD_LISTEN")]
-    listen: Vec<List<SocketAddr>>,
+    listen: Vec<String>,
 
     #[arg(hide = true, long, env = "DIGESTD_ADMIN_LISTEN")]
-    admin_listen: Vec<List<SocketAddr>>,
+    admin_listen: Vec<String>,
 }
 
 /// Asks the server.
@@ -77,14 +78,20 @@ async fn ask(arguments: HealthcheckArgs) -> anyhow::Result<()> {
             certificate: None,
         }
     };
-    let admin = List::join(arguments.admin_listen)
-        .into_iter()
-        .map(place(Kind::Admin));
-    let plain = or_default(List::join(arguments.listen), false)?.into_iter();
+    let admin = addresses(&arguments.admin_listen)?.into_iter();
+    let admin = admin.map(place(Kind::Admin));
+    let plain = or_default(addresses(&arguments.listen)?, false)?.into_iter();
     ask_places(&Listening::new(
         admin.chain(plain.map(place(Kind::Http))).collect(),
     ))
     .await
+}
+
+/// The addresses in `lists`.
+fn addresses(lists: &[String]) -> Result<Vec<SocketAddr>, UsageError> {
+    let lists: Result<Vec<List<SocketAddr>>, _> = lists.iter().map(|list| list.parse()).collect();
+    let wrong = "DIGESTD_LISTEN and DIGESTD_ADMIN_LISTEN must be addresses like 127.0.0.1:8080";
+    lists.map(List::join).map_err(|_| UsageError(wrong))
 }
 
 /// Asks where the holder of `data_dir` says that it is.

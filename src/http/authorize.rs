@@ -10,11 +10,14 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::Method;
-use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, ORIGIN, VIA};
 use http::request::Parts;
 
 use super::cors;
-use super::fields::{FORWARDED, SEC_FETCH_SITE, X_DIGESTD_PAGE, X_FORWARDED_FOR};
+use super::fields::{
+    FORWARDED, SEC_FETCH_SITE, X_DIGESTD_PAGE, X_FORWARDED_FOR, X_FORWARDED_HOST,
+    X_FORWARDED_PREFIX, X_FORWARDED_PROTO,
+};
 use super::host::{HostError, RequestHost};
 use super::public::{self, values};
 use super::resource::Resource;
@@ -28,6 +31,17 @@ use crate::access::{Access, Peer, Refusal, Unclear};
 const CHALLENGE: &str = "Bearer realm=\"digestd\"";
 /// … and for another one.
 const OTHER_CHALLENGE: &str = "Bearer realm=\"digestd\", error=\"invalid_token\"";
+
+/// What proxies add, whether they are trusted or not.
+const PASSED_ON: [HeaderName; 7] = [
+    FORWARDED,
+    VIA,
+    X_FORWARDED_FOR,
+    X_FORWARDED_HOST,
+    X_FORWARDED_PREFIX,
+    X_FORWARDED_PROTO,
+    HeaderName::from_static("x-real-ip"),
+];
 
 /// Figures are part of what `/metrics` says, and follow from what may be read.
 const FIGURES_SCOPES: [Scope; 2] = [Scope::Metrics, Scope::Read];
@@ -151,8 +165,7 @@ pub(super) fn asks_for_health(
     matches!(*method, Method::GET | Method::HEAD)
         && resource.is_health()
         && query.is_none()
-        && !fields.contains_key(FORWARDED)
-        && !fields.contains_key(X_FORWARDED_FOR)
+        && !PASSED_ON.iter().any(|name| fields.contains_key(name))
 }
 
 /// How a request came, as far as it matters here.
@@ -218,7 +231,12 @@ fn is_safe(method: &Method) -> bool {
 
 /// Whether the page that a request is made for, if there is one, may write.
 fn check_page(access: &Access, peer: Peer, head: &Parts) -> Result<(), Denied> {
-    let value = |name: &HeaderName| head.headers.get(name).map(HeaderValue::as_bytes);
+    // Of several, none is believed.
+    let value = |name: &HeaderName| {
+        let mut values = head.headers.get_all(name).iter().map(HeaderValue::as_bytes);
+        let value = values.next()?;
+        Some(if values.next().is_none() { value } else { b"" })
+    };
     let page = Page {
         origin: value(&ORIGIN),
         sec_fetch_site: value(&SEC_FETCH_SITE),

@@ -45,7 +45,13 @@ impl BodyType {
     /// Reads Content-Type and Content-Encoding. What is not known for certain is refused: a guess would store
     /// something else than the client meant. An empty type is as good as none.
     pub(super) fn of(fields: &HeaderMap) -> Result<Self, FormatError> {
-        let is_identity = |field: &HeaderValue| field.as_bytes().eq_ignore_ascii_case(b"identity");
+        let is_identity = |field: &HeaderValue| {
+            let mut codings = field.as_bytes().split(|byte| *byte == b',');
+            codings.all(|coding| {
+                let coding = coding.trim_ascii();
+                coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")
+            })
+        };
         if !fields.get_all(CONTENT_ENCODING).iter().all(is_identity) {
             return Err(FormatError::Encoding);
         }
@@ -312,12 +318,18 @@ mod tests {
             &["gzip"][..],
             &["identity, gzip"],
             &["identity", "gzip"],
-            &[""],
+            &["identity, gzip"],
         ] {
             let refused = format_of(&fields(CONTENT_ENCODING, encodings));
             assert_eq!(refused, Err(FormatError::Encoding), "{encodings:?}");
         }
-        for encodings in [&["identity"][..], &["Identity"], &["identity", "identity"]] {
+        for encodings in [
+            &["identity"][..],
+            &["Identity"],
+            &["identity", "identity"],
+            &["identity, identity"],
+            &[""],
+        ] {
             let taken = format_of(&fields(CONTENT_ENCODING, encodings));
             assert_eq!(taken, Ok(BodyFormat::Json), "{encodings:?}");
         }

@@ -129,6 +129,7 @@ fn prefix(fields: &HeaderMap) -> Option<Result<BasePath, InvalidBasePath>> {
     let value = values.next()?;
     let text = str::from_utf8(value)
         .ok()
-        .filter(|_| values.next().is_none());
+        // A list is of several proxies.
+        .filter(|text| values.next().is_none() && !text.contains(','));
     Some(text.ok_or(InvalidBasePath).and_then(str::parse))
 }

@@ -31,7 +31,8 @@ use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
 const CERTIFICATE_NAME: &str = "localhost.crt";
-const KEY_NAME: &str = "localhost.key";
+/// The file of the key of a certificate that is made here, in the data directory.
+pub const KEY_NAME: &str = "localhost.key";
 
 /// The issuer of certificates made here …
 const AUTHORITY: &str = "digestd, for this machine only";

@@ -37,7 +37,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use self::admission::Admissions;
-pub use self::certificate::TlsError;
+pub use self::certificate::{KEY_NAME, TlsError};
 use self::connection::Phase;
 pub use self::listener::Listener;
 use self::listener::accept;

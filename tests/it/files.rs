@@ -307,6 +307,22 @@ fn a_start_and_every_reload_warn_of_what_others_may_write_or_must_not_read() {
 }
 
 #[test]
+fn a_start_warns_of_a_key_of_its_own_that_others_may_read() {
+    let place = tempfile::tempdir().unwrap();
+    fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
+    let launch = Launch::new(place.path())
+        .option("--tls-listen", "127.0.0.1:0")
+        .env("DIGESTD_TLS_SELF_SIGNED", "on");
+    let log = launch.start().stop();
+    assert!(!log.contains("localhost.key"), "{log}");
+    let key = place.path().join("localhost.key");
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    let server = launch.start();
+    server.wait_for("localhost.key has mode 0644: others may read it");
+    server.stop();
+}
+
+#[test]
 fn a_start_warns_once_of_each_file_that_can_be_replaced_in_a_directory_above() {
     let place = tempfile::tempdir().unwrap();
     let set_mode = |path: &Path, mode| {

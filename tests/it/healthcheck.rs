@@ -60,6 +60,27 @@ fn a_server_is_found_where_its_options_put_it() {
 }
 
 #[test]
+fn where_a_server_is_known_variables_that_make_no_sense_do_not_matter() {
+    let data = data();
+    let server = Launch::new(data.path()).start();
+    let asked = |words: &[&str]| {
+        let mut command = digestd();
+        command.arg("healthcheck").args(words);
+        command
+            .env("DIGESTD_LISTEN", "bogus")
+            .env("DIGESTD_ADMIN_LISTEN", "");
+        run(&mut command, b"").code
+    };
+    assert_eq!(asked(&["--url", &server.url()]), Some(0));
+    assert_eq!(
+        asked(&["--data-dir", data.path().to_str().unwrap()]),
+        Some(0)
+    );
+    server.stop();
+    assert_eq!(asked(&["--data-dir", "nothing"]), Some(2));
+}
+
+#[test]
 fn a_server_whose_port_is_of_its_environment_is_found_over_either_family() {
     let data = data();
     let server = Launch::new(data.path())

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use digestd::digest::Digest;
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tempfile::TempDir;
 use time::{Duration, OffsetDateTime};
 
@@ -142,6 +142,12 @@ fn a_server_that_does_not_prove_who_it_is_is_sent_nothing_and_told_of_in_a_sente
             "has expired",
         ),
         (
+            "authority",
+            &|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
+            &good,
+            "is that of an authority",
+        ),
+        (
             "early",
             &|params| params.not_before = now + day,
             &good,
@@ -256,4 +262,17 @@ fn where_no_server_is_there_it_is_said_how_to_start_one() {
         outcome.stderr.contains("start it with `digestd serve`"),
         "{outcome:?}"
     );
+}
+
+#[test]
+fn a_path_that_is_not_that_of_the_service_is_no_missing_message() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Launch::new(data.path()).start();
+    for (path, code, said) in [("", 6, "message not found"), ("/nowhere", 1, "404")] {
+        let url = server.url() + path;
+        let outcome = run(digestd().args(["get", FOO, "--url", &url]), b"");
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
+        assert!(outcome.stderr.contains(said), "{outcome:?}");
+    }
+    server.stop();
 }

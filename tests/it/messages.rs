@@ -467,12 +467,12 @@ async fn other_formats_are_refused() {
 #[tokio::test]
 async fn an_encoded_body_is_refused() {
     let server = TestServer::start();
-    for coding in ["gzip", "br", "zstd", "x", "", "identity, gzip"] {
+    for coding in ["gzip", "br", "zstd", "x", "identity, gzip"] {
         let ask = Ask::publish(SECRET).field("content-encoding", coding);
         let error = refused(&server, &ask, 415).await;
         assert!(error.contains("Content-Encoding"), "{error}");
     }
-    for coding in ["identity", "Identity"] {
+    for coding in ["identity", "Identity", "identity, identity", ""] {
         let ask = Ask::publish(coding).field("content-encoding", coding);
         assert_eq!(server.ask(&ask).await.status, 201, "{coding}");
     }

@@ -110,6 +110,7 @@ async fn a_prefix_that_is_not_one_path_is_refused() {
         "/a b",
         "/a'b",
         "/a, /b",
+        "/a,/b",
         &long,
     ] {
         for ask in [

@@ -110,6 +110,11 @@ async fn what_is_refused_to_pages_is_refused_for_every_write() {
             &[("origin", "https://evil.example")][..],
             &[("sec-fetch-site", "cross-site")],
             &[("sec-fetch-site", "same-site")],
+            // Of two, none is believed.
+            &[
+                ("sec-fetch-site", "same-origin"),
+                ("sec-fetch-site", "cross-site"),
+            ],
         ] {
             let answer = server.ask(&with_fields(ask.clone(), fields)).await;
             assert_eq!(answer.status, 403, "{ask:?} {fields:?}");

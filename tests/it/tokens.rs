@@ -276,7 +276,11 @@ fn start_up_says_who_may_do_what() {
     let data = directory.path().join("data");
     let open = Launch::new(&data);
     for (launch, sentence) in [
-        (&open, "anybody who can connect may read and write"),
+        (&open, "anybody who can connect may read and write; nobody"),
+        (
+            &Launch::new(&data).env("DIGESTD_ALLOW_EXPORT", "yes"),
+            "anybody who can connect may read, write and export; nobody may delete",
+        ),
         (
             &Launch::new(&data).option("--tokens", &tokens),
             "messages and metrics need a token",

@@ -187,6 +187,9 @@ fn sensitive_files(config: &Config) -> Vec<(PathBuf, Purpose)> {
     {
         files.push((key.clone(), Purpose::Secret));
     }
+    if let Some(CertificateConfig::SelfSigned) = config.tls.as_ref().map(|tls| &tls.certificate) {
+        files.push((config.data_dir.join(server::KEY_NAME), Purpose::Secret));
+    }
     files
 }
 
@@ -249,7 +252,7 @@ fn announce(config: &Config, access: &Access, files: Option<u64>, listeners: &[L
         open_files_at_most = files,
         tls = config.tls.is_some(),
         "digestd starts; {}",
-        access.summary()
+        access.summary(config.allow_export)
     );
     if let Some(limit) = config::memory_limit_bytes()
         && config.memory_bytes_max() > limit
