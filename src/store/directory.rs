@@ -500,6 +500,20 @@ pub(super) fn has_checkpoint(path: &Path) -> bool {
     path.join(CHECKPOINT_NAME).exists()
 }
 
+/// Tells a checkpoint that this process may not read from one that is not whole.
+///
+/// # Errors
+/// If it is one of the former.
+pub(super) fn check_may_read_checkpoint(path: &Path) -> Result<(), OpenError> {
+    let file = path.join(CHECKPOINT_NAME);
+    match disk::read(&file) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(OpenError::io("read the checkpoint")(error).with_owner(&file))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The last checkpoint; `None` if there is none, or it is not whole.
 pub(super) fn read_checkpoint(path: &Path) -> Option<Checkpoint> {
     let text = disk::read(&path.join(CHECKPOINT_NAME)).ok()?;

@@ -16,7 +16,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::directory::{
-    DataDirectory, OpenError, has_checkpoint, is_in_reach, is_unfinished, read_checkpoint,
+    DataDirectory, OpenError, check_may_read_checkpoint, has_checkpoint, is_in_reach,
+    is_unfinished, read_checkpoint,
 };
 use super::index::{self, Checkpoint, Found, Index, IndexError};
 use super::log::{Log, Place, Position};
@@ -272,7 +273,9 @@ fn verify_with_room(
     mut tell: impl FnMut(&Finding),
 ) -> Result<Verified, OpenError> {
     let log = Log::open_read_only(&path.join("log"), segment_bytes)
-        .map_err(OpenError::io("open the log"))?;
+        .map_err(OpenError::io("open the log"))
+        .map_err(|error| error.with_owner(&path.join("log")))?;
+    check_may_read_checkpoint(path)?;
     let mut findings = 0;
     let mut tell = |finding: &Finding| {
         findings += 1;

@@ -209,6 +209,24 @@ fn damage_is_found_where_nothing_can_be_written() {
 }
 
 #[test]
+fn what_may_not_be_read_is_no_damage() {
+    let (data, _) = store();
+    for name in ["checkpoint", "log"] {
+        let _sealed = Sealed::new(data.path());
+        let path = data.path().join(name);
+        fs::set_permissions(&path, Permissions::from_mode(0o000)).unwrap();
+        let outcome = verb(bound(), &["verify"], data.path());
+        assert_eq!(outcome.code, Some(1), "{name}: {outcome:?}");
+        let said = format!("the {name}");
+        assert!(outcome.stderr.contains(&said), "{name}: {outcome:?}");
+        assert!(
+            outcome.stderr.contains("ermission denied"),
+            "{name}: {outcome:?}"
+        );
+    }
+}
+
+#[test]
 fn a_store_that_is_served_is_not_read_beside_the_server() {
     let data = tempfile::tempdir().unwrap();
     let server = Digestd::start(data.path());
