@@ -73,7 +73,7 @@ impl ReadOnlyDirectory {
     }
 
     /// Hands every message behind `after`, or from the first on, to `each`, in the order of their digests; of one
-    /// that is damaged, the digest alone. Reads the log from end to end for each [`MESSAGES_AT_ONCE`]. What is
+    /// that is damaged, the digest alone. Reads the log from end to end for each million of messages. What is
     /// found wrong with the log is logged.
     ///
     /// # Errors
