@@ -439,6 +439,8 @@ fn settings_that_make_no_sense_end_with_2_too() {
         launch().option("--segment-size", "100000").command(),
         launch().option("--body-max", "0B").command(),
         launch().option("--workers", "0").command(),
+        launch().option("--cache", "64B").command(),
+        launch().option("--cache", "1023KiB").command(),
         launch().option("--batch-max", "0B").command(),
         launch().without("--listen").env("PORT", "99999").command(),
     ] {

@@ -30,6 +30,9 @@ use crate::store::{Durability, Options};
 const OWN_BASE_PATH: &str =
     "--base-path must not begin like a path of the service itself, as /messages or /docs";
 
+/// With a few kilobytes the index cannot be opened.
+const CACHE_BYTES_MIN: u64 = 1 << 20;
+
 const WRONG_SEGMENT_SIZE: &str =
     "--segment-size must be between 64KiB and 1GiB and a multiple of 4KiB";
 
@@ -234,11 +237,14 @@ impl ServeArgs {
         let is_scrub_zero = scrub_interval == Some(Duration::ZERO);
         let is_public_for_nothing = self.access.public_read && self.access.tokens.is_none();
         let is_own_path = is_own_path(&self.listening.base_path);
+        let cache = self.storage.cache;
+        let is_cache_small = cache.is_some_and(|cache| cache.0 < CACHE_BYTES_MIN);
         for (makes_no_sense, error) in [
             (is_own_path, OWN_BASE_PATH),
             (!is_segment_size(segment_bytes), WRONG_SEGMENT_SIZE),
             (self.limits.body_max.0 == 0, "--body-max must not be zero"),
             (self.limits.batch_max.0 == 0, "--batch-max must not be zero"),
+            (is_cache_small, "--cache must be at least 1MiB"),
             (is_workers_zero, "--workers must not be zero"),
             (is_scrub_zero, "--scrub-interval must not be zero"),
             (
