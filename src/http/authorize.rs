@@ -3,7 +3,7 @@
 //! Cheap questions come first, and a client that is not admitted learns nothing of tokens: the network, the
 //! host that the request is for, the rate, the page that a browser makes the request for, and then the token,
 //! which must allow what [`Resource::scope`] says. A program of this machine that asks for health, and for nothing
-//! else, is always let in: its health check is to fail for how the service is, not for whom.
+//! else, always passes: its health check is to fail for how the service is, not for whom.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -53,7 +53,7 @@ pub enum Locality {
     Elsewhere,
     /// One of this machine did.
     Here,
-    /// The same, of a network that is not let in: it may ask for nothing else.
+    /// The same, of a network that is not allowed: it may ask for nothing else.
     HereForHealth,
 }
 

@@ -74,6 +74,17 @@ fn has_ended(mut bytes: &[u8], stream: u32) -> bool {
     false
 }
 
+/// The first stream that is reset, and why.
+async fn first_reset(client: &mut Raw) -> (u32, [u8; 4]) {
+    while streams(RST_STREAM, client.unread()).is_empty() {
+        client.read_more().await.expect("a reset");
+    }
+    let mut frames = frames(client.unread()).into_iter();
+    let (_, reason) = frames.find(|&(kind, _)| kind == RST_STREAM).unwrap();
+    let stream = streams(RST_STREAM, client.unread())[0];
+    (stream, reason.try_into().unwrap())
+}
+
 /// How much the window of a stream was enlarged.
 fn enlarged(bytes: &[u8], stream: u32) -> usize {
     let of = streams(WINDOW_UPDATE, bytes);
@@ -224,17 +235,7 @@ async fn bodies_that_are_taken_count_as_streams() {
     }
     let one_more = 2 * STREAMS + 1;
     begin(&mut client, one_more, &text()).await;
-    while streams(RST_STREAM, client.unread()).is_empty() {
-        client.read_more().await.expect("a refusal");
-    }
-    let (_, reason) = frames(client.unread())
-        .into_iter()
-        .find(|&(kind, _)| kind == RST_STREAM)
-        .unwrap();
-    assert_eq!(
-        (streams(RST_STREAM, client.unread()), reason),
-        (vec![one_more], &REFUSED_STREAM[..])
-    );
+    assert_eq!(first_reset(&mut client).await, (one_more, REFUSED_STREAM));
     send(&mut client, 1, END_STREAM, b"a").await;
     begin(&mut client, one_more + 2, &text()).await;
     send(&mut client, one_more + 2, END_STREAM, b"a").await;
@@ -256,15 +257,5 @@ async fn bodies_that_are_taken_have_the_room_of_their_streams_and_are_reset_with
     assert_eq!(streams(RST_STREAM, client.unread()), [0; 0]);
     begin(&mut client, 7, &post("/nothing", "text/plain", b"")).await;
     read_answer(&mut client, 7).await;
-    while streams(RST_STREAM, client.unread()).is_empty() {
-        client.read_more().await.expect("a reset");
-    }
-    let (_, reason) = frames(client.unread())
-        .into_iter()
-        .find(|&(kind, _)| kind == RST_STREAM)
-        .unwrap();
-    assert_eq!(
-        (streams(RST_STREAM, client.unread()), reason),
-        (vec![7], &NO_ERROR[..])
-    );
+    assert_eq!(first_reset(&mut client).await, (7, NO_ERROR));
 }

@@ -102,7 +102,7 @@ impl Reloading {
     fn look(&self, is_hangup: bool, failures: &mut Failures) {
         if is_hangup {
             self.logs.reopen();
-            info!("SIGHUP: opened the log file anew");
+            info!("SIGHUP: opened the log file again");
         }
         let mut is_read = is_hangup;
         if is_hangup || failures.access.lasts() {
