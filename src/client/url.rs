@@ -91,7 +91,7 @@ impl ServerUrl {
 
     /// The host as sockets want it.
     pub(super) fn bare_host(&self) -> &str {
-        self.host.trim_start_matches('[').trim_end_matches(']')
+        bare(&self.host)
     }
 
     fn scheme(&self) -> &'static str {
@@ -99,8 +99,13 @@ impl ServerUrl {
     }
 }
 
+/// A host without the brackets of an IPv6 address.
+fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
 fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let bare = bare(host);
     let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
     bare.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(is_loopback)
 }
@@ -137,8 +142,7 @@ fn parse(text: &str) -> Option<ServerUrl> {
         Some(_) => return None,
         None => !is_loopback(host),
     };
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    if is_secure && ServerName::try_from(bare).is_err() {
+    if is_secure && ServerName::try_from(bare(host)).is_err() {
         return None;
     }
     let default_port = if is_secure { 443 } else { 80 };

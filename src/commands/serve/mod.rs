@@ -182,14 +182,11 @@ fn sensitive_files(config: &Config) -> Vec<(PathBuf, Purpose)> {
     let rules = rules.into_iter().flatten();
     let mut files = vec![(config.data_dir.clone(), Purpose::DataDirectory)];
     files.extend(rules.map(|path| (path.clone(), Purpose::Rules)));
-    if let Some(CertificateConfig::Files { key, .. }) =
-        config.tls.as_ref().map(|tls| &tls.certificate)
-    {
-        files.push((key.clone(), Purpose::Secret));
-    }
-    if let Some(CertificateConfig::SelfSigned) = config.tls.as_ref().map(|tls| &tls.certificate) {
-        files.push((config.data_dir.join(server::KEY_NAME), Purpose::Secret));
-    }
+    let key = config.tls.as_ref().map(|tls| match &tls.certificate {
+        CertificateConfig::Files { key, .. } => key.clone(),
+        CertificateConfig::SelfSigned => config.data_dir.join(server::KEY_NAME),
+    });
+    files.extend(key.map(|key| (key, Purpose::Secret)));
     files
 }
 
