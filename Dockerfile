@@ -14,6 +14,7 @@ ENV RUSTFLAGS="-C target-feature=+crt-static" CARGO_BUILD_TARGET=host-tuple
 # nothing.
 COPY Cargo.toml Cargo.lock ./
 COPY benches benches
+COPY vendor vendor
 RUN mkdir -p src/bin/find-pair \
     && for source in src/lib.rs $(sed -n 's/^path = "\(.*\)"/\1/p' Cargo.toml); do \
          echo 'fn main() {}' > "$source"; \
