@@ -12,6 +12,7 @@ mod bodies;
 mod connections;
 mod crowd;
 mod healthy;
+mod pinned;
 mod slots;
 mod small;
 

@@ -1,7 +1,11 @@
-use crate::frame::{util, Error, Frame, Head, Kind, StreamId};
+use crate::frame::{util, Error, Frame, Head, Kind, StreamId, DEFAULT_MAX_FRAME_SIZE};
 use bytes::{Buf, BufMut, Bytes};
 
 use std::fmt;
+
+/// digestd: payloads below this are copied: half of what a frame may have as we announce it. They are part of a
+/// read buffer, which would live until somebody reads them. So what waits keeps at most twice its size.
+const COPIED_BELOW: usize = (DEFAULT_MAX_FRAME_SIZE / 2) as usize;
 
 /// Data frame
 ///
@@ -131,6 +135,9 @@ impl Data<Bytes> {
         } else {
             None
         };
+        if payload.len() < COPIED_BELOW {
+            payload = Bytes::copy_from_slice(&payload);
+        }
 
         Ok(Data {
             stream_id: head.stream_id(),

@@ -274,8 +274,10 @@ impl BytesStr {
 
     #[doc(hidden)]
     pub fn try_from(bytes: Bytes) -> Result<Self, std::str::Utf8Error> {
-        std::str::from_utf8(bytes.as_ref())?;
-        Ok(BytesStr(bytes))
+        let text = std::str::from_utf8(bytes.as_ref())?;
+        // digestd: a copy. These are part of a read buffer, which would live as long as the request, or as
+        // the table of the connection.
+        Ok(BytesStr::from(text))
     }
 
     pub(crate) fn as_str(&self) -> &str {

@@ -131,8 +131,7 @@ impl Counts {
             self.data_frame_budget
                 .consume(DEFAULT_DATA_FRAME_OVERHEAD_THRESHOLD - payload_len)
         } else {
-            self.data_frame_budget
-                .replenish(payload_len - DEFAULT_DATA_FRAME_OVERHEAD_THRESHOLD);
+            // digestd: larger ones add nothing. They would pay for small ones of another stream that nobody reads.
             Ok(())
         }
     }
