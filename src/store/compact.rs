@@ -28,12 +28,13 @@ use super::directory::{
     ASIDE_NAME, DataDirectory, OpenError, read_durability, remove_checkpoint, write_checkpoint,
 };
 use super::disk;
+use super::finding::Finding;
 use super::index::{self, Checkpoint, Index, IndexError};
 use super::log::{Appender, Log, Place, Position};
 use super::opening::{self, Opened};
 use super::queue::{GROUP_BYTES_MAX, GROUP_ENTRIES_MAX};
 use super::recovery::{self, Kind, Record};
-use super::verify::{self, Extent, Finding, Interrupted};
+use super::verify::{self, Extent, Interrupted};
 use crate::digest::Digest;
 use crate::message::Message;
 

@@ -440,6 +440,13 @@ pub(super) fn lack(error: &io::Error) -> Option<Lack> {
     }
 }
 
+/// Whether an error says that this process may not write, or not as much, and nothing of what is stored.
+pub(super) fn is_refused(error: &io::Error) -> bool {
+    let refused = [Errno::FBIG, Errno::ROFS, Errno::ACCESS, Errno::PERM];
+    lack(error).is_some()
+        || Errno::from_io_error(error).is_some_and(|errno| refused.contains(&errno))
+}
+
 /// A data directory held by this process, until dropped or dead: the lock is the kernel's
 /// (`flock`), the file only tells others who holds it.
 #[derive(Debug)]

@@ -145,7 +145,7 @@ pub struct IndexError {
 enum Cause {
     /// It is damaged, or its disk is.
     Failure,
-    /// Nothing: there was too little of something.
+    /// Nothing: there was too little of something, or this process may not write.
     Lack,
     /// It never was complete.
     Unfinished,
@@ -167,7 +167,7 @@ impl IndexError {
         }
     }
 
-    /// Whether there was too little of something, and that is all.
+    /// Whether there was too little of something, or this process may not write, and that is all.
     pub(super) fn is_lack(&self) -> bool {
         self.cause == Cause::Lack
     }
@@ -447,6 +447,11 @@ impl Index {
         Ok(blocks.sum::<io::Result<u64>>()? * 512)
     }
 
+    /// The first failure, if there was one.
+    pub(super) fn failure(&self) -> Option<&IndexError> {
+        self.failure.get()
+    }
+
     /// Why look-ups fail, if they do.
     pub(super) fn unreadable(&self) -> Option<&IndexError> {
         let unreadable = self.unreadable.load(Ordering::Relaxed);
@@ -673,7 +678,11 @@ impl From<io::Error> for IndexError {
     fn from(error: io::Error) -> Self {
         Self {
             reason: error.to_string(),
-            cause: disk::lack(&error).map_or(Cause::Failure, |_| Cause::Lack),
+            cause: if disk::is_refused(&error) {
+                Cause::Lack
+            } else {
+                Cause::Failure
+            },
         }
     }
 }

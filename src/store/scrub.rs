@@ -11,7 +11,8 @@ use std::time::Duration;
 use tracing::{error, info};
 
 use super::embedded::EmbeddedStore;
-use super::verify::{self, Extent, Finding, Interrupted, Pace, Verified};
+use super::finding::Finding;
+use super::verify::{self, Extent, Interrupted, Pace, Verified};
 
 /// Bytes of the log that are read a second at most: about a hundredth of what a core hashes, and less
 /// of what most disks give.

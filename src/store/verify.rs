@@ -10,7 +10,6 @@
 //! since; it is counted. Nor is whatever became of a message that was deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -19,6 +18,7 @@ use super::directory::{
     DataDirectory, OpenError, check_may_read_checkpoint, has_checkpoint, is_in_reach,
     is_unfinished, read_checkpoint,
 };
+use super::finding::Finding;
 use super::index::{self, Checkpoint, Found, Index, IndexError};
 use super::log::{Log, Place, Position};
 use super::opening::{self, ReplayError};
@@ -34,163 +34,6 @@ const ROOM_BYTES_A_MESSAGE: u64 = 8;
 
 /// Index entries that are held against the log at once.
 const ENTRIES_AT_ONCE: usize = 1024;
-
-/// Something that was promised and is not so.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
-    /// A stretch of the log cannot be read; what it held is lost until posted again.
-    Damaged {
-        /// Where it starts.
-        from: Position,
-        /// Where it ends, in the same segment.
-        to: Position,
-        /// The message it held, where its record still says so.
-        digest: Option<Digest>,
-    },
-    /// The index does not know a message of the log: it is not found, though it is there.
-    NotInIndex {
-        /// The message.
-        digest: Digest,
-        /// Its record.
-        at: Position,
-    },
-    /// The index does not have a message of the log and cannot: it has another whose digest has the same first
-    /// 22 bytes. Only version 0.1.0 stored both.
-    PrefixTaken {
-        /// The message.
-        digest: Digest,
-        /// Its record.
-        at: Position,
-    },
-    /// The index has a message that was deleted.
-    NotDeleted {
-        /// The message.
-        digest: Digest,
-        /// Its record.
-        at: Position,
-    },
-    /// The index names a place that does not hold the message.
-    NotInLog {
-        /// The message.
-        digest: Digest,
-        /// Where its record should be.
-        at: Position,
-    },
-    /// The log ends before what is known to have been in it: segments are missing.
-    EndsEarly {
-        /// Where it ends.
-        end: Position,
-        /// Up to where it was durable once.
-        checkpoint: Position,
-    },
-    /// It is a backup that was not finished.
-    Unfinished,
-    /// The index cannot be read, or is older than it can be; the next start redraws it.
-    Index(String),
-    /// The checkpoint makes no sense; the next start redraws the index.
-    Checkpoint,
-}
-
-impl Finding {
-    /// One word for programs.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Damaged { .. } => "damaged",
-            Self::NotInIndex { .. } => "not-in-index",
-            Self::PrefixTaken { .. } => "prefix-taken",
-            Self::NotDeleted { .. } => "not-deleted",
-            Self::NotInLog { .. } => "not-in-log",
-            Self::EndsEarly { .. } => "ends-early",
-            Self::Unfinished => "unfinished",
-            Self::Index(_) => "index",
-            Self::Checkpoint => "checkpoint",
-        }
-    }
-
-    /// Where in the log it is.
-    #[must_use]
-    pub fn at(&self) -> Option<Position> {
-        match self {
-            Self::Damaged { from: at, .. }
-            | Self::NotInIndex { at, .. }
-            | Self::PrefixTaken { at, .. }
-            | Self::NotDeleted { at, .. }
-            | Self::NotInLog { at, .. }
-            | Self::EndsEarly { end: at, .. } => Some(*at),
-            Self::Unfinished | Self::Index(_) | Self::Checkpoint => None,
-        }
-    }
-
-    /// The message it is about, if it is about one.
-    #[must_use]
-    pub fn digest(&self) -> Option<Digest> {
-        match self {
-            Self::Damaged { digest, .. } => *digest,
-            Self::NotInIndex { digest, .. }
-            | Self::PrefixTaken { digest, .. }
-            | Self::NotDeleted { digest, .. }
-            | Self::NotInLog { digest, .. } => Some(*digest),
-            Self::EndsEarly { .. } | Self::Unfinished | Self::Index(_) | Self::Checkpoint => None,
-        }
-    }
-}
-
-/// With the whole digest: who verifies a store has to know which message to post again.
-impl fmt::Display for Finding {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(at) = self.at() {
-            write!(formatter, "log/{} at {}: ", at.file_name(), at.offset)?;
-        }
-        match self {
-            Self::Damaged {
-                from,
-                to,
-                digest: Some(digest),
-            } => write!(
-                formatter,
-                "damaged, {} bytes: message {digest}",
-                to.offset.saturating_sub(from.offset)
-            ),
-            Self::Damaged { from, to, .. } => write!(
-                formatter,
-                "damaged, {} bytes: what they held is not known",
-                to.offset.saturating_sub(from.offset)
-            ),
-            Self::NotInIndex { digest, .. } => {
-                write!(formatter, "message {digest} is not in the index")
-            }
-            Self::PrefixTaken { digest, .. } => write!(
-                formatter,
-                "message {digest} is not found: another stored message has a digest with the same first 22 bytes"
-            ),
-            Self::NotDeleted { digest, .. } => {
-                write!(
-                    formatter,
-                    "message {digest} was deleted and is in the index"
-                )
-            }
-            Self::NotInLog { digest, .. } => write!(
-                formatter,
-                "the index has message {digest} here, and the log has not"
-            ),
-            Self::EndsEarly { checkpoint, .. } => write!(
-                formatter,
-                "the log ends here, and what followed up to {checkpoint} is missing"
-            ),
-            Self::Unfinished => formatter.write_str(
-                "this backup is not finished: run \"digestd backup\" again before it is used",
-            ),
-            Self::Index(reason) => write!(
-                formatter,
-                "index: {reason}; the next start redraws it from the log"
-            ),
-            Self::Checkpoint => {
-                formatter.write_str("checkpoint: damaged; the next start redraws the index")
-            }
-        }
-    }
-}
 
 /// What was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -303,9 +146,14 @@ fn verify_with_room(
         ControlFlow::Continue(())
     };
     let examined = examine(&log, index.as_ref(), extent, &mut pace, &mut tell);
-    if let Some(Err(error)) = index.map(Index::close) {
-        tell(&Finding::Index(error.to_string()));
-    }
+    // What the engine writes here is for nobody but this examination: that it cannot says nothing of the store.
+    let failure = index.as_ref().and_then(|index| index.failure().cloned());
+    let closed = index.map_or(Ok(()), Index::close);
+    let unwritten = match failure {
+        Some(failure) => Some(failure).filter(IndexError::is_lack),
+        None => closed.err(),
+    };
+    let lack = lack.or_else(|| unwritten.map(index_error));
     let index_path = path.join(index::NAME);
     if cache_bytes.is_some() {
         index::give_to_owner(&index_path)
@@ -466,7 +314,7 @@ fn open_index(
     let reason = match checked {
         Ok((index, _)) => return Ok(Some(index)),
         Err(ReplayError::Index(error)) if error.is_lack() => {
-            return Err(OpenError::io("open the index")(io::Error::other(error)));
+            return Err(index_error(error));
         }
         Err(ReplayError::Index(error)) if error.is_unfinished() => return Ok(None),
         Err(ReplayError::Index(error)) => error.to_string(),
@@ -477,9 +325,16 @@ fn open_index(
     Ok(None)
 }
 
+/// For an index that could not be read for want of something that is no part of it.
+fn index_error(error: IndexError) -> OpenError {
+    OpenError::io("use the index")(io::Error::other(error))
+}
+
 /// Asks the index nothing more.
 fn give_up(index: &mut Option<&Index>, error: &IndexError, tell: &mut dyn FnMut(&Finding)) {
-    tell(&Finding::Index(error.to_string()));
+    if !error.is_lack() {
+        tell(&Finding::Index(error.to_string()));
+    }
     *index = None;
 }
 

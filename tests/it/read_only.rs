@@ -409,3 +409,29 @@ fn a_limit_on_the_size_of_files_is_an_error_with_a_text() {
         );
     }
 }
+
+/// `verify` opens the index, and the engine of the index writes to do so.
+#[test]
+fn a_write_that_verify_may_not_make_is_an_error_and_no_finding() {
+    let (data, _) = store();
+    for blocks in ["1", "8", "64", "400"] {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -f \"$1\"; shift; exec \"$@\"", "sh", blocks]);
+        command.arg(env!("CARGO_BIN_EXE_digestd"));
+        command.args(["verify", "--data-dir"]).arg(data.path());
+        let outcome = run(&mut command, b"");
+        assert_eq!(outcome.code, Some(1), "{blocks}: {outcome:?}");
+        assert_eq!(outcome.stdout, b"", "{blocks}: {outcome:?}");
+        assert!(
+            outcome.stderr.contains("cannot use the index")
+                && outcome.stderr.contains("File too large"),
+            "{blocks}: {outcome:?}"
+        );
+    }
+    // It did no harm.
+    let outcome = run(
+        digestd().arg("verify").arg("--data-dir").arg(data.path()),
+        b"",
+    );
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+}
