@@ -2,10 +2,12 @@
 //!
 //! Each option of `serve` is a variable too, `DIGESTD_` and its name, so that none can be forgotten; the other
 //! commands declare the few that they read. **Invariants:** only the command that runs reads its variables: what
-//! is set for a server cannot keep `digestd hash` from working. No value of a variable is ever shown, nor a
-//! token that was given where none belongs.
+//! is set for a server cannot keep `digestd hash` from working. What is wrong with a variable is said of the
+//! variable. No value of one that is not used is shown, nor a token that was given where none belongs.
 
+use std::any::TypeId;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Args, Command, Parser};
@@ -23,6 +25,16 @@ const OF_OTHERS: [&str; 3] = ["DIGESTD_CACERT", "DIGESTD_URL", "DIGESTD_TOKEN_FI
 /// # Errors
 /// If either makes no sense, or help or the version is asked for.
 pub(super) fn parse<C: Parser>(command: Command, arguments: &[OsString]) -> Result<C, clap::Error> {
+    let (mut command, arguments) = prepared(command, arguments);
+    let matches = command
+        .try_get_matches_from_mut(&arguments)
+        .map_err(|error| without_text(error, &arguments, &mut command))
+        .map_err(|error| with_source(error, &arguments, &mut command))?;
+    C::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// The command lines with the variables of the command on this one, and this one with the command first.
+fn prepared(command: Command, arguments: &[OsString]) -> (Command, Vec<OsString>) {
     let command = command.mut_subcommand("serve", with_variables);
     let mut arguments = arguments.to_vec();
     // A command is the first word or there is none; what all of them take may stand before it.
@@ -33,15 +45,12 @@ pub(super) fn parse<C: Parser>(command: Command, arguments: &[OsString]) -> Resu
     if names_command && let Some(words) = arguments.get_mut(1..2 + before) {
         words.rotate_right(1);
     }
-    let mut command = if names_command {
+    let command = if names_command {
         command
     } else {
         with_variables(command)
     };
-    let matches = command
-        .try_get_matches_from_mut(&arguments)
-        .map_err(|error| without_text(error, &arguments, &mut command))?;
-    C::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    (command, arguments)
 }
 
 /// How many words after the name of the program are `--color` or its value.
@@ -79,6 +88,122 @@ fn without_text(error: clap::Error, arguments: &[OsString], command: &mut Comman
         ),
         None => error,
     }
+}
+
+/// The error with the variable where the value of an option came from one, and with a name where clap has none.
+fn with_source(
+    mut error: clap::Error,
+    arguments: &[OsString],
+    command: &mut Command,
+) -> clap::Error {
+    if error.kind() == ErrorKind::InvalidUtf8 {
+        let place = not_utf_8(arguments, running(arguments, command));
+        return match place {
+            Some(place) => command.error(
+                ErrorKind::InvalidUtf8,
+                format!("the value of {place} is not UTF-8"),
+            ),
+            None => error,
+        };
+    }
+    let running = running(arguments, command);
+    for kind in [ContextKind::InvalidArg, ContextKind::PriorArg] {
+        let source = match error.get(kind) {
+            Some(ContextValue::String(shown)) => source(shown, arguments, running),
+            _ => None,
+        };
+        if let Some(source) = source {
+            error.insert(kind, ContextValue::String(source));
+        }
+    }
+    error
+}
+
+/// The command that the arguments are for.
+fn running<'a>(arguments: &[OsString], command: &'a Command) -> &'a Command {
+    let name = arguments.get(1);
+    let named = name.and_then(|name| command.find_subcommand(name));
+    named.unwrap_or(command)
+}
+
+/// The variable that an option, as clap shows it, has its value from.
+fn source(shown: &str, arguments: &[OsString], running: &Command) -> Option<String> {
+    let name = long_name(shown)?;
+    let mut options = running.get_arguments();
+    let option = options.find(|option| option.get_long() == Some(name))?;
+    let variable = option.get_env()?.to_str()?;
+    let is_set = std::env::var_os(variable).is_some();
+    (is_set && !is_given(name, arguments)).then(|| variable.to_owned())
+}
+
+/// `log-level` of `--log-level <LEVEL>`.
+fn long_name(shown: &str) -> Option<&str> {
+    let name = shown.strip_prefix("--")?;
+    let end = name.find(|symbol: char| !symbol.is_ascii_alphanumeric() && symbol != '-');
+    name.get(..end.unwrap_or(name.len()))
+}
+
+/// Whether the option with this name is on the command line.
+fn is_given(name: &str, arguments: &[OsString]) -> bool {
+    let mut words = arguments.iter().take_while(|word| *word != "--");
+    words.any(|word| {
+        let word = word.as_encoded_bytes().strip_prefix(b"--");
+        let rest = word.and_then(|word| word.strip_prefix(name.as_bytes()));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"="))
+    })
+}
+
+/// Where there is a value that is not UTF-8 and has to be: an option on the command line, or a variable.
+fn not_utf_8(arguments: &[OsString], running: &Command) -> Option<String> {
+    let is_text = |option: &&Arg| {
+        let value = option.get_value_parser().type_id();
+        value != TypeId::of::<PathBuf>() && value != TypeId::of::<OsString>()
+    };
+    let shown_option = |at: usize| {
+        let [before, word] = [at.checked_sub(1)?, at].map(|at| arguments.get(at));
+        let [before, word] = [before, word].map(|word| word.map(|word| word.to_string_lossy()));
+        let option = [word?, before?]
+            .iter()
+            .find_map(|word| long_name(word).map(str::to_owned))?;
+        let mut options = running.get_arguments();
+        let option = options.find(|known| known.get_long() == Some(&option))?;
+        is_text(&option).then(|| format!("--{}", option.get_long().unwrap_or_default()))
+    };
+    let mut words = arguments.iter().enumerate();
+    let on_line = words.find_map(|(at, word)| match word.to_str() {
+        None => shown_option(at),
+        Some(_) => None,
+    });
+    on_line.or_else(|| {
+        let options = running.get_arguments().filter(is_text);
+        options.filter_map(Arg::get_env).find_map(|variable| {
+            let value = std::env::var_os(variable)?;
+            value
+                .to_str()
+                .is_none()
+                .then(|| variable.display().to_string())
+        })
+    })
+}
+
+/// What is wrong with the options in `named`, and which of them variables set: they may be nowhere on the command
+/// line.
+pub(super) fn with_sources(
+    text: &str,
+    named: &str,
+    command: Command,
+    arguments: &[OsString],
+) -> String {
+    let (command, arguments) = prepared(command, arguments);
+    let running = running(&arguments, &command);
+    let mut text = text.to_owned();
+    for name in named.split_whitespace().filter_map(long_name) {
+        let option = format!("--{name}");
+        if let Some(variable) = source(&option, &arguments, running) {
+            text += &format!("; {variable} sets {option}");
+        }
+    }
+    text
 }
 
 /// Options of `serve`, each with its variable. One that stands for itself is a switch, which may be turned off

@@ -31,6 +31,7 @@ mod server_messages;
 mod setup;
 mod shell;
 mod token;
+mod values;
 mod verify;
 
 #[cfg(any(test, fuzzing))]
@@ -161,7 +162,14 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
         Ok(()) => 0,
         Err(error) if error.is::<ReaderGone>() => 0,
         Err(error) => {
-            say(&format!("{error:#}"));
+            let text = format!("{error:#}");
+            let options = match (error.is::<UsageError>(), error.is::<InvalidUrl>()) {
+                (true, _) => text.as_str(),
+                (false, true) => "--url",
+                (false, false) => "",
+            };
+            let text = environment::with_sources(&text, options, definition(), &arguments);
+            say(&text);
             exit_code(&error)
         }
     }

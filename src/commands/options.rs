@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, bail};
-use bytesize::ByteSize;
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
@@ -98,27 +97,6 @@ impl<T: FromStr<Err: fmt::Display>> FromStr for List<T> {
             return Err("there is nothing in the list".into());
         }
         Ok(Self(values))
-    }
-}
-
-/// A number of bytes, which is written with a unit.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Size(pub(super) u64);
-
-impl FromStr for Size {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        text.parse().map(|size: ByteSize| Self(size.as_u64()))
-    }
-}
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")].into_iter();
-        let mut exact = units.filter(|(shift, _)| self.0 > 0 && self.0.trailing_zeros() >= *shift);
-        let (shift, unit) = exact.next().unwrap_or((0, "B"));
-        write!(f, "{}{unit}", self.0 >> shift)
     }
 }
 
@@ -287,13 +265,6 @@ mod tests {
         }
         for text in ["", " ", ",", "1,x", "1;2", "256"] {
             assert!(list(text).is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn size_is_printed_as_it_may_be_written() {
-        for text in ["0B", "1B", "1023B", "64KiB", "3MiB", "1GiB", "1025MiB"] {
-            assert_eq!(text.parse::<Size>().unwrap().to_string(), text);
         }
     }
 }

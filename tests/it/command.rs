@@ -963,3 +963,110 @@ fn free_port() -> u16 {
         .find(|&port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok())
         .unwrap()
 }
+
+/// `digestd serve` with one variable; what it says.
+fn with_variable(name: &str, value: impl AsRef<OsStr>) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = digestd();
+    command
+        .arg("serve")
+        .current_dir(directory.path())
+        .env(name, value);
+    let outcome = run(&mut command, b"");
+    assert_eq!(outcome.code, Some(2), "{name}: {outcome:?}");
+    outcome.stderr
+}
+
+#[test]
+fn what_is_wrong_with_a_variable_is_said_of_the_variable() {
+    for (name, value, said) in [
+        ("DIGESTD_DURABILITY", "x", "[possible values: disk, os]"),
+        (
+            "DIGESTD_ALLOW_EXPORT",
+            "maybe",
+            "[possible values: on, off]",
+        ),
+        ("DIGESTD_ACCESS_LOG", "", "none was supplied"),
+        (
+            "DIGESTD_BODY_MAX",
+            "1x",
+            "a size is a number and a unit, like 64MiB",
+        ),
+        (
+            "DIGESTD_FREE_MIN",
+            "many",
+            "a size is a number and a unit, like 64MiB",
+        ),
+        ("DIGESTD_HEAD_MAX", "1", "between 8KiB and 1MiB"),
+        (
+            "DIGESTD_IDLE_TIMEOUT",
+            "75",
+            "a time is a number and a unit, like 90s or 7d",
+        ),
+        (
+            "DIGESTD_SCRUB_INTERVAL",
+            "soon",
+            "a time is a number and a unit, like 90s or 7d",
+        ),
+        ("DIGESTD_WORKERS", "0", "between 1 and 65535"),
+        ("DIGESTD_LOG_MAX_FILES", "x", "a whole number"),
+        ("DIGESTD_ALLOW", "1.2.3.4/99", "a network is an address"),
+        ("DIGESTD_PUBLIC_READ", "1", "of no use without --tokens"),
+        ("DIGESTD_TLS_KEY", "x", "go together"),
+    ] {
+        let error = with_variable(name, value);
+        assert!(
+            error.contains(name) && error.contains(said),
+            "{name}: {error}"
+        );
+    }
+    for name in [
+        "DIGESTD_DURABILITY",
+        "DIGESTD_CACHE",
+        "DIGESTD_ALLOW",
+        "DIGESTD_PUBLIC_READ",
+    ] {
+        let error = with_variable(name, OsStr::from_bytes(b"a\xff"));
+        let said = format!("the value of {name} is not UTF-8");
+        assert!(error.contains(&said), "{name}: {error}");
+    }
+    for (arguments, name, value, said) in [
+        (
+            &["put", "--insecure", "x"][..],
+            "DIGESTD_CACERT",
+            "x",
+            "DIGESTD_CACERT",
+        ),
+        (
+            &["put", "x"],
+            "DIGESTD_URL",
+            "a b",
+            "DIGESTD_URL sets --url",
+        ),
+        // What is on the command line counts, and is named.
+        (
+            &["--body-max=1x"],
+            "DIGESTD_BODY_MAX",
+            "1MiB",
+            "'--body-max <SIZE>'",
+        ),
+        (
+            &["--body-max", "1x"],
+            "DIGESTD_BODY_MAX",
+            "1MiB",
+            "'--body-max <SIZE>'",
+        ),
+    ] {
+        let outcome = run(digestd().args(arguments).env(name, value), b"");
+        assert_eq!(outcome.code, Some(2), "{arguments:?}: {outcome:?}");
+        assert!(outcome.stderr.contains(said), "{arguments:?}: {outcome:?}");
+    }
+    for words in [&[&b"--cache"[..], b"\xff"][..], &[b"--cache=\xff"]] {
+        let words = words.iter().map(|word| OsStr::from_bytes(word));
+        let outcome = run(digestd().args(words), b"");
+        assert!(
+            outcome.stderr.contains("the value of --cache is not UTF-8"),
+            "{outcome:?}"
+        );
+    }
+}

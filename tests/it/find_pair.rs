@@ -194,6 +194,19 @@ fn a_wrong_usage_ends_with_2_and_prints_no_answer() {
 }
 
 #[test]
+fn what_is_no_balance_is_told_what_one_is() {
+    for (balance, said) in [
+        ("much", "a balance is a whole number of cents, like 2500"),
+        ("25.00", "a balance is a whole number of cents, like 2500"),
+        ("+1", "a balance is a whole number of cents, like 2500"),
+        ("18446744073709551616", "it is too large for 64 bits"),
+    ] {
+        let outcome = run(find_pair().args([SAMPLE, balance]), b"");
+        assert!(outcome.stderr.contains(said), "{balance}: {outcome:?}");
+    }
+}
+
+#[test]
 fn an_answer_that_cannot_be_written_is_an_error() {
     let mut command = find_pair();
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();

@@ -49,6 +49,7 @@ struct Arguments {
     /// Price list, sorted by price; `-` reads standard input into memory
     file: PathBuf,
     /// Balance of the gift card in cents
+    #[arg(value_parser = read_balance)]
     balance: u64,
     /// Number of gifts
     #[arg(value_enum, default_value = "2")]
@@ -61,6 +62,14 @@ enum Count {
     Pair,
     #[value(name = "3")]
     Triple,
+}
+
+fn read_balance(text: &str) -> Result<u64, &'static str> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number {
+        return Err("a balance is a whole number of cents, like 2500");
+    }
+    text.parse().map_err(|_| "it is too large for 64 bits")
 }
 
 fn main() -> ExitCode {

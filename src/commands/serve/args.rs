@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, value_parser};
+use clap::{ArgAction, Args};
 use tracing::level_filters::LevelFilter;
 
 use super::connection_args::ConnectionArgs;
@@ -21,7 +21,8 @@ use crate::access::hosts::{HostName, HostPattern, Hosts};
 use crate::access::networks::Network;
 use crate::access::origins::SitePattern;
 use crate::access::rates::Rate;
-use crate::commands::options::{List, Size, UsageError, one_of, switch};
+use crate::commands::options::{List, UsageError, one_of, switch};
+use crate::commands::values::{Size, any_time, number};
 use crate::config::{self, Config, Limits, LogConfig, LogFileConfig, LogFormat};
 use crate::http::is_own_path;
 use crate::store::log::is_segment_size;
@@ -108,7 +109,7 @@ struct StorageArgs {
 
     /// Read and check everything that is stored, slowly, and again after this time: 7d, 12h [default:
     /// never]
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = any_time())]
     scrub_interval: Option<humantime::Duration>,
 }
 
@@ -208,7 +209,7 @@ struct LogArgs {
 
     /// Old log files that are kept: PATH.1 is the newest of them
     #[arg(long, value_name = "N",
-        default_value_t = config::LOG_FILES_MAX, value_parser = value_parser!(u32).range(1..=1000))]
+        default_value_t = config::LOG_FILES_MAX, value_parser = number(1..=1000))]
     log_max_files: u32,
 }
 
@@ -216,8 +217,8 @@ struct LogArgs {
 #[command(next_help_heading = "Operation")]
 struct OperationArgs {
     /// Threads that serve requests [default: one a core]
-    #[arg(long, value_name = "N")]
-    workers: Option<u16>,
+    #[arg(long, value_name = "N", value_parser = number(1..=u16::MAX.into()))]
+    workers: Option<u32>,
 
     /// End with exit code 1 when the store fails, for a supervisor to start it again; otherwise
     /// reads go on
@@ -233,7 +234,6 @@ impl ServeArgs {
     pub(super) fn into_config(self) -> Result<Config, UsageError> {
         let segment_bytes = u32::try_from(self.storage.segment_size.0).unwrap_or(u32::MAX);
         let scrub_interval = self.storage.scrub_interval.map(Duration::from);
-        let is_workers_zero = self.operation.workers == Some(0);
         let is_scrub_zero = scrub_interval == Some(Duration::ZERO);
         let is_public_for_nothing = self.access.public_read && self.access.tokens.is_none();
         let is_own_path = is_own_path(&self.listening.base_path);
@@ -245,7 +245,6 @@ impl ServeArgs {
             (self.limits.body_max.0 == 0, "--body-max must not be zero"),
             (self.limits.batch_max.0 == 0, "--batch-max must not be zero"),
             (is_cache_small, "--cache must be at least 1MiB"),
-            (is_workers_zero, "--workers must not be zero"),
             (is_scrub_zero, "--scrub-interval must not be zero"),
             (
                 self.log.log_max_size.0 == 0,
@@ -289,7 +288,9 @@ impl ServeArgs {
             allow_export: self.access.allow_export,
             access: self.access.into_settings(read_rate, write_rate),
             log: self.log.into_config(),
-            workers: self.operation.workers.map_or_else(cores, usize::from),
+            workers: self.operation.workers.map_or_else(cores, |workers| {
+                usize::try_from(workers).unwrap_or(usize::MAX)
+            }),
             exit_on_failure: self.operation.exit_on_failure,
             limits,
             connections_ordered,

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use clap::builder::{StringValueParser, TypedValueParser};
-use clap::{Args, value_parser};
+use clap::Args;
 
-use crate::commands::options::{Size, UsageError};
+use crate::commands::options::UsageError;
+use crate::commands::values::{Size, number, size, time};
 use crate::config::{self, Limits};
 
 /// Shorter, a connection ends while a distant client still answers.
@@ -24,10 +24,10 @@ const IDLE_MAX: Duration = Duration::from_hours(24);
 const AGE_MAX: Duration = Duration::from_hours(30 * 24);
 
 /// Fewer connections leave too little for one client beside another.
-const CONNECTIONS_MIN: i64 = 16;
+const CONNECTIONS_MIN: u32 = 16;
 
 /// More than any limit on open files.
-const CONNECTIONS_MAX: i64 = 1 << 20;
+const CONNECTIONS_MAX: u32 = 1 << 20;
 
 /// The least that hyper allows, and what every client may expect (RFC 9112, 3).
 const HEAD_BYTES_MIN: u64 = 8 << 10;
@@ -41,48 +41,48 @@ pub(super) struct ConnectionArgs {
     /// Close a connection on which nothing was asked for so long. A proxy or load balancer has to close first: set
     /// more than its own idle time, which is 60s for most and 600s for Google's
     #[arg(long, value_name = "TIME")]
-    #[arg(default_value = "75s", value_parser = time(TIME_MIN, IDLE_MAX))]
+    #[arg(default_value = "75s", value_parser = time(TIME_MIN..=IDLE_MAX))]
     idle_timeout: humantime::Duration,
 
     /// Time for the head of a request; for the first one, TLS handshake and PROXY protocol included
     #[arg(long, value_name = "TIME")]
-    #[arg(default_value_t = config::HEAD_TIMEOUT.into(), value_parser = time(TIME_MIN, WAIT_MAX))]
+    #[arg(default_value_t = config::HEAD_TIMEOUT.into(), value_parser = time(TIME_MIN..=WAIT_MAX))]
     head_timeout: humantime::Duration,
 
     /// Give up a body of which nothing has come for so long
     #[arg(long, value_name = "TIME")]
-    #[arg(default_value_t = config::BODY_TIMEOUT.into(), value_parser = time(TIME_MIN, WAIT_MAX))]
+    #[arg(default_value_t = config::BODY_TIMEOUT.into(), value_parser = time(TIME_MIN..=WAIT_MAX))]
     body_timeout: humantime::Duration,
 
     /// From this age on, a connection ends with its next answer, which says so
     #[arg(long, value_name = "TIME")]
-    #[arg(default_value_t = config::AGE_MAX.into(), value_parser = time(TIME_MIN, AGE_MAX))]
+    #[arg(default_value_t = config::AGE_MAX.into(), value_parser = time(TIME_MIN..=AGE_MAX))]
     connection_age_max: humantime::Duration,
 
     /// Go on accepting connections this long after SIGTERM, while /readyz says 503
     #[arg(long, value_name = "TIME")]
-    #[arg(default_value_t = config::DRAIN_DELAY.into(), value_parser = time(Duration::ZERO, WAIT_MAX))]
+    #[arg(default_value_t = config::DRAIN_DELAY.into(), value_parser = time(Duration::ZERO..=WAIT_MAX))]
     drain_delay: humantime::Duration,
 
     /// Time after that for running requests
     #[arg(long, value_name = "TIME")]
-    #[arg(default_value_t = config::DRAIN_TIMEOUT.into(), value_parser = time(Duration::ZERO, WAIT_MAX))]
+    #[arg(default_value_t = config::DRAIN_TIMEOUT.into(), value_parser = time(Duration::ZERO..=WAIT_MAX))]
     drain_timeout: humantime::Duration,
 
     /// Connections of all clients at once; fewer where memory or the limit on open files does not suffice [default:
     /// 8192]
     #[arg(long, value_name = "N")]
-    #[arg(value_parser = value_parser!(u32).range(CONNECTIONS_MIN..=CONNECTIONS_MAX))]
+    #[arg(value_parser = number(CONNECTIONS_MIN..=CONNECTIONS_MAX))]
     connections_max: Option<u32>,
 
     /// Connections of each client at once; never more than half of all [default: 256]
     #[arg(long, value_name = "N")]
-    #[arg(value_parser = value_parser!(u32).range(1..=CONNECTIONS_MAX))]
+    #[arg(value_parser = number(1..=CONNECTIONS_MAX))]
     client_connections_max: Option<u32>,
 
     /// Largest head of a request; each connection may take twice as much memory
     #[arg(long, value_name = "SIZE")]
-    #[arg(default_value_t = Size(config::HEAD_BYTES_MAX as u64), value_parser = head_size())]
+    #[arg(default_value_t = Size(config::HEAD_BYTES_MAX as u64), value_parser = size(HEAD_BYTES_MIN..=HEAD_BYTES_MAX))]
     head_max: Size,
 }
 
@@ -92,9 +92,9 @@ impl ConnectionArgs {
     /// # Errors
     /// If two options contradict each other.
     pub(super) fn set(self, limits: &mut Limits) -> Result<Option<usize>, UsageError> {
-        let number = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
-        let all = self.connections_max.map(number);
-        let of_client = self.client_connections_max.map(number);
+        let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        let all = self.connections_max.map(count);
+        let of_client = self.client_connections_max.map(count);
         if let (Some(all), Some(of_client)) = (all, of_client)
             && of_client > all / 2
         {
@@ -115,32 +115,6 @@ impl ConnectionArgs {
         limits.body.stall_timeout = self.body_timeout.into();
         Ok(all)
     }
-}
-
-/// Parses a time from `least` to `most`.
-fn time(least: Duration, most: Duration) -> impl TypedValueParser<Value = humantime::Duration> {
-    StringValueParser::new().try_map(move |text| {
-        let time: humantime::Duration = text
-            .parse()
-            .map_err(|error| format!("{error}; a time is like 90s or 10m"))?;
-        if (least..=most).contains(&*time) {
-            return Ok(time);
-        }
-        let [least, most] = [least, most].map(humantime::format_duration);
-        Err(format!("it must be between {least} and {most}"))
-    })
-}
-
-/// Parses a size that the head of a request may be limited to.
-fn head_size() -> impl TypedValueParser<Value = Size> {
-    StringValueParser::new().try_map(|text| {
-        let size: Size = text.parse()?;
-        if (HEAD_BYTES_MIN..=HEAD_BYTES_MAX).contains(&size.0) {
-            return Ok(size);
-        }
-        let [least, most] = [HEAD_BYTES_MIN, HEAD_BYTES_MAX].map(Size);
-        Err(format!("it must be between {least} and {most}"))
-    })
 }
 
 #[cfg(test)]
@@ -228,7 +202,7 @@ mod tests {
                 "--client-connections-max",
                 ["1", "1048576"],
                 ["0", "many"],
-                "1048576|invalid",
+                "1048576|a whole number",
             ),
             ("--head-max", ["8KiB", "1MiB"], ["8191B", "1025KiB"], "1MiB"),
         ] {
