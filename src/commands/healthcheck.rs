@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::addresses::or_default;
 use super::listening::{Kind, Listening, Place};
 use super::options::{List, TrustArgs, UsageError};
+use super::output::say;
 use super::setup::block_on;
 use crate::client::{Client, ServerUrl, Trust, Unreachable};
 use crate::config;
@@ -63,11 +64,19 @@ async fn ask(arguments: HealthcheckArgs) -> anyhow::Result<()> {
         return arguments.trust.client(&url)?.check().await;
     }
     let data_dir = &arguments.data_dir;
-    if let Some(note) = read_note(data_dir) {
+    let note = read_note(data_dir).unwrap_or_else(|error| {
+        say(&format!(
+            "{error}: where the server is, is not known; asking where one listens that has this environment"
+        ));
+        None
+    });
+    if let Some(note) = note {
         let result = ask_noted(data_dir, &note).await;
         return match read_note(data_dir) {
             // The server has another certificate since, or another one has started.
-            Some(newer) if result.is_err() && newer != note => ask_noted(data_dir, &newer).await,
+            Ok(Some(newer)) if result.is_err() && newer != note => {
+                ask_noted(data_dir, &newer).await
+            }
             _ => result,
         };
     }

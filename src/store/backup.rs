@@ -32,7 +32,7 @@ use super::directory::{
     write_format,
 };
 use super::disk;
-use super::identity::Identity;
+use super::identity::{self, Identity};
 use super::index;
 use super::log::{Content, HEADER_BYTES, Header, Log, Position, record_bytes, segment_name};
 use super::recovery::{self, Kind};
@@ -78,20 +78,17 @@ pub fn back_up(
     method: Method,
     progress: &dyn Fn(u32, u32),
 ) -> Result<BackedUp, OpenError> {
-    let foreign = |reason: &str| OpenError::Foreign {
-        directory: source.to_owned(),
-        reason: reason.into(),
-    };
     let segment_bytes = read_format(source)
         .map_err(|error| error.with_owner(source))?
-        .ok_or_else(|| foreign("there is no file FORMAT in it"))?;
-    if is_inside(destination, source).map_err(OpenError::io("look for the two directories"))? {
-        let error = io::Error::other("choose a directory outside of the store");
-        return Err(OpenError::io("back up a store into itself")(error));
-    }
+        .ok_or_else(|| OpenError::Foreign {
+            directory: source.to_owned(),
+            reason: "there is no file FORMAT in it".into(),
+        })?;
+    check_place(destination, source)?;
     let log_directory = source.join("log");
-    let identity = Identity::read(&log_directory).ok_or_else(|| {
-        foreign("its log has no identity yet: start this version of digestd on it once")
+    let identity = read_identity(&log_directory)?.ok_or_else(|| {
+        let error = "its log has no identity yet: start this version of digestd on it once";
+        OpenError::io(format!("back up {}", source.display()))(io::Error::other(error))
     })?;
     let read = || OpenError::io("read the log");
     let copy = Copy::open(destination, segment_bytes, identity)
@@ -123,7 +120,7 @@ pub fn back_up(
 
     // Opened again: deletions may be in segments that were made since.
     let log = open_log(&log_directory, segment_bytes)?;
-    if Identity::read(&log_directory) != Some(identity) {
+    if read_identity(&log_directory)? != Some(identity) {
         let error = io::Error::other("it was compacted meanwhile; make a new backup");
         return Err(OpenError::io("finish the backup of this store")(error));
     }
@@ -141,8 +138,32 @@ pub fn back_up(
     })
 }
 
-/// Whether `path`, which need not be there, is in `directory`, or it, under whatever name.
-fn is_inside(path: &Path, directory: &Path) -> io::Result<bool> {
+/// Refuses a destination that is the source, or lies in it, in another store or in another backup: to both of them
+/// it would be a stranger.
+fn check_place(destination: &Path, source: &Path) -> Result<(), OpenError> {
+    let above = above(destination).map_err(OpenError::io("look for the two directories"))?;
+    let inode = |path: &Path| fs::metadata(path).map(|it| (it.dev(), it.ino()));
+    let source = inode(source).map_err(OpenError::io("look for the two directories"))?;
+    let is_source = |path: &PathBuf| inode(path).is_ok_and(|above| above == source);
+    if above.iter().any(is_source) {
+        let error = io::Error::other("choose a directory outside of the store");
+        return Err(OpenError::io("back up a store into itself")(error));
+    }
+    let is_itself = |path: &Path| inode(path).ok() == inode(destination).ok();
+    let mut others = above.iter().filter(|path| !is_itself(path));
+    match others.find(|path| directory::is_store(path)) {
+        None => Ok(()),
+        Some(other) => {
+            let error = io::Error::other("choose a directory outside of it");
+            let other = other.display();
+            let action = format!("back up into {other}, which is another store or backup");
+            Err(OpenError::io(action)(error))
+        }
+    }
+}
+
+/// The directories that `path`, which need not be there, is in, and it if it is there, under their real names.
+fn above(path: &Path) -> io::Result<Vec<PathBuf>> {
     let there = path.ancestors().find(|path| path.exists());
     let missing = there.and_then(|there| path.strip_prefix(there).ok());
     let missing = missing.unwrap_or(path);
@@ -156,10 +177,14 @@ fn is_inside(path: &Path, directory: &Path) -> io::Result<bool> {
     }
     let there = there.filter(|path| !path.as_os_str().is_empty());
     let there = there.unwrap_or(Path::new(".")).canonicalize()?;
-    let inode = |path: &Path| fs::metadata(path).map(|it| (it.dev(), it.ino()));
-    let directory = inode(directory)?;
-    let mut above = there.ancestors();
-    Ok(above.any(|above| inode(above).is_ok_and(|above| above == directory)))
+    Ok(there.ancestors().map(Path::to_owned).collect())
+}
+
+fn read_identity(log_directory: &Path) -> Result<Option<Identity>, OpenError> {
+    let path = log_directory.join(identity::NAME);
+    let action = format!("read {}", path.display());
+    let read = Identity::read(log_directory).map_err(OpenError::io(action));
+    read.map_err(|error| error.with_owner(&path))
 }
 
 fn open_log(directory: &Path, segment_bytes: u32) -> Result<Log, OpenError> {
@@ -259,7 +284,7 @@ impl Copy {
             is_new: false,
             _lock: lock,
         };
-        let has = Identity::read(&copy.log_directory);
+        let has = read_identity(&copy.log_directory)?;
         match format {
             Some(_) if !is_marked && has.is_none() => {
                 return Err(copy.foreign(
@@ -306,9 +331,9 @@ impl Copy {
     }
 
     fn foreign(&self, reason: &str) -> OpenError {
-        OpenError::Foreign {
+        OpenError::NotItsBackup {
             directory: self.directory.clone(),
-            reason: format!("it cannot be the backup of this store: {reason}"),
+            reason: reason.into(),
         }
     }
 

@@ -43,6 +43,8 @@ const FORMAT_NAME: &str = "FORMAT";
 pub(super) const LOCK_NAME: &str = "LOCK";
 
 const CHECKPOINT_NAME: &str = "checkpoint";
+pub(super) const NOTE_NAME: &str = "NOTE";
+
 
 const DURABILITY_NAME: &str = "DURABILITY";
 
@@ -94,6 +96,14 @@ pub enum OpenError {
         reason: String,
     },
     /// Its segments are too small for the largest message.
+    /// It is not the backup that it would have to be.
+    #[error("{directory} cannot be the backup of this store: {reason}")]
+    NotItsBackup {
+        /// The directory.
+        directory: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     #[error(
         "messages of up to {message_bytes_max} bytes do not fit into the segments of this data directory, {segment_bytes} bytes each; lower the limit or start with an empty directory and larger segments"
     )]
@@ -443,6 +453,11 @@ pub(super) fn read_format(path: &Path) -> Result<Option<u32>, OpenError> {
     let text = match disk::read(&path.join(FORMAT_NAME)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
+/// Whether a directory is a data directory, of whatever version.
+pub(super) fn is_store(path: &Path) -> bool {
+    disk::read(&path.join(FORMAT_NAME)).is_ok_and(|text| text.starts_with("digestd store "))
+}
+
             if path.join("log").exists() {
                 return Err(foreign("it has a log, but the file FORMAT is missing"));
             }

@@ -126,6 +126,14 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
+/// The same; `None` if there is no such file.
+pub(super) fn read_if_there(path: &Path) -> io::Result<Option<String>> {
+    match read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
+    }
+}
+
 /// Gives what root makes in a directory to the owner of the directory, who could not use it otherwise.
 /// Nothing happens if this process is not root, or may not give files away.
 pub(super) fn give_to_owner_above(path: &Path) -> io::Result<()> {

@@ -4,8 +4,8 @@
 //! of its source. So two logs with the same identity have the same records at the same positions, as far
 //! as both go, unless a copy was served and went its own way.
 //!
-//! A log of version 0.1.0 has none, and gets one when it is opened for writing. One that cannot be read
-//! is as good as none: it costs a new backup and nothing else.
+//! A log of version 0.1.0 has none, and gets one when it is opened for writing. To a start one that cannot be
+//! read is as good as none: it costs a new backup and nothing else. A backup says that it cannot.
 
 use std::io;
 use std::path::Path;
@@ -28,10 +28,14 @@ impl Identity {
     }
 
     /// That of the log in `directory`; `None` if there is no good one.
-    pub(super) fn read(directory: &Path) -> Option<Self> {
-        let text = disk::read(&directory.join(NAME)).ok()?;
-        let number = u128::from_str_radix(text.trim_end(), 16).ok()?;
-        Some(Self(number)).filter(|identity| identity.print() == text)
+    ///
+    /// # Errors
+    /// If there is a file that cannot be read.
+    pub(super) fn read(directory: &Path) -> io::Result<Option<Self>> {
+        let text = disk::read_if_there(&directory.join(NAME))?.unwrap_or_default();
+        let number = u128::from_str_radix(text.trim_end(), 16).ok();
+        let identity = number.map(Self);
+        Ok(identity.filter(|identity| identity.print() == text))
     }
 
     /// Makes it that of the log in `directory`; durable on return.
@@ -53,7 +57,7 @@ mod tests {
     #[test]
     fn an_identity_reads_back_and_anything_else_is_none() {
         let directory = tempfile::tempdir().unwrap();
-        let read = || Identity::read(directory.path());
+        let read = || Identity::read(directory.path()).unwrap();
         assert_eq!(read(), None);
         for identity in [
             Identity(0),

@@ -301,7 +301,7 @@ impl Log {
 
     /// Whether it has an identity. One of version 0.1.0 has none.
     pub(super) fn has_identity(&self) -> bool {
-        Identity::read(&self.directory).is_some()
+        matches!(Identity::read(&self.directory), Ok(Some(_)))
     }
 
     /// Gives it an identity if it has none; durable on return.

@@ -8,10 +8,8 @@ use std::fs::{self, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::directory::{DataDirectory, LOCK_NAME};
+use super::directory::{DataDirectory, LOCK_NAME, NOTE_NAME, OpenError};
 use super::disk;
-
-const NAME: &str = "NOTE";
 
 /// What is between the holder and its words.
 const SEPARATOR: &str = "\n\n";
@@ -28,10 +26,10 @@ impl DataDirectory {
     #[must_use]
     pub fn note(&self) -> Note {
         // Ignored by readers, too, if it stays.
-        let _ = fs::remove_file(self.path.join(NAME));
+        let _ = fs::remove_file(self.path.join(NOTE_NAME));
         Note {
             directory: self.path.clone(),
-            holder: holder(&self.path).unwrap_or_default(),
+            holder: holder(&self.path).ok().flatten().unwrap_or_default(),
         }
     }
 }
@@ -43,21 +41,32 @@ impl Note {
     /// # Errors
     /// If the file cannot be written.
     pub fn write(&self, text: &str) -> io::Result<()> {
-        let aside = self.directory.join(format!("{NAME}.new"));
+        let aside = self.directory.join(format!("{NOTE_NAME}.new"));
         let mut file = disk::create(&aside)?;
         let text = [&self.holder, SEPARATOR, text].concat();
         file.write_all(text.as_bytes())?;
-        fs::rename(&aside, self.directory.join(NAME))
+        fs::rename(&aside, self.directory.join(NOTE_NAME))
     }
 }
 
-/// What the last holder of `directory` wrote; `None` if it wrote nothing, or cannot be read. It may have ended since:
-/// see [`is_held`].
-#[must_use]
-pub fn read_note(directory: &Path) -> Option<String> {
-    let note = disk::read(&directory.join(NAME)).ok()?;
-    let (of, text) = note.split_once(SEPARATOR)?;
-    (!of.is_empty() && of == holder(directory)?).then(|| text.to_owned())
+/// What the last holder of `directory` wrote; `None` if it wrote nothing. It may have ended since: see [`is_held`].
+///
+/// # Errors
+/// If there is something that cannot be read.
+pub fn read_note(directory: &Path) -> Result<Option<String>, OpenError> {
+    let Some(note) = read_if_there(&directory.join(NOTE_NAME))? else {
+        return Ok(None);
+    };
+    let Some((of, text)) = note.split_once(SEPARATOR) else {
+        return Ok(None);
+    };
+    let is_current = !of.is_empty() && holder(directory)?.as_deref() == Some(of);
+    Ok(is_current.then(|| text.to_owned()))
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>, OpenError> {
+    let text = disk::read_if_there(path);
+    text.map_err(OpenError::io(format!("read {}", path.display())))
 }
 
 /// Whether a process has `directory` for itself. If none has, one that starts at the very same moment may be
@@ -70,9 +79,9 @@ pub fn is_held(directory: &Path) -> bool {
 }
 
 /// What the last holder says of itself in the lock.
-fn holder(directory: &Path) -> Option<String> {
-    let text = disk::read(&directory.join(LOCK_NAME)).ok()?;
-    Some(text.trim_end().to_owned())
+fn holder(directory: &Path) -> Result<Option<String>, OpenError> {
+    let text = read_if_there(&directory.join(LOCK_NAME))?;
+    Ok(text.map(|text| text.trim_end().to_owned()))
 }
 
 #[cfg(test)]
@@ -88,10 +97,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let claimed = claim(directory.path());
         let note = claimed.note();
-        assert_eq!(read_note(directory.path()), None);
+        assert_eq!(read_note(directory.path()).unwrap(), None);
         for text in ["one\n", "", "two\n\nthree\n"] {
             note.write(text).unwrap();
-            assert_eq!(read_note(directory.path()).as_deref(), Some(text));
+            assert_eq!(read_note(directory.path()).unwrap().as_deref(), Some(text));
         }
         assert!(is_held(directory.path()));
         drop(claimed);
@@ -106,24 +115,39 @@ mod tests {
         drop(claimed);
         // Killed: nobody took it away. The next holder has another name.
         fs::write(directory.path().join(LOCK_NAME), "pid 1\nstarted later\n").unwrap();
-        assert_eq!(read_note(directory.path()), None);
+        assert_eq!(read_note(directory.path()).unwrap(), None);
         // One that has the same name, within the same second, and notes nothing.
         let claimed = claim(directory.path());
-        let left = format!("{}{SEPARATOR}old", holder(directory.path()).unwrap());
-        fs::write(directory.path().join(NAME), left).unwrap();
+        let left = format!(
+            "{}{SEPARATOR}old",
+            holder(directory.path()).unwrap().unwrap()
+        );
+        fs::write(directory.path().join(NOTE_NAME), left).unwrap();
         let _ = claimed.note();
-        assert_eq!(read_note(directory.path()), None);
+        assert_eq!(read_note(directory.path()).unwrap(), None);
     }
 
     #[test]
     fn half_a_note_and_a_directory_without_one_say_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(read_note(directory.path()), None);
+        assert_eq!(read_note(directory.path()).unwrap(), None);
         assert!(!is_held(directory.path()));
         let _claimed = claim(directory.path());
         for text in ["", "\n\n", "pid", "\n\nhttp 127.0.0.1:1\n"] {
-            fs::write(directory.path().join(NAME), text).unwrap();
-            assert_eq!(read_note(directory.path()), None, "{text:?}");
+            fs::write(directory.path().join(NOTE_NAME), text).unwrap();
+            assert_eq!(read_note(directory.path()).unwrap(), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_with_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let claimed = claim(directory.path());
+        claimed.note().write("one").unwrap();
+        for name in [LOCK_NAME, NOTE_NAME] {
+            fs::write(directory.path().join(name), b"\xff").unwrap();
+            let error = read_note(directory.path()).unwrap_err().to_string();
+            assert!(error.contains(&format!("/{name}: ")), "{error}");
         }
     }
 }

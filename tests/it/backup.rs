@@ -180,7 +180,7 @@ fn what_is_not_a_copy_of_the_store_is_not_written_over() {
         let before = copy.log();
         let refused = try_back_up(&data, copy, Method::Copy);
         assert!(
-            matches!(refused, Err(OpenError::Foreign { .. })),
+            matches!(refused, Err(OpenError::NotItsBackup { .. })),
             "{refused:?}"
         );
         assert!(copy.log() == before);
@@ -677,4 +677,81 @@ fn a_backup_ends_however_fast_messages_are_deleted() {
         }
         over.store(true, Relaxed);
     });
+}
+
+#[test]
+fn a_backup_of_another_store_is_not_said_to_be_no_data_directory() {
+    let (data, others, copy) = (
+        Data::with(&texts(0..10)),
+        Data::with(&texts(5..10)),
+        Data::new(),
+    );
+    backed_up(&others, &copy, Method::Copy);
+    let own = format!(
+        "{} cannot be the backup of this store: ",
+        copy.path().display()
+    );
+    assert_refused(&data, &copy, &own);
+    assert_refused(&data, &others, "it was served since, or never was a backup");
+    // A log of version 0.1.0.
+    data.remove("log/ID");
+    let outcome = backup(data.path(), copy.path());
+    assert!(
+        outcome.stderr.contains("its log has no identity yet")
+            && !outcome.stderr.contains("not a digestd data directory"),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn no_backup_is_made_inside_a_store_or_another_backup() {
+    let (data, other) = (Data::with(&texts(0..10)), Data::with(&texts(5..10)));
+    let copy = tempfile::tempdir().unwrap();
+    let robbed = copy.path().join("rob");
+    assert_eq!(backup(other.path(), &robbed).code, Some(0));
+    let link = copy.path().join("link");
+    symlink(&robbed, &link).unwrap();
+    let files = |directory: &Path| fs::read_dir(directory).unwrap().count();
+    for (destination, into) in [
+        (robbed.join("sub"), &robbed),
+        (robbed.join("log/sub"), &robbed),
+        (link.join("sub/deep"), &robbed),
+        (other.path().join("sub"), &other.path().to_owned()),
+    ] {
+        let before = files(into);
+        let outcome = backup(data.path(), &destination);
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        let sentence = format!(
+            "cannot back up into {}",
+            into.canonicalize().unwrap().display()
+        );
+        assert!(outcome.stderr.contains(&sentence), "{outcome:?}");
+        assert_eq!(files(into), before);
+    }
+    let outcome = backup(data.path(), &data.path().join("log/sub"));
+    assert!(outcome.stderr.contains("into itself"), "{outcome:?}");
+    // Again, and beside.
+    assert_eq!(backup(other.path(), &robbed).code, Some(0));
+    assert_eq!(backup(data.path(), &copy.path().join("sub")).code, Some(0));
+}
+
+#[test]
+fn an_identity_that_cannot_be_read_is_named_with_its_file() {
+    let (data, copy) = (Data::with(&texts(0..10)), Data::new());
+    backed_up(&data, &copy, Method::Copy);
+    for (store, reason) in [(&copy, "is no regular file"), (&data, "valid UTF-8")] {
+        store.remove("log/ID");
+        if reason == "is no regular file" {
+            fs::create_dir(store.path().join("log/ID")).unwrap();
+        } else {
+            fs::write(store.path().join("log/ID"), b"\xff").unwrap();
+        }
+        let outcome = backup(data.path(), copy.path());
+        let sentence = format!("cannot read {}: ", store.path().join("log/ID").display());
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        assert!(
+            outcome.stderr.contains(&sentence) && outcome.stderr.contains(reason),
+            "{outcome:?}"
+        );
+    }
 }

@@ -284,3 +284,30 @@ fn a_machine_without_ipv6_serves_and_is_asked_over_ipv4() {
     let outcome = run(&mut command, b"");
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
 }
+
+#[test]
+fn a_note_that_cannot_be_read_is_said_with_its_file() {
+    let data = data();
+    let server = Launch::new(data.path()).start();
+    for name in ["NOTE", "LOCK"] {
+        let path = data.path().join(name);
+        let before = fs::read(&path).unwrap();
+        fs::write(&path, b"pid \xff").unwrap();
+        let outcome = check(data.path());
+        fs::write(&path, before).unwrap();
+        let sentence = format!("cannot read {}: ", path.display());
+        assert_eq!(outcome.code, Some(7), "{outcome:?}");
+        assert!(
+            outcome.stderr.contains(&sentence) && outcome.stderr.contains("valid UTF-8"),
+            "{outcome:?}"
+        );
+    }
+    fs::remove_file(data.path().join("NOTE")).unwrap();
+    fs::create_dir(data.path().join("NOTE")).unwrap();
+    let mut command = digestd();
+    command.args(["healthcheck", "--data-dir"]).arg(data.path());
+    let listen = server.address().to_string();
+    let outcome = run(command.env("DIGESTD_LISTEN", listen), b"");
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(outcome.stderr.contains("is no regular file"), "{outcome:?}");
+}

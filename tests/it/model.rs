@@ -225,7 +225,7 @@ impl Life {
         // Compacted since, or gone on with from an earlier state.
         let copy = match try_into(&copy) {
             Ok(_) => copy,
-            Err(OpenError::Foreign { .. }) => {
+            Err(OpenError::NotItsBackup { .. }) => {
                 let copy = Data::in_memory();
                 try_into(&copy).unwrap();
                 copy
