@@ -313,6 +313,22 @@ pub enum InvalidLine {
     NoToken,
 }
 
+/// The text with all but the start of every token taken out. One that was given where a text, a file or an
+/// option belongs would be shown to all who read the terminal, the log of a build, or that of the service.
+#[must_use]
+pub fn without_tokens(text: &str) -> String {
+    let is_part = |symbol: char| symbol.is_ascii_alphanumeric() || symbol == '-' || symbol == '_';
+    let mut parts = text.split(PREFIX);
+    let mut safe = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        safe.push_str(PREFIX);
+        let rest = part.trim_start_matches(is_part);
+        safe.push_str(if rest.len() < part.len() { "…" } else { "" });
+        safe.push_str(rest);
+    }
+    safe
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -459,6 +475,29 @@ mod tests {
         #[test]
         fn no_file_makes_the_parser_panic(text in "\\PC{0,200}") {
             let _ = Tokens::parse(&text);
+        }
+    }
+
+    #[test]
+    fn of_a_token_the_start_alone_is_shown() {
+        let token = format!("digestd_{}", "0a".repeat(32));
+        for (text, expected) in [
+            (
+                format!("unexpected argument '{token}' found"),
+                "unexpected argument 'digestd_…' found",
+            ),
+            (
+                format!("{token}{token} {token}"),
+                "digestd_…digestd_… digestd_…",
+            ),
+            (format!("--token={token}\n"), "--token=digestd_…\n"),
+            (
+                "digestd: digestd_ /digestd".into(),
+                "digestd: digestd_ /digestd",
+            ),
+            ("digestd_UPPER-case_…".into(), "digestd_……"),
+        ] {
+            assert_eq!(without_tokens(&text), expected);
         }
     }
 }

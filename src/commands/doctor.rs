@@ -18,6 +18,7 @@ use rustix::process::{Resource, getrlimit};
 use super::crash;
 use super::exposure::{Purpose, exposures};
 use super::output::{plural, unless_gone};
+use crate::access::tokens::without_tokens;
 use crate::config::ConnectionLimits;
 use crate::store::Medium;
 
@@ -114,6 +115,7 @@ impl Report {
                 ("fail", format!("{error:#}"))
             }
         };
+        let text = without_tokens(&text);
         unless_gone(writeln!(io::stdout(), "{mark:<5} {what:<12} {text}"))
     }
 }

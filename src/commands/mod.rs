@@ -46,10 +46,11 @@ use self::color::Color;
 use self::examples::with_examples;
 pub use self::options::ServerArgs;
 use self::options::{DataArgs, TextArgs, UsageError, one_of};
-use self::output::{IntegrityError, ReaderGone, say, without_tokens};
+use self::output::{IntegrityError, ReaderGone, say, written};
 use self::process_limits::{keep_files_private, raise_file_limit, survive_size_limit};
 use self::serve::ServeArgs;
 use self::setup::with_log;
+use crate::access::tokens::without_tokens;
 use crate::client::{InvalidUrl, NotFound, Unreachable};
 use crate::server::BindError;
 use crate::store::OpenError;
@@ -186,13 +187,21 @@ fn explain(error: &clap::Error, color: Color) -> i32 {
         };
         without_tokens(&text)
     };
-    // Whether anybody reads it makes no difference.
-    let _ = if error.use_stderr() {
-        write!(io::stderr(), "{}", text(color.applies_to(&io::stderr())))
-    } else {
-        write!(io::stdout(), "{}", text(color.applies_to(&io::stdout())))
-    };
-    error.exit_code()
+    if error.use_stderr() {
+        // The exit code says it too.
+        let _ = write!(io::stderr(), "{}", text(color.applies_to(&io::stderr())));
+        return error.exit_code();
+    }
+    let mut output = io::stdout();
+    let text = text(color.applies_to(&output));
+    let result = write!(output, "{text}").and_then(|()| output.flush());
+    match written(result) {
+        Err(error) if !error.is::<ReaderGone>() => {
+            say(&format!("{error:#}"));
+            exit_code(&error)
+        }
+        _ => error.exit_code(),
+    }
 }
 
 /// See `--help`.

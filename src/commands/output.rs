@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use anyhow::Context;
 
-use crate::access::tokens;
+use crate::access::tokens::without_tokens;
 
 /// Findings, which were reported one by one.
 #[derive(Debug, thiserror::Error)]
@@ -68,21 +68,6 @@ pub(super) fn say(text: &str) {
     );
 }
 
-/// The text with all but the start of every token taken out. One that was given where a text, a file or an
-/// option belongs would be shown to all who read the terminal, or the log of a build.
-pub(super) fn without_tokens(text: &str) -> String {
-    let is_part = |symbol: char| symbol.is_ascii_alphanumeric() || symbol == '-' || symbol == '_';
-    let mut parts = text.split(tokens::PREFIX);
-    let mut safe = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        safe.push_str(tokens::PREFIX);
-        let rest = part.trim_start_matches(is_part);
-        safe.push_str(if rest.len() < part.len() { "…" } else { "" });
-        safe.push_str(rest);
-    }
-    safe
-}
-
 /// The text with everything escaped that a terminal obeys, or that makes the rest look as if it said
 /// something else.
 fn printable(text: &str) -> String {
@@ -136,29 +121,6 @@ mod tests {
             ),
         ] {
             assert_eq!(printable(text), expected);
-        }
-    }
-
-    #[test]
-    fn of_a_token_the_start_alone_is_shown() {
-        let token = format!("digestd_{}", "0a".repeat(32));
-        for (text, expected) in [
-            (
-                format!("unexpected argument '{token}' found"),
-                "unexpected argument 'digestd_…' found",
-            ),
-            (
-                format!("{token}{token} {token}"),
-                "digestd_…digestd_… digestd_…",
-            ),
-            (format!("--token={token}\n"), "--token=digestd_…\n"),
-            (
-                "digestd: digestd_ /digestd".into(),
-                "digestd: digestd_ /digestd",
-            ),
-            ("digestd_UPPER-case_…".into(), "digestd_……"),
-        ] {
-            assert_eq!(without_tokens(&text), expected);
         }
     }
 

@@ -8,7 +8,8 @@
 //! logged: it refuses to interpret an event, and of a request it knows the fields of [`AccessLine`].
 //!
 //! **Invariants:** logging never blocks its caller. No text of a message reaches a log, and a digest
-//! only with its first eight digits, which is what its `Debug` form prints.
+//! only with its first eight digits, which is what its `Debug` form prints. Of a token that was given where a
+//! path belongs, say, an event has no more than that it is one.
 
 mod access_line;
 mod file;
@@ -29,6 +30,7 @@ pub use self::access_line::AccessLine;
 use self::file::LogFile;
 use self::output::{Output, StandardError};
 use self::queue::{Queue, Urgency};
+use crate::access::tokens::{self, without_tokens};
 use crate::config::{LogConfig, LogFormat};
 
 /// How long a stop waits for the last lines: a terminal takes them immediately, and an output that
@@ -151,7 +153,12 @@ struct Event(Arc<Queue>);
 
 impl Write for Event {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.push(line, Urgency::Now);
+        match str::from_utf8(line) {
+            Ok(text) if text.contains(tokens::PREFIX) => {
+                self.0.push(without_tokens(text).as_bytes(), Urgency::Now);
+            }
+            _ => self.0.push(line, Urgency::Now),
+        }
         Ok(line.len())
     }
 

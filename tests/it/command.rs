@@ -13,7 +13,7 @@ use digestd::digest::Digest;
 use rustix::process::Signal;
 use tokio::net::TcpSocket;
 
-use crate::process::{Client, Digestd, Launch, Outcome, Process, digestd, run};
+use crate::process::{Client, Digestd, Launch, Outcome, Process, digestd, run, run_without_reader};
 use crate::writers::Round;
 
 const FOO: &str = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
@@ -1069,4 +1069,74 @@ fn what_is_wrong_with_a_variable_is_said_of_the_variable() {
             "{outcome:?}"
         );
     }
+}
+
+#[test]
+fn help_that_cannot_be_written_is_an_error_unless_nobody_reads_it() {
+    for arguments in [
+        &["--help"][..],
+        &["help"],
+        &["put", "--help"],
+        &["--version"],
+    ] {
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "exec \"$@\" >/dev/full",
+            "sh",
+            env!("CARGO_BIN_EXE_digestd"),
+        ]);
+        let outcome = run(command.args(arguments), b"");
+        assert_eq!(outcome.code, Some(1), "{arguments:?}");
+        assert!(
+            outcome.stderr.contains("cannot write the result: "),
+            "{}",
+            outcome.stderr
+        );
+        let outcome = run_without_reader(digestd().args(arguments), b"");
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""));
+    }
+}
+
+#[test]
+fn a_token_that_is_taken_for_a_path_is_shown_neither_by_doctor_nor_by_the_log() {
+    let token = format!("digestd_{}", "0f".repeat(32));
+    let directory = tempfile::tempdir().unwrap();
+    for is_there in [false, true] {
+        if is_there {
+            fs::create_dir(directory.path().join(&token)).unwrap();
+        }
+        let mut command = digestd();
+        command
+            .arg("doctor")
+            .arg(&token)
+            .current_dir(directory.path());
+        let outcome = run(&mut command, b"");
+        let said = String::from_utf8(outcome.stdout).unwrap() + &outcome.stderr;
+        assert!(
+            !said.contains("0f0f") && said.contains("digestd_…"),
+            "{said}"
+        );
+    }
+    for format in ["text", "json"] {
+        let server = Launch::new(&directory.path().join(format).join(&token))
+            .option("--log-format", format)
+            .start();
+        let log = server.stop();
+        assert!(!log.contains("0f0f") && log.contains("digestd_…"), "{log}");
+    }
+}
+
+#[test]
+fn allow_export_beside_tokens_is_said_to_be_of_no_use() {
+    let files = tempfile::tempdir().unwrap();
+    let tokens = files.path().join("tokens");
+    fs::write(&tokens, format!("ci read {}\n", Digest::of(b"secret"))).unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let launch = Launch::new(data.path()).option("--tokens", &tokens);
+    let sentence = "--allow-export is of no use with --tokens";
+    let log = launch.start().stop();
+    assert!(!log.contains(sentence), "{log}");
+    let log = launch.env("DIGESTD_ALLOW_EXPORT", "1").start().stop();
+    assert!(log.contains(sentence), "{log}");
 }

@@ -150,6 +150,25 @@ fn there_is_no_answer_from_a_list_with_control_characters() {
             "{sentence}"
         );
     }
+    for to_bytes in [u32::to_le_bytes, u32::to_be_bytes] {
+        let symbols = "\u{feff}".chars().chain(sample.chars());
+        let list: Vec<_> = symbols.map(u32::from).flat_map(to_bytes).collect();
+        let sentence = failure(find_pair().args(["-", "2500"]), &list);
+        assert_eq!(sentence, "-: line 1: the list is UTF-32; save it as UTF-8");
+    }
+}
+
+#[test]
+fn help_that_cannot_be_written_is_an_error() {
+    for option in ["--help", "--version"] {
+        let mut command = find_pair();
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        command.arg(option).stdout(full);
+        let mut process = Process(command.stderr(Stdio::null()).spawn().unwrap());
+        assert_eq!(process.wait().code(), Some(2), "{option}");
+        let outcome = run_without_reader(find_pair().arg(option), b"");
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""));
+    }
 }
 
 #[test]

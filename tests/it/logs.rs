@@ -8,7 +8,7 @@ use std::process::Stdio;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::process::{Client, Launch, Process, run, wait_until};
+use crate::process::{Client, Launch, Process, digestd, run, wait_until};
 
 /// The lines of requests, as objects, in a log in JSON.
 fn requests(log: &str) -> Vec<Value> {
@@ -282,4 +282,37 @@ fn a_log_that_nobody_reads_keeps_no_request_waiting_and_the_lost_lines_are_count
     // Nor does the stop wait for it.
     server.signal(Signal::TERM);
     assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn the_reason_of_a_failed_start_is_in_the_log_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let foreign = directory.path().join("foreign");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("photo"), "").unwrap();
+    let new = directory.path().join("new");
+    for (number, (data, options, reason)) in [
+        (&new, ["--listen", &address], "in use"),
+        (&foreign, ["--listen", "127.0.0.1:0"], "it holds photo"),
+        (&new, ["--tokens", "/nowhere/tokens"], "/nowhere/tokens"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let file = directory.path().join(format!("log-{number}"));
+        let mut command = digestd();
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data);
+        command.arg("--log-file").arg(&file).args(options);
+        let outcome = run(&mut command, b"");
+        assert!([Some(1), Some(5)].contains(&outcome.code), "{outcome:?}");
+        let log = fs::read_to_string(&file).unwrap();
+        let line = log.lines().find(|line| line.contains("ERROR"));
+        let line = line.unwrap_or_else(|| panic!("{log}"));
+        assert!(line.contains(reason), "{line}");
+        assert!(outcome.stderr.contains(reason), "{outcome:?}");
+    }
 }

@@ -73,13 +73,26 @@ fn read_balance(text: &str) -> Result<u64, &'static str> {
 }
 
 fn main() -> ExitCode {
-    match find(&Arguments::parse()) {
+    let result = match Arguments::try_parse() {
+        Ok(arguments) => find(&arguments),
+        Err(error) if error.use_stderr() => error.exit(),
+        Err(help) => written(help.print().and_then(|()| io::stdout().flush())),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // If nobody reads standard error, the exit code still tells.
             let _ = writeln!(io::stderr(), "find-pair: {error:#}");
             ExitCode::from(2)
         }
+    }
+}
+
+fn written(result: io::Result<()>) -> anyhow::Result<()> {
+    match result {
+        // As in `find-pair … | true`: the answer is not wanted any more.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write the answer"),
     }
 }
 
@@ -98,11 +111,7 @@ fn find(arguments: &Arguments) -> anyhow::Result<()> {
     };
     bar.finish_and_clear();
     let gifts = gifts.with_context(|| path.display().to_string())?;
-    match print(gifts.as_deref()) {
-        // As in `find-pair … | true`: the answer is not wanted any more.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        printed => printed.context("cannot write the answer"),
-    }
+    written(print(gifts.as_deref()))
 }
 
 fn print(gifts: Option<&[Gift]>) -> io::Result<()> {

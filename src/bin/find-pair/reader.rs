@@ -134,7 +134,12 @@ impl<'a> Line<'a> {
         let end = start + text.len();
         let text = match text {
             // The start of the list: see RFC 3629, section 6, for the mark.
-            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] if start == 0 => return Err(Fault::Utf16.into()),
+            [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] if start == 0 => {
+                return Err(Fault::Encoding("UTF-32").into());
+            }
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] if start == 0 => {
+                return Err(Fault::Encoding("UTF-16").into());
+            }
             [0xef, 0xbb, 0xbf, text @ ..] if start == 0 => text,
             _ => text,
         };

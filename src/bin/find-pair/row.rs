@@ -31,8 +31,8 @@ pub(crate) enum Fault {
     )]
     Control(char),
     /// The list is not in the encoding that it must be in.
-    #[error("the list is UTF-16; save it as UTF-8")]
-    Utf16,
+    #[error("the list is {0}; save it as UTF-8")]
+    Encoding(&'static str),
 }
 
 /// Returns the name and the price on a line, which comes without its end, or `None` if the line is blank.

@@ -21,7 +21,7 @@ use anyhow::Context;
 use bytesize::ByteSize;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 pub(super) use self::args::ServeArgs;
 use self::listeners::listen;
@@ -66,6 +66,12 @@ pub(super) fn run(
         warn!("{warning}");
     }
     let result = set_up(&mut config, inherited, &logs);
+    // Standard error has it anyway.
+    if let Err(error) = &result
+        && config.log.file.is_some()
+    {
+        error!("{error:#}");
+    }
     logs.flush();
     result
 }
@@ -251,6 +257,9 @@ fn announce(config: &Config, access: &Access, files: Option<u64>, listeners: &[L
         "digestd starts; {}",
         access.summary(config.allow_export)
     );
+    if config.allow_export && config.access.tokens.is_some() {
+        warn!("--allow-export is of no use with --tokens: tokens of scope export allow it");
+    }
     if let Some(limit) = config::memory_limit_bytes()
         && config.memory_bytes_max() > limit
     {
