@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::digest::Digest;
 use crate::message::Message;
+use crate::text;
 
 /// Appends the line of a message.
 pub fn write(lines: &mut Vec<u8>, message: &Message) {
@@ -58,6 +59,11 @@ pub enum LineError {
         /// Where reading stopped.
         column: usize,
     },
+    /// It begins with a byte order mark, which is invisible.
+    #[error(
+        "begins with a byte order mark (U+FEFF), which may stand once, at the very start, and nowhere else"
+    )]
+    Mark,
     /// It has another form.
     #[error("not an object with the strings \"digest\" and \"message\"")]
     Form,
@@ -95,6 +101,9 @@ struct Line<'a> {
 /// # Errors
 /// See [`LineError`].
 pub fn read(line: &[u8]) -> Result<Message, LineError> {
+    if text::skip_mark(line).len() < line.len() {
+        return Err(LineError::Mark);
+    }
     let line: Line<'_> = serde_json::from_slice(line).map_err(|error| {
         if error.is_data() {
             LineError::Form

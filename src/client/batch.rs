@@ -298,7 +298,7 @@ fn read_lines(input: impl Read, read: &mpsc::Sender<Vec<io::Result<Line>>>) {
             Ok(length) => {
                 number += 1;
                 bytes += length as u64;
-                if !matches!(text.as_slice(), b"" | b"\n" | b"\r\n" | b"\r") {
+                if !text.trim_ascii().is_empty() {
                     lines_bytes += length;
                     lines.push(Ok(Line {
                         number,

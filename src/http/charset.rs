@@ -83,7 +83,10 @@ impl Charset {
         }
         ByteString::try_from(bytes.clone()).map_err(|error| {
             // Its zeros alone prove nothing: a plain text may have some.
-            let has_mark = matches!(**bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]);
+            let has_mark = matches!(
+                **bytes,
+                [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 0, 0xfe, 0xff, ..]
+            );
             let encoding = Encoding::of(bytes).filter(|_| has_mark);
             encoding.map_or_else(
                 || TextError::NotUtf8(error.valid_up_to()),
@@ -162,6 +165,7 @@ mod tests {
             (b"\xfe\xff\0{", TextError::Encoding(Utf16)),
             (b"\xff\xfe", TextError::Encoding(Utf16)),
             (b"\xff\xfe\0\0{\0\0\0", TextError::Encoding(Utf32)),
+            (b"\0\0\xfe\xff\0\0\0{", TextError::Encoding(Utf32)),
             (b"\xff", TextError::NotUtf8(0)),
             (b"a\xff\xfe", TextError::NotUtf8(1)),
             (b"a\0\xff", TextError::NotUtf8(2)),

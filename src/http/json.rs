@@ -19,19 +19,29 @@ use crate::service::{Health, Stats};
 
 /// What is wrong with a body, and where.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub(super) struct JsonError(#[from] serde_json::Error);
+pub(super) enum JsonError {
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// Invisible, so it is named.
+    #[error(
+        "it begins with a byte order mark (U+FEFF), which may stand once, at the very start of a body, and nowhere \
+         else"
+    )]
+    Mark,
+}
 
 impl JsonError {
     /// Whether the body is not even JSON, rather than the wrong kind of it.
     pub(super) fn is_syntax(&self) -> bool {
-        self.0.is_syntax() || self.0.is_eof()
+        match self {
+            Self::Json(error) => error.is_syntax() || error.is_eof(),
+            Self::Mark => true,
+        }
     }
 
     /// What is wrong with a body that is a single line, and where in it.
     pub(super) fn in_line(&self) -> String {
-        self.0
-            .to_string()
+        self.to_string()
             .replace(" at line 1 column ", " at column ")
     }
 }
@@ -48,6 +58,9 @@ pub(super) fn digest_text(body: &ByteString) -> Result<ByteString, JsonError> {
 
 fn text(body: &ByteString, shape: Shape) -> Result<ByteString, JsonError> {
     let mut reader = serde_json::Deserializer::from_str(body);
+    if body.starts_with('\u{feff}') {
+        return Err(JsonError::Mark);
+    }
     let text = reader.deserialize_any(ValueVisitor(Some(shape)))?;
     reader.end()?;
     Ok(match text {

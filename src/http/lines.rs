@@ -32,10 +32,10 @@ pub(super) enum BodyLine {
 }
 
 impl BodyLine {
-    /// Whether it has nothing but its end, which may be CRLF.
+    /// Whether it has nothing but white space.
     pub(super) fn is_blank(&self) -> bool {
         match self {
-            Self::Part(line) | Self::Gathered(line) => matches!(line.as_ref(), b"" | b"\r"),
+            Self::Part(line) | Self::Gathered(line) => line.trim_ascii().is_empty(),
             Self::TooLong => false,
         }
     }
@@ -178,11 +178,11 @@ mod tests {
     }
 
     #[test]
-    fn a_blank_line_has_an_end_and_nothing_else() {
-        let lines = cut(9, &[b"\n\r\n\r"]);
-        assert_eq!(lines.len(), 3);
+    fn a_blank_line_has_white_space_and_nothing_else() {
+        let lines = cut(9, &[b"\n\r\n \n\t \r\n\r\r\n\r"]);
+        assert_eq!(lines.len(), 6);
         assert!(lines.iter().all(BodyLine::is_blank));
-        let lines = cut(2, &[b" \n\t\r\n\r\r\n0\nlong"]);
+        let lines = cut(2, &[b" 0\n\0\n\xc2\xa0\n0\nlong"]);
         assert_eq!(lines.len(), 5);
         assert!(!lines.iter().any(BodyLine::is_blank));
     }

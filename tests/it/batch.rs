@@ -74,7 +74,7 @@ async fn a_broken_line_fails_alone_and_with_its_number() {
     let lines: [&[u8]; 9] = [
         b"{\"message\": \"a\"}",
         b"not json",
-        b" ",
+        b",",
         b"{\"message\": \"\xff\"}",
         b"[\"message\"]",
         long.as_bytes(),
@@ -153,12 +153,24 @@ async fn a_byte_order_mark_before_the_first_line_is_skipped_and_no_other() {
             "{lines:?}"
         );
     }
-    let answer = server.ask(&publish(format!("{a}\n{mark}{b}\n"))).await;
-    let second = answer.text().lines().nth(1).unwrap();
-    assert!(
-        second.contains("column 1.") && second.contains("\"line\": 2"),
-        "{second}"
-    );
+    let sentence = "begins with a byte order mark (U+FEFF), which may stand once";
+    for (lines, number) in [
+        (format!("{a}\n{mark}{b}\n"), 2),
+        (format!("{mark}{mark}{b}\n"), 1),
+        (format!("{mark}\n{mark}{b}"), 2),
+    ] {
+        let answer = server.ask(&publish(&lines)).await;
+        let last = answer.text().lines().last().unwrap();
+        let place = format!("\"line\": {number}}}");
+        assert!(last.contains(sentence) && last.ends_with(&place), "{last}");
+    }
+    let answer = server
+        .ask(&look_up(
+            "/messages/lookup",
+            format!("\n{mark}{}", digest_line("a")),
+        ))
+        .await;
+    assert!(answer.text().contains(sentence), "{answer:?}");
 
     let digest = digest_line("a");
     let answer = server
@@ -649,5 +661,22 @@ fn receipts_of_a_batch_that_was_cut_are_true() {
         }
         assert!((100..50_000).contains(&receipts), "{receipts}");
         server.kill();
+    }
+}
+
+#[tokio::test]
+async fn lines_of_white_space_alone_are_passed_over_and_count() {
+    let server = TestServer::start();
+    let a = "{\"message\": \"a\"}";
+    for blank in [" ", "\t", " \t \r", "\r", "\x0c"] {
+        let lines = format!("{blank}\n{a}\n{blank}\n{blank}\nwrong\n{blank}");
+        let answer = server.ask(&publish(&lines)).await;
+        let answers: Vec<_> = answer.text().lines().collect();
+        assert_eq!(answers.len(), 2, "{blank:?}: {answers:?}");
+        assert_eq!(answers[0].to_owned() + "\n", digest_line("a"));
+        assert!(answers[1].ends_with("\"line\": 5}"), "{answers:?}");
+        let lines = format!("{blank}\n{}{blank}", digest_line("a"));
+        let answer = server.ask(&look_up("/messages/lookup", lines)).await;
+        assert_eq!(answer.text(), "{\"message\": \"a\"}\n", "{blank:?}");
     }
 }

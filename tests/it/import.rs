@@ -281,7 +281,15 @@ fn an_export_may_begin_with_a_byte_order_mark_and_one_in_utf_16_is_named() {
     let in_the_middle = format!("{text}\u{feff}{text}");
     let outcome = import(empty().path(), &[], in_the_middle.as_bytes());
     assert_eq!(outcome.code, Some(3), "{outcome:?}");
-    assert!(outcome.stderr.contains("line 4: "), "{outcome:?}");
+    let sentence = "line 4: begins with a byte order mark (U+FEFF)";
+    assert!(outcome.stderr.contains(sentence), "{outcome:?}");
+    let twice = format!("\u{feff}\u{feff}{text}");
+    let outcome = import(empty().path(), &[], twice.as_bytes());
+    assert_eq!(outcome.code, Some(3), "{outcome:?}");
+    assert!(
+        outcome.stderr.contains("line 1: begins with"),
+        "{outcome:?}"
+    );
     for mark in ["\u{feff}", ""] {
         for to_bytes in [u16::to_le_bytes, u16::to_be_bytes] {
             let units = mark.encode_utf16().chain(text.encode_utf16());

@@ -280,7 +280,7 @@ async fn a_body_that_is_not_json_is_refused_with_the_place_of_the_mistake() {
         ("{\"message\": \u{feff}\"SECRET\"}", "line 1 column "),
         (
             "\u{feff}\u{feff}{\"message\": \"SECRET\"}",
-            "line 1 column 1",
+            "it begins with a byte order mark (U+FEFF)",
         ),
         ("{/* SECRET */ \"message\": \"SECRET\"}", "line 1 column 2"),
     ] {
