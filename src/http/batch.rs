@@ -18,6 +18,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use http::request::Parts;
 use hyper::body::Frame;
 use tokio::task::consume_budget;
@@ -377,9 +378,7 @@ impl Batch {
             Ok(Waiting::Put { put, bytes })
         } else {
             let text = self.charset.text(line.bytes()).map_err(LineError::Text)?;
-            let digest = json::digest_text(&text)?;
-            let digest = digest.parse().map_err(|_| HttpError::NoSuchMessage)?;
-            Ok(Waiting::LookUp(digest))
+            Ok(Waiting::LookUp(read_digest(&text)?))
         }
     }
 
@@ -477,6 +476,18 @@ fn poll_first(
         Some((number, Waiting::Failed(error))) => Poll::Ready((number, Outcome::Failed(error))),
         Some((_, Waiting::Put { .. })) | None => Poll::Pending,
     }
+}
+
+/// The digest of a line: bare, or as JSON. Bare digits come first: 64 decimal ones are a number in JSON.
+fn read_digest(text: &ByteString) -> Result<Digest, LineError> {
+    if let Ok(digest) = text.trim_ascii().parse() {
+        return Ok(digest);
+    }
+    let digest = json::digest_text(text).map_err(|error| match error.is_syntax() {
+        true => LineError::NoDigest(error),
+        false => LineError::Json(error),
+    })?;
+    Ok(digest.parse().map_err(|_| HttpError::NoSuchMessage)?)
 }
 
 fn read_message(charset: Charset, line: CoveredBytes, spare: Spare) -> Result<Message, LineError> {

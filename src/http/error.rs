@@ -104,6 +104,8 @@ pub(super) enum LineError {
     Rate(Duration),
     #[error("The line is not what it should be: {}.", .0.in_line())]
     Json(#[from] JsonError),
+    #[error("The line is neither a digest of 64 hexadecimal digits nor JSON: {}.", .0.in_line())]
+    NoDigest(JsonError),
     #[error(transparent)]
     Other(#[from] HttpError),
 }

@@ -179,7 +179,7 @@ impl Shape {
         match self {
             Self::Message => "it must be a JSON object with a string \"message\"",
             Self::Digest => {
-                "it must be a digest in a JSON string, or an object with one as \"digest\""
+                "it must be a digest, bare or in a JSON string, or an object with one as \"digest\""
             }
         }
     }

@@ -503,6 +503,53 @@ async fn a_digest_of_no_message_is_answered_in_its_place() {
 }
 
 #[tokio::test]
+async fn bare_digests_are_looked_up_also_those_that_are_numbers_in_json() {
+    let server = TestServer::start();
+    server.publish("a").await;
+    let stored = Digest::of(b"a").to_string();
+    let decimal = "1234567890".repeat(7)[..64].to_owned();
+    let exponent = format!("1e{}", "0".repeat(62));
+    let lines = format!(
+        "{stored}\n {} \r\n{decimal}\n{exponent}\n\"{decimal}\"\n",
+        stored.to_uppercase()
+    );
+    let answer = server.ask(&look_up("/messages/lookup", &lines)).await;
+    let answers: Vec<_> = answer.text().lines().collect();
+    assert_eq!(answers[..2], ["{\"message\": \"a\"}"; 2]);
+    for line in 3..=5 {
+        let missing = format!("{{\"error\": \"Message not found.\", \"line\": {line}}}");
+        assert_eq!(answers[line - 1], missing);
+    }
+    let answer = server
+        .ask(&look_up("/messages/lookup?missing", &lines))
+        .await;
+    let missing: String = [&decimal, &exponent, &decimal]
+        .map(|digest| format!("{{\"digest\": \"{digest}\"}}\n"))
+        .concat();
+    assert_eq!(answer.text(), missing);
+}
+
+#[tokio::test]
+async fn a_line_that_is_neither_a_bare_digest_nor_json_is_told_so() {
+    let server = TestServer::start();
+    let digest = Digest::of(b"a").to_string();
+    let (short, long) = (&digest[..63], format!("{digest}0"));
+    let no_hex = format!("{short}g");
+    for line in [short, &long, &no_hex, "a b", "sha256:", "{", "\"a"] {
+        let answer = server.ask(&look_up("/messages/lookup", line)).await;
+        let said = "The line is neither a digest of 64 hexadecimal digits nor JSON: ";
+        assert!(answer.text().contains(said), "{line}: {}", answer.text());
+        assert!(!answer.text().contains(short), "{line}");
+    }
+    // Another number of digits, all of them decimal, is a number.
+    for line in ["1".repeat(63), "1".repeat(65), "{}".into(), "[]".into()] {
+        let answer = server.ask(&look_up("/messages/lookup", &line)).await;
+        let error = answer.text();
+        assert!(error.contains("not what it should be"), "{line}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn only_what_is_missing_is_answered_to_those_who_ask_that() {
     let server = TestServer::start();
     server.publish("a").await;
