@@ -267,24 +267,47 @@ impl Batch {
             }
         }
         if let Some(failure) = failure {
-            let (text, number) = (failure.to_string(), self.number + 1);
-            match failure {
-                LineError::Rate(wait) => {
-                    self.app.metrics().refuse_request(KeptOut::Rate);
-                    json::write_last_line(&mut self.gathered, &text, number, 429, seconds(wait));
-                }
-                LineError::Other(HttpError::Body(BodyError::GaveWay)) => {
-                    let cause = match self.operation {
-                        BatchOperation::Publish => KeptOut::BatchRoom,
-                        BatchOperation::LookUp | BatchOperation::FindMissing => KeptOut::LookUpRoom,
-                    };
-                    self.app.metrics().refuse_request(cause);
-                    json::write_last_line(&mut self.gathered, &text, number, 503, RETRY_SOON);
-                }
-                _ => json::write_error_line(&mut self.gathered, &text, number),
-            }
+            let (status, retry_after) = self.last_words(&failure);
+            self.write_failure(&failure, self.number + 1, Some(status), retry_after);
         }
         self.hand_over().await
+    }
+
+    /// What the line says with which the batch ends early, beside the reason: a status, and when to go on.
+    fn last_words(&self, failure: &LineError) -> (u16, Option<u32>) {
+        let (status, cause, retry_after) = match failure {
+            LineError::Rate(wait) => (429, Some(KeptOut::Rate), Some(seconds(*wait))),
+            LineError::Other(HttpError::Body(BodyError::GaveWay)) => {
+                let cause = match self.operation {
+                    BatchOperation::Publish => KeptOut::BatchRoom,
+                    BatchOperation::LookUp | BatchOperation::FindMissing => KeptOut::LookUpRoom,
+                };
+                (503, Some(cause), Some(RETRY_SOON))
+            }
+            LineError::Other(error) => (error.meaning().status.as_u16(), None, None),
+            _ => (400, None, None),
+        };
+        if let Some(cause) = cause {
+            self.app.metrics().refuse_request(cause);
+        }
+        (status, retry_after)
+    }
+
+    fn write_failure(
+        &mut self,
+        failure: &LineError,
+        number: u64,
+        status: Option<u16>,
+        retry_after: Option<u32>,
+    ) {
+        let failure = json::LineFailure {
+            text: &failure.to_string(),
+            kind: failure.kind(),
+            number,
+            status,
+            retry_after,
+        };
+        json::write_error_line(&mut self.gathered, &failure);
     }
 
     /// Takes the next piece of the body, or its end.
@@ -397,7 +420,7 @@ impl Batch {
         let is_put = matches!(outcome, Outcome::Put { .. });
         if let Err(error) = self.write_answer(outcome) {
             self.errors += u32::from(is_put);
-            json::write_error_line(&mut self.gathered, &error.to_string(), number);
+            self.write_failure(&error, number, None, None);
         }
     }
 

@@ -110,6 +110,22 @@ pub(super) enum LineError {
     Other(#[from] HttpError),
 }
 
+impl LineError {
+    /// How programs tell it from others; see [`Meaning::kind`].
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "body-too-large",
+            Self::Text(_) => "not-utf-8",
+            Self::TooMany { .. } => "too-many-errors",
+            Self::Rate(_) => "rate",
+            Self::Json(error) if error.is_syntax() => "not-json",
+            Self::Json(_) => "not-a-message",
+            Self::NoDigest(_) => "not-json",
+            Self::Other(error) => error.meaning().kind,
+        }
+    }
+}
+
 /// A body by curl without `-H` that is not JSON was probably not meant to be.
 fn form_hint(is_form: bool, error: &JsonError) -> &'static str {
     if is_form && error.is_syntax() {

@@ -129,33 +129,37 @@ pub(super) fn write_message_line(lines: &mut Vec<u8>, text: &str) {
     lines.extend_from_slice(b"}\n");
 }
 
-/// Writes `{"error": "<text>", "line": <number>}` as a line.
-pub(super) fn write_error_line(lines: &mut Vec<u8>, text: &str, number: u64) {
-    begin_error_line(lines, text, number);
-    lines.extend_from_slice(b"}\n");
+/// Why a line of a batch has no other answer.
+#[derive(Debug)]
+pub(super) struct LineFailure<'a> {
+    pub(super) text: &'a str,
+    /// How programs tell it from others: a name in `x-problems` of the description.
+    pub(super) kind: &'a str,
+    pub(super) number: u64,
+    /// If the batch ends with it.
+    pub(super) status: Option<u16>,
+    /// When to send the rest, in seconds.
+    pub(super) retry_after: Option<u32>,
 }
 
-/// Writes `{"error": "<text>", "line": <number>, "status": <status>, "retry_after": <seconds>}` as a line.
-pub(super) fn write_last_line(
-    lines: &mut Vec<u8>,
-    text: &str,
-    number: u64,
-    status: u16,
-    seconds: u32,
-) {
-    begin_error_line(lines, text, number);
-    lines.extend_from_slice(b", \"status\": ");
-    let _ = serde_json::to_writer(&mut *lines, &status);
-    lines.extend_from_slice(b", \"retry_after\": ");
-    let _ = serde_json::to_writer(&mut *lines, &seconds);
-    lines.extend_from_slice(b"}\n");
-}
-
-fn begin_error_line(lines: &mut Vec<u8>, text: &str, number: u64) {
+/// Writes `{"error": "<text>", "type": "<kind>", "line": <number>}` as a line, with `status` and `retry_after` if
+/// there are any.
+pub(super) fn write_error_line(lines: &mut Vec<u8>, failure: &LineFailure<'_>) {
     lines.extend_from_slice(b"{\"error\": ");
-    write_string(lines, text);
+    write_string(lines, failure.text);
+    lines.extend_from_slice(b", \"type\": ");
+    write_string(lines, failure.kind);
     lines.extend_from_slice(b", \"line\": ");
-    let _ = serde_json::to_writer(lines, &number);
+    let _ = serde_json::to_writer(&mut *lines, &failure.number);
+    if let Some(status) = failure.status {
+        lines.extend_from_slice(b", \"status\": ");
+        let _ = serde_json::to_writer(&mut *lines, &status);
+    }
+    if let Some(seconds) = failure.retry_after {
+        lines.extend_from_slice(b", \"retry_after\": ");
+        let _ = serde_json::to_writer(&mut *lines, &seconds);
+    }
+    lines.extend_from_slice(b"}\n");
 }
 
 /// What a body looks like.

@@ -31,6 +31,13 @@ fn digest_line(text: &str) -> String {
     format!("{{\"digest\": \"{}\"}}\n", Digest::of(text.as_bytes()))
 }
 
+/// The answer to a digest of no message.
+fn missing_line(number: usize) -> String {
+    format!(
+        "{{\"error\": \"Message not found.\", \"type\": \"no-such-message\", \"line\": {number}}}"
+    )
+}
+
 /// The lines of messages `numbers`, and the answers to them.
 fn numbered(numbers: std::ops::Range<u32>) -> (String, String) {
     let (mut lines, mut answers) = (String::new(), String::new());
@@ -88,16 +95,21 @@ async fn a_broken_line_fails_alone_and_with_its_number() {
     assert_eq!(answers[0], digest_line("a").trim_end());
     assert_eq!(answers[5], digest_line(&"x".repeat(85)).trim_end());
     assert_eq!(answers[8], digest_line("b").trim_end());
-    for (index, reason) in [
-        (1, "column 2"),
-        (2, "column 1"),
-        (3, "not UTF-8: invalid byte at offset 13"),
-        (4, "must be a JSON object"),
-        (6, "larger than 100 bytes"),
-        (7, "must be a string"),
+    for (index, reason, kind) in [
+        (1, "column 2", "not-json"),
+        (2, "column 1", "not-json"),
+        (3, "not UTF-8: invalid byte at offset 13", "not-utf-8"),
+        (4, "must be a JSON object", "not-a-message"),
+        (6, "larger than 100 bytes", "body-too-large"),
+        (7, "must be a string", "not-a-message"),
     ] {
         let line: serde_json::Value = serde_json::from_str(answers[index]).unwrap();
-        assert_eq!(line["line"], index + 1);
+        assert_eq!(
+            (&line["line"], &line["type"]),
+            (&(index + 1).into(), &kind.into())
+        );
+        // None of them ends the batch.
+        assert_eq!(line.get("status"), None);
         let error = line["error"].as_str().unwrap();
         assert!(error.contains(reason), "{error}");
         assert!(!error.contains("line 1"), "{error}");
@@ -119,7 +131,7 @@ async fn blank_lines_count_and_have_no_answers() {
     assert_eq!(answer.text(), "");
     let lines = format!("\n{}\r\n\"foo\"\n", digest_line("a"));
     let answer = server.ask(&look_up("/messages/lookup", lines)).await;
-    let expected = "{\"message\": \"a\"}\n{\"error\": \"Message not found.\", \"line\": 4}\n";
+    let expected = format!("{{\"message\": \"a\"}}\n{}\n", missing_line(4));
     assert_eq!(answer.text(), expected);
     let lines = format!("\r\n\n{}\n[\n\r", digest_line("missing"));
     let answer = server
@@ -205,7 +217,8 @@ async fn a_batch_ends_with_the_line_after_so_many_that_failed() {
     let answers: Vec<_> = answer.text().lines().collect();
     assert_eq!(answers.len(), 1 + ERRORS_MAX + 1);
     let last = format!(
-        "{{\"error\": \"{ERRORS_MAX} lines before this one failed; the batch ends here.\", \"line\": {}}}",
+        "{{\"error\": \"{ERRORS_MAX} lines before this one failed; the batch ends here.\", \
+         \"type\": \"too-many-errors\", \"line\": {}, \"status\": 400}}",
         ERRORS_MAX + 3
     );
     assert_eq!(answers[ERRORS_MAX + 1], last);
@@ -332,7 +345,8 @@ async fn lines_that_stop_coming_end_the_batch_with_a_word() {
         assert_eq!(batch.line().await.unwrap(), digest_line("a").trim_end());
         let last = batch.line().await.unwrap();
         assert!(last.contains("too slowly"), "{last}");
-        assert!(last.ends_with("\"line\": 2}"), "{last}");
+        let rest = "\"type\": \"body-too-slow\", \"line\": 2, \"status\": 408}";
+        assert!(last.ends_with(rest), "{last}");
         assert_eq!(batch.line().await, None);
     }
     assert_eq!(server.store.writes(), 1);
@@ -387,7 +401,8 @@ async fn a_batch_of_the_largest_size_is_taken_and_one_byte_more_is_not() {
         batch.send("{\"message\": \"too late\"}\n");
         let last = batch.line().await.unwrap();
         assert!(last.contains("larger than 34 bytes"), "{last}");
-        assert!(last.ends_with("\"line\": 2}"), "{last}");
+        let rest = "\"type\": \"body-too-large\", \"line\": 2, \"status\": 413}";
+        assert!(last.ends_with(rest), "{last}");
         assert_eq!(batch.line().await, None);
     }
     assert_eq!(server.store.writes(), 3);
@@ -494,10 +509,9 @@ async fn a_digest_of_no_message_is_answered_in_its_place() {
     let lines = digest_line("b") + &digest_line("a\n") + "\"foo\"\n1\n";
     let answer = server.ask(&look_up("/messages/lookup", lines)).await;
     let answers: Vec<_> = answer.text().lines().collect();
-    let missing = |line: u32| format!("{{\"error\": \"Message not found.\", \"line\": {line}}}");
-    assert_eq!(answers[0], missing(1));
+    assert_eq!(answers[0], missing_line(1));
     assert_eq!(answers[1], "{\"message\": \"a\\n\"}");
-    assert_eq!(answers[2], missing(3));
+    assert_eq!(answers[2], missing_line(3));
     assert!(answers[3].contains("must be a digest"), "{answers:?}");
     assert_eq!(answers.len(), 4);
 }
@@ -517,8 +531,7 @@ async fn bare_digests_are_looked_up_also_those_that_are_numbers_in_json() {
     let answers: Vec<_> = answer.text().lines().collect();
     assert_eq!(answers[..2], ["{\"message\": \"a\"}"; 2]);
     for line in 3..=5 {
-        let missing = format!("{{\"error\": \"Message not found.\", \"line\": {line}}}");
-        assert_eq!(answers[line - 1], missing);
+        assert_eq!(answers[line - 1], missing_line(line));
     }
     let answer = server
         .ask(&look_up("/messages/lookup?missing", &lines))
