@@ -27,6 +27,14 @@ impl Digest {
         Self(Sha256::digest(content).into())
     }
 
+    /// Hashes the content that comes in these pieces.
+    #[must_use]
+    pub fn of_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hash = Sha256::new();
+        pieces.into_iter().for_each(|piece| hash.update(piece));
+        Self(hash.finalize().into())
+    }
+
     /// The digest whose 32 bytes are `bytes`; nothing is hashed.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; DIGEST_BYTES]) -> Self {

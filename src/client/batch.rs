@@ -1,87 +1,185 @@
-//! Many messages over one connection: lines go out while the answers to earlier ones come in.
+//! Many messages, or digests, over one connection: lines go out while the answers to earlier ones come in.
 //!
-//! It refuses to know where the answers go and who looks at them: each is handed to the caller.
-//! **Invariant:** a line counts as stored only if the server named the digest of its text.
+//! What a server takes at once has a limit, and connections break, so lines are sent in as many requests as it
+//! takes; a line that was not answered is sent again, which does no harm. It refuses to know where the answers go
+//! and who looks at them: each is handed to the caller, once, in the order of the lines. **Invariant:** a line counts as stored
+//! only if the server named the digest of its text, and a text as found only if it has the digest of its line.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::fmt;
 use std::future::pending;
-use std::io::{self, BufRead, BufReader, Read};
-use std::mem;
-use std::thread;
+use std::io::{self, Read};
 
-use anyhow::{Context, bail, ensure};
-use bytes::{BufMut, Bytes, BytesMut};
+use anyhow::{Context, anyhow, bail, ensure};
 use http::header::CONTENT_TYPE;
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
-use http_body_util::channel::{self, Channel};
+use http_body_util::channel::Channel;
 use hyper::body::Incoming;
 use serde_json::Value;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::waits::Waits;
-use super::{ANSWER_TIMEOUT, Client, Reply, WORDS_BYTES_MAX, in_time};
+use super::lines::{AnswerLines, Line, Lines, PIECE_BYTES, PIECES_MAX, Sent, UNANSWERED_BYTES_MAX};
+use super::waits::{Breaks, Waits};
+use super::{
+    ANSWER_TIMEOUT, Client, MESSAGE_BYTES_MAX, NOT_FOUND, Reply, WORDS_BYTES_MAX, in_time, kind_of,
+};
 use crate::access::tokens::Scope;
 use crate::digest::Digest;
+use crate::message::Message;
 
 /// Lines that were sent and not answered: more than a server lets wait, and a few megabytes.
 const UNANSWERED_MAX: usize = 1 << 17;
-
-/// Bytes of them, which are kept to be sent again: more than a server lets wait. A larger line goes alone.
-const UNANSWERED_BYTES_MAX: usize = 64 << 20;
 
 /// Lines that were sent and not answered once the server has held some up: what is sent beyond what it takes at
 /// once has to be sent again.
 const UNANSWERED_HELD_MAX: usize = 256;
 
-/// Lines are sent in pieces of about this many bytes: one system call for a few hundred.
-const PIECE_BYTES: usize = 32 << 10;
-
-/// Pieces read ahead of the connection.
-const PIECES_MAX: usize = 4;
+/// Bytes of a request: a quarter of what a server takes unless told otherwise.
+const REQUEST_BYTES_MAX: usize = 64 << 20;
 
 /// What the server answered to a line of a batch.
 #[derive(Debug)]
-pub struct LineAnswer {
+pub struct LineAnswer<T> {
     /// Of the line, from 1; blank lines count.
     pub number: u64,
     /// Of the line, with its end, and of blank ones before it.
     pub bytes: u64,
-    /// The digest of its message, which is stored, or why it was refused.
-    pub outcome: Result<Digest, String>,
+    /// The digest that the line is about, if it says one.
+    pub digest: Option<Digest>,
+    /// What was done for it.
+    pub outcome: Result<T, LineRefusal>,
     /// Whether the answer to the next line has arrived as well.
     pub has_next: bool,
 }
 
-/// A line to be sent.
-struct Line {
-    number: u64,
-    /// Of its message; `None` if it has none that can be read.
-    digest: Option<Digest>,
-    bytes: u64,
-    text: Vec<u8>,
+/// Why nothing was done for a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LineRefusal {
+    /// There is no message with its digest.
+    NotFound,
+    /// What the server said.
+    Other(String),
 }
 
-/// A line that was sent, or why there is none, and its part of [`UNANSWERED_BYTES_MAX`].
-type Sent<'a> = (io::Result<Line>, SemaphorePermit<'a>);
+impl fmt::Display for LineRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound => f.write_str("message not found"),
+            Self::Other(words) => f.write_str(words),
+        }
+    }
+}
 
-/// The server takes no more lines for a while.
-struct Held {
-    /// Whether it took some before.
-    has_progress: bool,
-    /// In seconds.
-    retry_after: Option<u64>,
-    words: String,
-    /// The first that it did not take, if it read so far.
-    line: Option<io::Result<Line>>,
+/// What is asked for the lines of a batch.
+trait Operation {
+    /// What was done for one.
+    type Done;
+
+    const PATH: &'static str;
+    const SCOPE: Scope;
+    /// Longest answer to a line.
+    const ANSWER_BYTES_MAX: usize;
+
+    /// See [`Prepare`](super::lines::Prepare).
+    fn prepare(line: Vec<u8>) -> (Option<Digest>, Vec<u8>);
+
+    /// What the answer says was done for the line about `digest`; `None` if nothing.
+    fn done(answer: &mut Value, digest: Option<Digest>) -> anyhow::Result<Option<Self::Done>>;
+}
+
+/// Stores the message of each line.
+struct Put;
+
+impl Operation for Put {
+    type Done = Digest;
+
+    const PATH: &'static str = "/messages";
+    const SCOPE: Scope = Scope::Write;
+    const ANSWER_BYTES_MAX: usize = WORDS_BYTES_MAX;
+
+    fn prepare(line: Vec<u8>) -> (Option<Digest>, Vec<u8>) {
+        let value: Option<Value> = serde_json::from_slice(&line).ok();
+        let text = value
+            .as_ref()
+            .and_then(|value| value.get("message")?.as_str());
+        (text.map(|text| Digest::of(text.as_bytes())), line)
+    }
+
+    fn done(answer: &mut Value, digest: Option<Digest>) -> anyhow::Result<Option<Digest>> {
+        let Some(answered) = answer.get("digest").and_then(Value::as_str) else {
+            return Ok(None);
+        };
+        let digest = digest.filter(|digest| answered.parse() == Ok(*digest));
+        let digest = digest.context("the server answered another digest than that of the text")?;
+        Ok(Some(digest))
+    }
+}
+
+/// Looks up the message with the digest of each line.
+struct LookUp;
+
+impl Operation for LookUp {
+    type Done = Message;
+
+    const PATH: &'static str = "/messages/lookup";
+    const SCOPE: Scope = Scope::Read;
+    const ANSWER_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
+
+    /// A bare digest, one in quotes, or the member `digest` of an object; that is sent, and nothing else of the line.
+    fn prepare(line: Vec<u8>) -> (Option<Digest>, Vec<u8>) {
+        let bare = std::str::from_utf8(&line).map(str::trim_ascii);
+        let bare = bare.ok().and_then(|line| line.parse().ok());
+        let digest = bare.or_else(|| {
+            let value: Value = serde_json::from_slice(&line).ok()?;
+            let digest = value.get("digest").unwrap_or(&value);
+            digest.as_str()?.parse().ok()
+        });
+        match digest {
+            Some(digest) => (Some(digest), format!("\"{digest}\"\n").into()),
+            None => (None, line),
+        }
+    }
+
+    fn done(answer: &mut Value, digest: Option<Digest>) -> anyhow::Result<Option<Message>> {
+        let Some(Value::String(text)) = answer.get_mut("message").map(Value::take) else {
+            return Ok(None);
+        };
+        let message = Message::new(text);
+        ensure!(
+            Some(message.digest()) == digest,
+            "the server answered a text with another digest"
+        );
+        Ok(Some(message))
+    }
+}
+
+/// How a request with lines ended, with its bytes that were answered.
+struct Round {
+    bytes: usize,
+    end: End,
+}
+
+enum End {
+    /// Every line that was sent is answered.
+    Answered,
+    /// The server takes no more lines for a while; in seconds.
+    Held {
+        retry_after: Option<u64>,
+        words: String,
+    },
+    /// The server takes no more in one request.
+    TooLarge { words: String },
+    /// The connection ended.
+    Broken(anyhow::Error),
 }
 
 impl Client {
     /// Stores the message of each line of `input`, `{"message": …}`, and hands `each` the answer to each
-    /// line, in their order. Blank lines are passed over. Where the server says that it takes no more for a
-    /// while, waits and goes on there, within limits.
+    /// line, in their order. Blank lines are passed over. Goes on, within limits, where the server says that it
+    /// takes no more for a while, or in one request, and where the connection breaks.
     ///
     /// # Errors
     /// [`Unreachable`](super::Unreachable), or what the server said to all of it, or if it did not answer
@@ -89,284 +187,224 @@ impl Client {
     pub async fn put_batch(
         &self,
         input: impl Read + Send + 'static,
-        mut each: impl FnMut(LineAnswer) -> anyhow::Result<()>,
+        each: impl FnMut(LineAnswer<Digest>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let mut lines = Lines::read(input);
-        let mut waits = Waits::default();
-        let mut unanswered_max = UNANSWERED_MAX;
-        while let Some(held) = self
-            .put_lines(&mut lines, unanswered_max, &mut each)
-            .await?
-        {
-            if held.has_progress {
-                waits.begin_anew();
-            }
-            ensure!(waits.wait(held.retry_after).await, held.words);
-            unanswered_max = UNANSWERED_HELD_MAX;
-        }
-        Ok(())
+        self.send_all::<Put>(input, each).await
     }
 
-    /// Sends lines in one request until there are no more, or the server holds them up: then those that it did
-    /// not take are in `lines` again.
-    async fn put_lines(
+    /// Looks up the message with the digest of each line of `input`, bare or as JSON; the rest is as in
+    /// [`put_batch`](Self::put_batch).
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn look_up(
+        &self,
+        input: impl Read + Send + 'static,
+        each: impl FnMut(LineAnswer<Message>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.send_all::<LookUp>(input, each).await
+    }
+
+    async fn send_all<O: Operation>(
+        &self,
+        input: impl Read + Send + 'static,
+        mut each: impl FnMut(LineAnswer<O::Done>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut lines = Lines::read(input, O::prepare);
+        let mut waits = Waits::default();
+        let mut breaks = Breaks::default();
+        let (mut unanswered_max, mut bytes_max) = (UNANSWERED_MAX, REQUEST_BYTES_MAX);
+        loop {
+            let round = self
+                .send_some::<O>(&mut lines, unanswered_max, bytes_max, &mut each)
+                .await;
+            let Round { bytes, end } = match round {
+                // It is being restarted.
+                Err(error) if breaks.is_any() && error.is::<super::Unreachable>() => Round {
+                    bytes: 0,
+                    end: End::Broken(error),
+                },
+                round => round?,
+            };
+            if bytes > 0 {
+                waits.begin_anew();
+                breaks.reset();
+            }
+            match end {
+                End::Answered => {}
+                End::Held { retry_after, words } => {
+                    ensure!(waits.wait(retry_after).await, words);
+                    unanswered_max = UNANSWERED_HELD_MAX;
+                }
+                End::TooLarge { words } => {
+                    bytes_max = if bytes > 0 { bytes } else { bytes_max / 2 };
+                    ensure!(bytes > 0 || bytes_max >= PIECE_BYTES, words);
+                }
+                End::Broken(error) => {
+                    if !breaks.wait().await {
+                        return Err(error);
+                    }
+                }
+            }
+            if !lines.has_more().await {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends lines in one request, as many as it may have, until there are no more or the server takes no more:
+    /// then those that were not answered are in `lines` again.
+    async fn send_some<O: Operation>(
         &self,
         lines: &mut Lines,
         unanswered_max: usize,
-        each: &mut impl FnMut(LineAnswer) -> anyhow::Result<()>,
-    ) -> anyhow::Result<Option<Held>> {
+        bytes_max: usize,
+        each: &mut impl FnMut(LineAnswer<O::Done>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Round> {
         let mut sender = self.open().await?;
         let (pieces, body) = Channel::<_, io::Error>::new(PIECES_MAX);
         let request = self
-            .request(Method::POST, "/messages")
+            .request(Method::POST, O::PATH)
             .header(CONTENT_TYPE, "application/x-ndjson")
             .body(body)?;
         let room = Semaphore::new(UNANSWERED_BYTES_MAX);
         let (sent, mut unanswered) = mpsc::channel(unanswered_max);
         let sending = async {
-            lines.send(pieces, sent, &room).await;
+            lines.send(pieces, sent, &room, bytes_max).await;
             pending::<Infallible>().await
         };
         let response = sender.send_request(request);
-        let mut held = tokio::select! {
+        let mut refused = None;
+        let round = tokio::select! {
             never = sending => match never {},
-            held = receive(response, &mut unanswered, each) => held?,
+            round = receive::<O>(response, &mut unanswered, &mut refused, each) => round?,
         };
-        if let Some(held) = &mut held {
-            unanswered.close();
-            let mut again = VecDeque::from_iter(held.line.take());
-            while let Ok((line, _)) = unanswered.try_recv() {
-                again.push_back(line);
-            }
-            lines.put_back(again);
+        unanswered.close();
+        let mut again = VecDeque::from_iter(refused.map(Ok));
+        while let Ok((line, _)) = unanswered.try_recv() {
+            again.push_back(line);
         }
-        Ok(held)
+        lines.put_back(again);
+        Ok(round)
     }
 }
 
-/// Hands `each` the answers to lines, until there are no more lines or the server takes no more.
-async fn receive(
+/// Hands `each` the answers to lines, until there are no more lines or the server takes no more. The first that it
+/// did not take, if it said so, is `refused`.
+async fn receive<O: Operation>(
     response: impl Future<Output = hyper::Result<Response<Incoming>>>,
     unanswered: &mut mpsc::Receiver<Sent<'_>>,
-    each: &mut impl FnMut(LineAnswer) -> anyhow::Result<()>,
-) -> anyhow::Result<Option<Held>> {
-    let response = response
-        .await
-        .context("the server broke off the connection")?;
+    refused: &mut Option<Line>,
+    each: &mut impl FnMut(LineAnswer<O::Done>) -> anyhow::Result<()>,
+) -> anyhow::Result<Round> {
+    let mut bytes = 0;
+    let response = match response.await {
+        Ok(response) => response,
+        Err(error) => {
+            return Ok(Round {
+                bytes,
+                end: broken(error),
+            });
+        }
+    };
     let status = response.status();
     if status != StatusCode::OK {
         let reply = in_time(Reply::read(response, WORDS_BYTES_MAX)).await?;
-        let words = reply.refusal(Scope::Write);
-        ensure!(is_held_with(status.as_u16().into()), words);
-        return Ok(Some(Held {
-            has_progress: false,
-            retry_after: reply.retry_after,
-            words,
-            line: None,
-        }));
+        let words = reply.refusal(O::SCOPE);
+        let end = End::of(status.as_u16().into(), reply.retry_after, words);
+        let end = end.map_err(|words| anyhow!(words))?;
+        return Ok(Round { bytes, end });
     }
     let mut body = response.into_body();
     let mut number = 0;
-    let mut received = BytesMut::new();
+    let mut answers = AnswerLines::new(O::ANSWER_BYTES_MAX);
     while let Some(frame) = timeout(ANSWER_TIMEOUT, body.frame())
         .await
         .context("the server did not answer in time")?
     {
-        let frame = frame.context("the server broke off the connection")?;
-        received.put(frame.into_data().unwrap_or_default());
-        let mut end = line_end(&received);
-        while let Some(length) = end {
-            let answer = received.split_to(length);
-            end = line_end(&received);
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => {
+                return Ok(Round {
+                    bytes,
+                    end: broken(error),
+                });
+            }
+        };
+        answers.feed(&frame.into_data().unwrap_or_default());
+        while let Some(answer) = answers.next()? {
             let sent = unanswered.recv().await;
             let (sent, _) = sent.context("the server answered more lines than there are")?;
             let sent = sent.context("cannot read the lines")?;
-            let outcome = match outcome(&answer, sent.digest)? {
-                Outcome::Of(outcome) => outcome,
-                Outcome::Held { retry_after, words } => {
-                    return Ok(Some(Held {
-                        has_progress: number > 0,
-                        retry_after,
-                        words,
-                        line: Some(Ok(sent)),
-                    }));
+            let outcome = match read_answer::<O>(&answer, sent.digest)? {
+                Ok(outcome) => outcome,
+                Err(end) => {
+                    *refused = Some(sent);
+                    return Ok(Round { bytes, end });
                 }
             };
+            drop(answer);
             number = sent.number;
+            bytes += sent.text.len();
             each(LineAnswer {
                 number,
                 bytes: sent.bytes,
+                digest: sent.digest,
                 outcome,
-                has_next: end.is_some(),
+                has_next: answers.has_next(),
             })?;
         }
-        ensure!(
-            received.len() <= WORDS_BYTES_MAX,
-            "the server sent a line of more than {WORDS_BYTES_MAX} bytes, the most that there can be"
-        );
     }
+    ensure!(answers.is_empty(), "the server sent half a line");
     match unanswered.recv().await {
-        None => Ok(None),
+        None => Ok(Round {
+            bytes,
+            end: End::Answered,
+        }),
         Some((Ok(_), _)) => bail!("the server answered up to line {number} and no more"),
         Some((Err(error), _)) => Err(error).context("cannot read the lines"),
     }
 }
 
-/// The lines of a batch that are to be sent.
-struct Lines {
-    next: VecDeque<io::Result<Line>>,
-    read: mpsc::Receiver<Vec<io::Result<Line>>>,
+fn broken(error: hyper::Error) -> End {
+    End::Broken(anyhow::Error::from(error).context("the server broke off the connection"))
 }
 
-impl Lines {
-    /// Reads them in a thread of its own, which is not joined: its input may never end.
-    fn read(input: impl Read + Send + 'static) -> Self {
-        let (sender, read) = mpsc::channel(PIECES_MAX);
-        thread::spawn(move || read_lines(input, &sender));
-        Self {
-            next: VecDeque::new(),
-            read,
-        }
-    }
-
-    /// Those that were sent in vain come first again.
-    fn put_back(&mut self, mut again: VecDeque<io::Result<Line>>) {
-        again.append(&mut self.next);
-        self.next = again;
-    }
-
-    /// Sends lines, each to `sent` too, until there are no more or the connection ends. May be dropped at any
-    /// time: a line is in `self` or in `sent`.
-    async fn send<'a>(
-        &mut self,
-        mut body: channel::Sender<Bytes, io::Error>,
-        sent: mpsc::Sender<Sent<'a>>,
-        room: &'a Semaphore,
-    ) {
-        loop {
-            if self.next.is_empty() {
-                let Some(read) = self.read.recv().await else {
-                    return;
-                };
-                self.next.extend(read);
-            }
-            let mut piece = Vec::new();
-            while piece.len() < PIECE_BYTES
-                && let Some(line) = self.next.front()
-            {
-                let bytes = line.as_ref().map_or(0, |line| line.text.len());
-                let bytes = u32::try_from(bytes.min(UNANSWERED_BYTES_MAX)).unwrap_or(u32::MAX);
-                let place = if piece.is_empty() {
-                    let room = room.acquire_many(bytes).await;
-                    room.ok().zip(sent.reserve().await.ok())
-                } else {
-                    let room = room.try_acquire_many(bytes);
-                    room.ok().zip(sent.try_reserve().ok())
-                };
-                let Some((room, slot)) = place else { break };
-                let Some(line) = self.next.pop_front() else {
-                    break;
-                };
-                if let Ok(line) = &line {
-                    piece.extend_from_slice(&line.text);
-                }
-                slot.send((line, room));
-            }
-            if sent.is_closed() || !piece.is_empty() && body.send_data(piece.into()).await.is_err()
-            {
-                return;
-            }
-        }
-    }
-}
-
-/// The length of the first line, with its end.
-fn line_end(bytes: &[u8]) -> Option<usize> {
-    Some(bytes.iter().position(|&byte| byte == b'\n')? + 1)
-}
-
-/// Reads lines but for blank ones, which have no answers, until there are no more or nobody wants them.
-fn read_lines(input: impl Read, read: &mpsc::Sender<Vec<io::Result<Line>>>) {
-    let mut input = BufReader::with_capacity(PIECE_BYTES, input);
-    let (mut lines, mut lines_bytes) = (Vec::new(), 0);
-    let (mut number, mut bytes) = (0, 0);
-    loop {
-        let mut text = Vec::new();
-        let result = input.read_until(b'\n', &mut text);
-        let is_last = !matches!(result, Ok(1..));
-        match result {
-            Ok(length) => {
-                number += 1;
-                bytes += length as u64;
-                if !text.trim_ascii().is_empty() {
-                    lines_bytes += length;
-                    lines.push(Ok(Line {
-                        number,
-                        digest: digest_of(&text),
-                        bytes: mem::take(&mut bytes),
-                        text,
-                    }));
-                }
-            }
-            Err(error) => lines.push(Err(error)),
-        }
-        // Do not keep back what was typed.
-        let is_due = is_last || lines_bytes >= PIECE_BYTES || input.buffer().is_empty();
-        if is_due && !lines.is_empty() {
-            lines_bytes = 0;
-            if read.blocking_send(mem::take(&mut lines)).is_err() {
-                return;
-            }
-        }
-        if is_last {
-            return;
-        }
-    }
-}
-
-fn digest_of(line: &[u8]) -> Option<Digest> {
-    let line: Value = serde_json::from_slice(line).ok()?;
-    Some(Digest::of(line.get("message")?.as_str()?.as_bytes()))
-}
-
-/// Whether a status says that there may be room later: the client asks too often, or others need it now.
-fn is_held_with(status: u64) -> bool {
-    [
-        StatusCode::TOO_MANY_REQUESTS,
-        StatusCode::SERVICE_UNAVAILABLE,
-    ]
-    .iter()
-    .any(|held| u64::from(held.as_u16()) == status)
-}
-
-/// What an answer means.
-enum Outcome {
-    /// For its line.
-    Of(Result<Digest, String>),
-    /// It is the last: see [`Held`].
-    Held {
-        retry_after: Option<u64>,
-        words: String,
-    },
-}
-
-/// What the server answered to a line whose message has the digest `sent`.
-fn outcome(answer: &[u8], sent: Option<Digest>) -> anyhow::Result<Outcome> {
-    let answer: Value = serde_json::from_slice(answer).context("the answer is not JSON")?;
-    let text = |name| answer.get(name).and_then(Value::as_str);
-    let number = |name| answer.get(name).and_then(Value::as_u64);
-    let Some(digest) = text("digest") else {
-        let words = text("error").unwrap_or("no reason given").into();
-        return Ok(if number("status").is_some_and(is_held_with) {
-            let retry_after = number("retry_after");
-            Outcome::Held { retry_after, words }
+impl End {
+    /// What a status says of the lines from some on: that there may be room later, since the client asks too often
+    /// or others need it now, or in another request. Anything else is an error of these `words`.
+    fn of(status: u64, retry_after: Option<u64>, words: String) -> Result<Self, String> {
+        let is = |known: StatusCode| u64::from(known.as_u16()) == status;
+        if is(StatusCode::TOO_MANY_REQUESTS) || is(StatusCode::SERVICE_UNAVAILABLE) {
+            Ok(Self::Held { retry_after, words })
+        } else if is(StatusCode::PAYLOAD_TOO_LARGE) {
+            Ok(Self::TooLarge { words })
         } else {
-            Outcome::Of(Err(words))
-        });
-    };
-    let same = sent.filter(|sent| digest.parse() == Ok(*sent));
-    let digest = same.context("the server answered another digest than that of the text")?;
-    Ok(Outcome::Of(Ok(digest)))
+            Err(words)
+        }
+    }
+}
+
+/// What the server answered to a line about `digest`, or that it ended the batch before it.
+fn read_answer<O: Operation>(
+    answer: &[u8],
+    digest: Option<Digest>,
+) -> anyhow::Result<Result<Result<O::Done, LineRefusal>, End>> {
+    let mut answer: Value = serde_json::from_slice(answer).context("the answer is not JSON")?;
+    if let Some(done) = O::done(&mut answer, digest)? {
+        return Ok(Ok(Ok(done)));
+    }
+    let number = |name| answer.get(name).and_then(Value::as_u64);
+    let words = answer.get("error").and_then(Value::as_str);
+    let words = words.unwrap_or("no reason given").to_owned();
+    let end = number("status").map(|status| End::of(status, number("retry_after"), words.clone()));
+    if let Some(Ok(end)) = end {
+        return Ok(Err(end));
+    }
+    Ok(Ok(Err(match kind_of(&answer) {
+        Some(NOT_FOUND) => LineRefusal::NotFound,
+        _ => LineRefusal::Other(words),
+    })))
 }
 
 #[cfg(test)]
@@ -375,9 +413,9 @@ mod tests {
 
     #[test]
     fn a_last_line_says_when_there_may_be_room_again() {
-        let held = |answer: &str| match outcome(answer.as_bytes(), None).unwrap() {
-            Outcome::Held { retry_after, .. } => retry_after,
-            Outcome::Of(_) => None,
+        let held = |answer: &str| match read_answer::<Put>(answer.as_bytes(), None).unwrap() {
+            Err(End::Held { retry_after, .. }) => retry_after,
+            _ => None,
         };
         for (status, expected) in [(429, Some(7)), (503, Some(7)), (400, None), (507, None)] {
             let line =
@@ -385,5 +423,32 @@ mod tests {
             assert_eq!(held(&line), expected, "{status}");
         }
         assert_eq!(held(r#"{"error": "e", "line": 2}"#), None);
+    }
+
+    #[test]
+    fn a_line_with_a_digest_is_looked_up_by_that_alone() {
+        let digest = Digest::of(b"foo");
+        let export = format!("{{\"digest\":\"{digest}\",\"message\":\"foo\"}}\n");
+        for line in [
+            format!("{digest}\n"),
+            format!(" {} \r\n", digest.to_string().to_uppercase()),
+            format!("\"{digest}\""),
+            export,
+        ] {
+            let sent = LookUp::prepare(line.clone().into());
+            assert_eq!(
+                sent,
+                (Some(digest), format!("\"{digest}\"\n").into()),
+                "{line}"
+            );
+        }
+        for line in ["foo\n", "{}\n", "[]", "\"foo\""] {
+            assert_eq!(LookUp::prepare(line.into()), (None, line.into()));
+        }
+        let decimal = "1".repeat(64);
+        assert_eq!(
+            LookUp::prepare(decimal.clone().into()).0,
+            decimal.parse().ok()
+        );
     }
 }

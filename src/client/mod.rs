@@ -2,9 +2,11 @@
 //!
 //! They trust nobody: what a server says a text's digest is, and what text it sends for a digest, is
 //! checked here, where hashing is cheap. **Invariant:** nothing that a server sends takes more memory than the
-//! largest message.
+//! largest message, or as a line one and a half times that.
 
 mod batch;
+mod lines;
+mod pieces;
 mod session;
 mod tls;
 mod url;
@@ -17,8 +19,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{anyhow, bail, ensure};
-use bytes::{BufMut, Bytes, BytesMut};
+use anyhow::{Context, anyhow, bail, ensure};
+use bytes::{Bytes, BytesMut};
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
@@ -28,17 +30,21 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-pub use self::batch::LineAnswer;
+pub use self::batch::{LineAnswer, LineRefusal};
+use self::lines::AnswerLines;
+pub use self::pieces::Pieces;
 pub use self::session::{Refused, Session};
 use self::tls::Secure;
 pub use self::tls::Trust;
 pub use self::url::{InvalidUrl, ServerUrl};
+use self::waits::Waits;
 use crate::access::tokens::Scope;
 use crate::digest::Digest;
 
@@ -64,13 +70,29 @@ pub struct Unreachable {
     reason: String,
 }
 
-/// What a server says of a message that it does not have.
-const NOT_FOUND: &str = "Message not found.";
+/// The type of what a server says of a message that it does not have.
+const NOT_FOUND: &str = "no-such-message";
 
-/// The server has no message with that digest.
+/// What is accepted: a digest, a text or a word as it is, and what is wrong with its type.
+const TEXT_OR_PROBLEM: &str = "text/plain, application/problem+json";
+
+/// Digests that are asked for at once, so that the answer, whatever it says of each, is within [`WORDS_BYTES_MAX`].
+const DIGESTS_AT_ONCE: usize = 256;
+
+/// The server has no messages with some digests.
 #[derive(Debug, thiserror::Error)]
-#[error("message not found")]
-pub struct NotFound;
+#[error("{}", if *.of == 1 { "message not found".to_owned() } else { format!("{missing} of {of} messages not found") })]
+pub struct NotFound {
+    /// How many there are none with.
+    pub missing: usize,
+    /// How many were asked for.
+    pub of: usize,
+}
+
+impl NotFound {
+    /// Of one message.
+    pub const ONE: Self = Self { missing: 1, of: 1 };
+}
 
 /// A server, by its address.
 #[derive(Clone, Debug)]
@@ -135,7 +157,7 @@ impl Client {
         let request = self
             .request(Method::POST, "/messages")
             .header(CONTENT_TYPE, "text/plain; charset=utf-8");
-        self.ask(request, text.into(), WORDS_BYTES_MAX)
+        self.ask(request, text.into())
             .await?
             .check_stored(&digest)?;
         Ok(digest)
@@ -145,18 +167,58 @@ impl Client {
     ///
     /// # Errors
     /// [`NotFound`], [`Unreachable`], or what the server said.
-    pub async fn get(&self, digest: &Digest) -> anyhow::Result<Bytes> {
-        let request = self.request(Method::GET, &format!("/messages/{digest}"));
-        let reply = self.ask(request, Bytes::new(), MESSAGE_BYTES_MAX).await?;
-        match reply.status {
-            StatusCode::OK if Digest::of(&reply.body) == *digest => Ok(reply.body),
-            StatusCode::OK => bail!("the server answered a text with another digest"),
-            // Another one is of a path that is not there, or of somebody else.
-            StatusCode::NOT_FOUND if reply.error().as_deref() == Some(NOT_FOUND) => {
-                Err(NotFound.into())
+    pub async fn get(&self, digest: &Digest) -> anyhow::Result<Pieces> {
+        let request = self
+            .request(Method::GET, &format!("/messages/{digest}"))
+            .header(ACCEPT, TEXT_OR_PROBLEM)
+            .body(Full::<Bytes>::default())?;
+        let mut sender = self.open().await?;
+        let exchange = async {
+            let response = sender.send_request(request).await?;
+            if response.status() != StatusCode::OK {
+                let reply = Reply::read(response, WORDS_BYTES_MAX).await?;
+                // Another one is of a path that is not there, or of somebody else.
+                ensure!(!reply.is_of_missing_message(), NotFound::ONE);
+                bail!(reply.refusal(Scope::Read));
             }
-            _ => bail!(reply.refusal(Scope::Read)),
+            let mut text = Pieces::default();
+            read_body(response, MESSAGE_BYTES_MAX, |piece| text.append(piece)).await?;
+            Ok(text)
+        };
+        let text = in_time(exchange).await?;
+        ensure!(
+            text.digest() == *digest,
+            "the server answered a text with another digest"
+        );
+        Ok(text)
+    }
+
+    /// Those of `digests` with which there is no message.
+    ///
+    /// # Errors
+    /// [`Unreachable`], or what the server said.
+    pub async fn missing(&self, digests: &[Digest]) -> anyhow::Result<Vec<Digest>> {
+        let mut missing = Vec::new();
+        let mut waits = Waits::default();
+        let mut rest = digests;
+        while !rest.is_empty() {
+            let (asked, _) = rest.split_at(rest.len().min(DIGESTS_AT_ONCE));
+            let lines = asked.iter().map(|digest| format!("\"{digest}\"\n"));
+            let lines = lines.collect::<Vec<_>>().concat();
+            let request = self
+                .request(Method::POST, "/messages/lookup?missing")
+                .header(CONTENT_TYPE, "application/x-ndjson");
+            let reply = self.ask(request, lines.into()).await?;
+            let (done, held) = reply.missing(asked, &mut missing)?;
+            if done > 0 {
+                waits.begin_anew();
+            }
+            rest = rest.get(done..).unwrap_or_default();
+            if let Some((retry_after, words)) = held {
+                ensure!(waits.wait(retry_after).await, words);
+            }
         }
+        Ok(missing)
     }
 
     /// Asks whether the server is ready to serve messages.
@@ -173,7 +235,7 @@ impl Client {
     /// [`Unreachable`], or why there is no answer.
     pub async fn is_ready(&self) -> anyhow::Result<anyhow::Result<()>> {
         let request = self.request(Method::GET, "/readyz");
-        let reply = self.ask(request, Bytes::new(), WORDS_BYTES_MAX).await?;
+        let reply = self.ask(request, Bytes::new()).await?;
         Ok(match reply.status {
             StatusCode::OK => Ok(()),
             _ => Err(anyhow!(reply.words())),
@@ -208,26 +270,16 @@ impl Client {
             bail!(reply.refusal(Scope::Export));
         }
         let mut body = response.into_body();
-        let mut line = Vec::new();
+        let mut lines = AnswerLines::new(MESSAGE_BYTES_MAX);
         while let Some(frame) = in_time(async { body.frame().await.transpose() }).await? {
-            let Ok(bytes) = frame.into_data() else {
-                continue;
-            };
-            for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
-                line.extend_from_slice(piece);
-                ensure!(
-                    line.len() <= MESSAGE_BYTES_MAX,
-                    "the server sent a line that is too long"
-                );
-                if line.ends_with(b"\n") {
-                    if let ControlFlow::Break(value) = each(&line) {
-                        return Ok(ControlFlow::Break(value));
-                    }
-                    line.clear();
+            lines.feed(&frame.into_data().unwrap_or_default());
+            while let Some(line) = lines.next()? {
+                if let ControlFlow::Break(value) = each(&line) {
+                    return Ok(ControlFlow::Break(value));
                 }
             }
         }
-        ensure!(line.is_empty(), "the server sent half a line");
+        ensure!(lines.is_empty(), "the server sent half a line");
         Ok(ControlFlow::Continue(()))
     }
 
@@ -243,18 +295,15 @@ impl Client {
         }
     }
 
-    /// Sends one request on a connection of its own; wants plain text back, of up to `bytes_max` if all is well.
-    async fn ask(
-        &self,
-        request: request::Builder,
-        body: Bytes,
-        bytes_max: usize,
-    ) -> anyhow::Result<Reply> {
-        let request = request.header(ACCEPT, "text/plain").body(Full::new(body))?;
+    /// Sends one request on a connection of its own; wants a few words of plain text back.
+    async fn ask(&self, request: request::Builder, body: Bytes) -> anyhow::Result<Reply> {
+        let request = request
+            .header(ACCEPT, TEXT_OR_PROBLEM)
+            .body(Full::new(body))?;
         let mut sender = self.open().await?;
         let exchange = async {
             let response = sender.send_request(request).await?;
-            Reply::read(response, bytes_max).await
+            Reply::read(response, WORDS_BYTES_MAX).await
         };
         in_time(exchange).await
     }
@@ -321,6 +370,9 @@ impl Client {
     }
 }
 
+/// When to ask for the rest, in seconds, and why not now.
+type Held = (Option<u64>, String);
+
 /// A whole answer.
 #[derive(Debug)]
 struct Reply {
@@ -333,31 +385,15 @@ struct Reply {
 }
 
 impl Reply {
-    /// Reads an answer, which has up to `bytes_max` if all is well, and otherwise a few words.
+    /// Reads an answer of up to `bytes_max`.
     async fn read(response: Response<Incoming>, bytes_max: usize) -> anyhow::Result<Self> {
         let status = response.status();
         let challenge = response.headers().get(WWW_AUTHENTICATE);
         let wants_token = challenge.is_some_and(|value| value.as_bytes().starts_with(b"Bearer"));
         let retry_after = response.headers().get(RETRY_AFTER);
         let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
-        let bytes_max = match status {
-            StatusCode::OK => bytes_max,
-            _ => WORDS_BYTES_MAX,
-        };
-        let check = |bytes: u64| {
-            ensure!(
-                bytes <= bytes_max as u64,
-                "the server answered {status} with more than {bytes_max} bytes, the most that there can be"
-            );
-            Ok(())
-        };
-        let mut incoming = response.into_body();
-        check(incoming.size_hint().lower())?;
         let mut body = BytesMut::new();
-        while let Some(frame) = incoming.frame().await {
-            body.put(frame?.into_data().unwrap_or_default());
-            check(body.len() as u64)?;
-        }
+        read_body(response, bytes_max, |piece| body.extend_from_slice(piece)).await?;
         Ok(Self {
             status,
             wants_token,
@@ -405,11 +441,83 @@ impl Reply {
         )
     }
 
-    /// The error in it, if there is one.
+    /// The error in it, if there is one: that of a problem document, or of an object with it alone.
     fn error(&self) -> Option<String> {
-        let value: serde_json::Value = serde_json::from_slice(&self.body).ok()?;
-        Some(value.get("error")?.as_str()?.to_owned())
+        let value: Value = serde_json::from_slice(&self.body).ok()?;
+        let error = value.get("detail").or_else(|| value.get("error"))?;
+        Some(error.as_str()?.to_owned())
     }
+
+    fn is_of_missing_message(&self) -> bool {
+        let value: Option<Value> = serde_json::from_slice(&self.body).ok();
+        self.status == StatusCode::NOT_FOUND && value.as_ref().and_then(kind_of) == Some(NOT_FOUND)
+    }
+
+    /// Adds those of `asked` to `missing` that this says are; returns how many of `asked` were looked up, and if
+    /// that is not all of them, when to ask for the next one, and why.
+    fn missing(
+        &self,
+        asked: &[Digest],
+        missing: &mut Vec<Digest>,
+    ) -> anyhow::Result<(usize, Option<Held>)> {
+        let is_held = |status: u64| status == 429 || status == 503;
+        if self.status != StatusCode::OK {
+            let words = self.refusal(Scope::Read);
+            ensure!(is_held(self.status.as_u16().into()), words);
+            return Ok((0, Some((self.retry_after, words))));
+        }
+        let mut known = 0;
+        for line in self.body.split_inclusive(|&byte| byte == b'\n') {
+            let answer: Value = serde_json::from_slice(line).context("the answer is not JSON")?;
+            let number = |name| answer.get(name).and_then(Value::as_u64);
+            if let Some(digest) = answer.get("digest").and_then(Value::as_str) {
+                let mut rest = asked.iter().skip(known);
+                let position = rest.position(|asked| digest.parse() == Ok(*asked));
+                let position = position.context("the server answered another digest")?;
+                missing.extend(asked.get(known + position));
+                known += position + 1;
+                continue;
+            }
+            let words = answer.get("error").and_then(Value::as_str);
+            let words = words.unwrap_or("no reason given").to_owned();
+            ensure!(number("status").is_some_and(is_held), words);
+            let done = number("line").unwrap_or(1).saturating_sub(1);
+            let done = usize::try_from(done)?.clamp(known, asked.len());
+            return Ok((done, Some((number("retry_after"), words))));
+        }
+        Ok((asked.len(), None))
+    }
+}
+
+/// The cause of an error, by its name in the description of the interface: the end of the `type` of a problem.
+fn kind_of(error: &Value) -> Option<&str> {
+    error.get("type")?.as_str()?.rsplit('/').next()
+}
+
+/// Hands the body of an answer to `take`, as it comes, if it has no more than `bytes_max`.
+async fn read_body(
+    response: Response<Incoming>,
+    bytes_max: usize,
+    mut take: impl FnMut(&[u8]),
+) -> anyhow::Result<()> {
+    let status = response.status();
+    let check = |bytes: u64| {
+        ensure!(
+            bytes <= bytes_max as u64,
+            "the server answered {status} with more than {bytes_max} bytes, the most that there can be"
+        );
+        Ok(())
+    };
+    let mut incoming = response.into_body();
+    check(incoming.size_hint().lower())?;
+    let mut bytes = 0;
+    while let Some(frame) = incoming.frame().await {
+        let piece = frame?.into_data().unwrap_or_default();
+        bytes += piece.len() as u64;
+        check(bytes)?;
+        take(&piece);
+    }
+    Ok(())
 }
 
 /// Waits for the server, but not without end.

@@ -1,8 +1,9 @@
-//! A connection that is kept, for who stores one message after the other.
+//! A connection that is kept, for who stores or deletes one message after the other.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::bail;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Method, StatusCode};
@@ -12,7 +13,9 @@ use tokio::sync::RwLock;
 use tokio::time::sleep;
 
 use super::waits::Waits;
-use super::{Client, Reply, WORDS_BYTES_MAX, in_time};
+use super::{Client, NotFound, Reply, TEXT_OR_PROBLEM, WORDS_BYTES_MAX, in_time};
+use crate::access::tokens::Scope;
+use crate::digest::Digest;
 use crate::message::Message;
 
 /// How often a message is sent before the server is given up. Storing it again does no harm.
@@ -62,22 +65,12 @@ impl Session {
     /// # Errors
     /// [`Refused`] if it is this message's fault; [`super::Unreachable`], or what the server said.
     pub async fn put(&mut self, message: &Message) -> anyhow::Result<()> {
-        let turn = Arc::clone(&self.turn);
-        let mut reply = {
-            let _with_others = turn.read().await;
-            self.ask(message).await?
+        let order = Order {
+            method: Method::POST,
+            path: "/messages".into(),
+            text: message.as_bytes().clone(),
         };
-        if reply.status == StatusCode::TOO_MANY_REQUESTS {
-            let _alone = turn.write().await;
-            let mut waits = Waits::default();
-            // Others may have waited long enough meanwhile.
-            reply = self.ask(message).await?;
-            while reply.status == StatusCode::TOO_MANY_REQUESTS
-                && waits.wait(reply.retry_after).await
-            {
-                reply = self.ask(message).await?;
-            }
-        }
+        let Answered { reply, .. } = self.ask(&order).await?;
         match reply.status {
             StatusCode::PAYLOAD_TOO_LARGE | StatusCode::CONFLICT => {
                 Err(Refused(reply.words()).into())
@@ -86,28 +79,84 @@ impl Session {
         }
     }
 
-    /// Sends a message until there is an answer to it, within limits.
-    async fn ask(&mut self, message: &Message) -> anyhow::Result<Reply> {
+    /// Deletes the message with this digest; on return the server has said that it is. Tries again like
+    /// [`put`](Self::put).
+    ///
+    /// # Errors
+    /// [`NotFound`]; [`super::Unreachable`], or what the server said.
+    pub async fn delete(&mut self, digest: &Digest) -> anyhow::Result<()> {
+        let order = Order {
+            method: Method::DELETE,
+            path: format!("/messages/{digest}"),
+            text: Bytes::new(),
+        };
+        let answered = self.ask(&order).await?;
+        let reply = answered.reply;
+        match reply.status {
+            StatusCode::NO_CONTENT => Ok(()),
+            // It was deleted, and the answer got lost.
+            _ if reply.is_of_missing_message() && answered.may_be_done => Ok(()),
+            _ if reply.is_of_missing_message() => Err(NotFound::ONE.into()),
+            _ => bail!(reply.refusal(Scope::Delete)),
+        }
+    }
+
+    /// Sends an order until it is answered and neither too busy nor too often, within limits.
+    async fn ask(&mut self, order: &Order) -> anyhow::Result<Answered> {
+        let turn = Arc::clone(&self.turn);
+        let mut answered = {
+            let _with_others = turn.read().await;
+            self.ask_now(order).await?
+        };
+        if answered.reply.status == StatusCode::TOO_MANY_REQUESTS {
+            let _alone = turn.write().await;
+            let mut waits = Waits::default();
+            // Others may have waited long enough meanwhile.
+            answered = self.ask_now(order).await?;
+            while answered.reply.status == StatusCode::TOO_MANY_REQUESTS
+                && waits.wait(answered.reply.retry_after).await
+            {
+                answered = self.ask_now(order).await?;
+            }
+        }
+        Ok(answered)
+    }
+
+    /// Sends an order until there is an answer to it, within limits.
+    async fn ask_now(&mut self, order: &Order) -> anyhow::Result<Answered> {
+        let mut may_be_done = false;
         let mut attempt = 1;
         loop {
-            match self.post(message).await {
-                Ok(reply) if reply.status != StatusCode::SERVICE_UNAVAILABLE => return Ok(reply),
+            match self.send(order).await {
+                Ok(reply) if reply.status != StatusCode::SERVICE_UNAVAILABLE => {
+                    return Ok(Answered { reply, may_be_done });
+                }
                 Ok(_) if attempt < ATTEMPTS_MAX => sleep(BUSY_PAUSE).await,
                 // A connection that was kept too long, most of the time.
-                Err(error) if error.is::<hyper::Error>() && attempt < ATTEMPTS_MAX => {}
-                result => return result,
+                Err(error) if attempt < ATTEMPTS_MAX && error.is::<hyper::Error>() => {
+                    let error = error.downcast_ref::<hyper::Error>();
+                    may_be_done |= error.is_none_or(|error| !error.is_canceled());
+                }
+                result => {
+                    let reply = result?;
+                    return Ok(Answered { reply, may_be_done });
+                }
             }
             attempt += 1;
         }
     }
 
-    async fn post(&mut self, message: &Message) -> anyhow::Result<Reply> {
+    async fn send(&mut self, order: &Order) -> anyhow::Result<Reply> {
         let request = self
             .client
-            .request(Method::POST, "/messages")
-            .header(CONTENT_TYPE, "text/plain; charset=utf-8")
-            .header(ACCEPT, "text/plain")
-            .body(Full::new(message.as_bytes().clone()))?;
+            .request(order.method.clone(), &order.path)
+            .header(ACCEPT, TEXT_OR_PROBLEM);
+        let request = if order.method == Method::POST {
+            request.header(CONTENT_TYPE, "text/plain; charset=utf-8")
+        } else {
+            request
+        };
+        let request = request.body(Full::new(order.text.clone()))?;
         // Put back only if it is good for another request.
         let mut sender = match self.sender.take().filter(|sender| !sender.is_closed()) {
             Some(sender) => sender,
@@ -122,6 +171,21 @@ impl Session {
         self.sender = Some(sender);
         Ok(answer)
     }
+}
+
+/// What a server is to do.
+struct Order {
+    method: Method,
+    path: String,
+    /// Of the message that it is to store.
+    text: Bytes,
+}
+
+/// What it said.
+struct Answered {
+    reply: Reply,
+    /// An earlier attempt was sent and not answered.
+    may_be_done: bool,
 }
 
 #[cfg(test)]

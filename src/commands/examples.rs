@@ -5,7 +5,7 @@
 use clap::Command;
 
 /// By the name of a command; empty for `digestd` itself.
-const EXAMPLES: [(&str, &str); 16] = [
+const EXAMPLES: [(&str, &str); 19] = [
     (
         "",
         "  digestd                                   serve on 127.0.0.1:8080, data in data/store
@@ -34,7 +34,23 @@ const EXAMPLES: [(&str, &str); 16] = [
     (
         "get",
         "  digestd get 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
-  digestd get \"$(digestd hash 'some text')\"",
+  digestd get \"$(digestd hash 'some text')\"
+  digestd get --output-dir texts $(cat digests)",
+    ),
+    (
+        "has",
+        "  digestd has 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
+  digestd has $(cat digests) >missing       which of many are not there",
+    ),
+    (
+        "lookup",
+        "  digestd lookup digests >found.ndjson      as in an export: import takes it
+  digestd put --batch messages.ndjson | digestd lookup --output-dir texts",
+    ),
+    (
+        "delete",
+        "  digestd delete --token-file deleter.token 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
+  digestd delete --url https://digests.example --token-file deleter.token $(cat digests)",
     ),
     (
         "verify",

@@ -11,16 +11,19 @@ mod backup;
 mod color;
 mod compact;
 mod crash;
+mod delete;
 mod doctor;
 mod environment;
 mod examples;
 mod export;
 mod exposure;
 mod get;
+mod has;
 mod hash;
 mod healthcheck;
 mod import;
 mod listening;
+mod lookup;
 mod options;
 mod output;
 mod process_limits;
@@ -95,8 +98,14 @@ enum Command {
     Hash(TextArgs),
     /// Store a text on a server and print its digest
     Put(put::PutArgs),
-    /// Print the text with a digest, exactly as it was stored
+    /// Print the text with a digest, exactly as it was stored; of several, a line of JSON each
     Get(get::GetArgs),
+    /// Ask a server whether it has messages, and print the digests of those that it does not have
+    Has(has::HasArgs),
+    /// Print the messages with the digests of a file, a line of JSON each
+    Lookup(lookup::LookUpArgs),
+    /// Delete messages of a server, and print their digests
+    Delete(delete::DeleteArgs),
     /// Read a data directory from end to end and name everything that is not as promised
     Verify(verify::VerifyArgs),
     /// Write all messages of a store, or of a server, into a file
@@ -147,6 +156,9 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
         Command::Hash(arguments) => hash::run(arguments),
         Command::Put(arguments) => put::run(arguments),
         Command::Get(arguments) => get::run(&arguments),
+        Command::Has(arguments) => has::run(&arguments),
+        Command::Lookup(arguments) => lookup::run(&arguments),
+        Command::Delete(arguments) => delete::run(&arguments),
         Command::Verify(arguments) => with_log(color, || verify::run(&arguments)),
         Command::Export(arguments) => with_log(color, || export::run(&arguments)),
         Command::Import(arguments) => with_log(color, || import::run(&arguments)),

@@ -14,6 +14,7 @@ use super::output::{print_line, say, unless_gone};
 use super::progress::Bar;
 use super::setup::{block_on, open_input, skip_mark};
 use crate::client::{Client, LineAnswer};
+use crate::digest::Digest;
 
 /// Options of `put`.
 #[derive(Debug, Args)]
@@ -52,7 +53,7 @@ fn put_batch(client: &Client, path: &Path) -> anyhow::Result<()> {
     let bar = Bar::of_input(bytes);
     let mut output = BufWriter::new(io::stdout());
     let (mut stored, mut refused, mut bytes_done) = (0_u64, 0_u64, 0);
-    let each = |answer: LineAnswer| {
+    let each = |answer: LineAnswer<Digest>| {
         bytes_done += answer.bytes;
         bar.set_done(bytes_done);
         match answer.outcome {

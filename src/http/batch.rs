@@ -506,9 +506,12 @@ fn read_digest(text: &ByteString) -> Result<Digest, LineError> {
     if let Ok(digest) = text.trim_ascii().parse() {
         return Ok(digest);
     }
-    let digest = json::digest_text(text).map_err(|error| match error.is_syntax() {
-        true => LineError::NoDigest(error),
-        false => LineError::Json(error),
+    let digest = json::digest_text(text).map_err(|error| {
+        if error.is_syntax() {
+            LineError::NoDigest(error)
+        } else {
+            LineError::Json(error)
+        }
     })?;
     Ok(digest.parse().map_err(|_| HttpError::NoSuchMessage)?)
 }

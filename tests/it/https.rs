@@ -74,7 +74,7 @@ fn every_command_that_asks_a_server_asks_over_https() {
     let token = directory.path().join("token");
     let tokens = directory.path().join("tokens");
     let made = run(
-        digestd().args(["token", "new", "all", "--scope", "read,write,export"]),
+        digestd().args(["token", "new", "all", "--scope", "read,write,export,delete"]),
         b"",
     );
     fs::write(&token, &made.stdout).unwrap();
@@ -106,6 +106,11 @@ fn every_command_that_asks_a_server_asks_over_https() {
     assert_eq!(command(&["get", FOO], ""), "foo");
     let printed = command(&["put", "--batch", "-"], "{\"message\": \"foo\"}\n");
     assert_eq!(printed, format!("{FOO}\n"));
+    assert_eq!(command(&["has", FOO], ""), "");
+    let line = format!("{{\"digest\":\"{FOO}\",\"message\":\"foo\"}}\n");
+    assert_eq!(command(&["lookup"], FOO), line);
+    assert_eq!(command(&["delete", FOO], ""), format!("{FOO}\n"));
+    command(&["put", "foo"], "");
     let line = format!(
         "{{\"digest\": \"{}\", \"message\": \"bar\"}}\n",
         Digest::of(b"bar")

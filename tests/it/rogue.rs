@@ -90,6 +90,10 @@ fn what_a_server_says_is_printed_as_text() {
         for words in [
             ["put", "foo"].as_slice(),
             &["get", &foo],
+            &["get", &foo, &foo],
+            &["has", &foo],
+            &["lookup"],
+            &["delete", &foo],
             &["put", "--batch", "-"],
             &["import"],
             &["export"],
@@ -103,9 +107,84 @@ fn what_a_server_says_is_printed_as_text() {
         }
     }
     let url = serve_answer("200 OK", &format!("{error}\n"));
-    let outcome = ask(&["put", "--batch", "-"], &url);
-    assert_eq!(outcome.code, Some(1), "{outcome:?}");
-    assert_harmless(&outcome);
+    for words in [
+        ["put", "--batch", "-"].as_slice(),
+        &["lookup"],
+        &["has", &foo],
+    ] {
+        let outcome = ask(words, &url);
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        assert_harmless(&outcome);
+    }
+}
+
+#[test]
+fn only_the_type_of_a_problem_says_that_a_message_is_not_there() {
+    let foo = foo();
+    let told =
+        r#"{"type": "/digests/openapi.yaml#/x-problems/no-such-message", "detail": "Gone."}"#;
+    let other =
+        r#"{"type": "/openapi.yaml#/x-problems/no-such-path", "detail": "Message not found."}"#;
+    let line = |kind| {
+        format!("{{\"error\": \"Message not found.\", \"type\": \"{kind}\", \"line\": 1}}\n")
+    };
+    let (told_line, other_line) = (line("no-such-message"), line("damaged"));
+    for (words, status, body, code) in [
+        (["get", &foo].as_slice(), "404 Not Found", told, 6),
+        (&["get", &foo], "404 Not Found", other, 1),
+        (
+            &["get", &foo],
+            "404 Not Found",
+            r#"{"error": "Message not found."}"#,
+            1,
+        ),
+        (&["get", &foo], "500 Internal Server Error", told, 1),
+        (&["delete", &foo], "404 Not Found", told, 6),
+        (&["delete", &foo], "404 Not Found", other, 1),
+        (
+            &["get", &foo, "--output-dir", "/tmp"],
+            "200 OK",
+            &told_line,
+            6,
+        ),
+        (
+            &["get", &foo, "--output-dir", "/tmp"],
+            "200 OK",
+            &other_line,
+            1,
+        ),
+    ] {
+        let outcome = ask(words, &serve_answer(status, body));
+        assert_eq!(outcome.code, Some(code), "{words:?} {body}: {outcome:?}");
+        assert_eq!(outcome.stdout, b"", "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_text_with_another_digest_is_not_printed() {
+    let foo = foo();
+    let line = "{\"message\": \"bar\"}\n";
+    for (words, body) in [
+        (["get", foo.as_str()].as_slice(), "bar"),
+        (&["get", &foo, &foo], line),
+    ] {
+        let outcome = ask(words, &serve_answer("200 OK", body));
+        assert_eq!((outcome.code, &*outcome.stdout), (Some(1), &b""[..]));
+        assert!(
+            outcome.stderr.contains("a text with another digest"),
+            "{outcome:?}"
+        );
+    }
+    let url = serve_answer(
+        "200 OK",
+        &format!("{{\"digest\": \"{}\"}}\n", "a".repeat(64)),
+    );
+    let outcome = ask(&["has", &foo], &url);
+    assert_eq!(
+        (outcome.code, &*outcome.stdout),
+        (Some(1), &b""[..]),
+        "{outcome:?}"
+    );
 }
 
 #[test]
@@ -115,10 +194,17 @@ fn a_server_that_holds_everything_up_is_given_up_after_ten_waits() {
             "{{\"error\": \"Wait.\", \"line\": 1, \"status\": 429, \"retry_after\": {seconds}}}\n"
         )
     };
+    let foo = foo();
     for (words, status, seconds, expected) in [
         (["put", "--batch", "-"].as_slice(), "200 OK", 0, 11),
         (&["put", "--batch", "-"], "200 OK", 3601, 1),
         (&["put", "--batch", "-"], "429 Too Many Requests", 0, 11),
+        (&["has", &foo], "200 OK", 0, 11),
+        (&["has", &foo], "429 Too Many Requests", 3601, 1),
+        (&["lookup"], "429 Too Many Requests", 0, 11),
+        (&["delete", &foo], "429 Too Many Requests", 0, 12),
+        // Half as much each time, down to 32 KiB.
+        (&["put", "--batch", "-"], "413 Payload Too Large", 0, 12),
         // Once beside others, then alone.
         (&["import"], "429 Too Many Requests", 0, 12),
         (&["import"], "429 Too Many Requests", 3601, 2),
