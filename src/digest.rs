@@ -56,6 +56,19 @@ impl Digest {
         }
         digits
     }
+
+    /// The first eight of them: enough to find a message among others that somebody has, too few to reveal one
+    /// that could be guessed.
+    #[must_use]
+    pub fn first_digits(&self) -> [u8; 8] {
+        let [first, second, third, fourth, ..] = self.0;
+        let mut digits = [0; 8];
+        let bytes = [first, second, third, fourth];
+        for (pair, byte) in digits.as_chunks_mut().0.iter_mut().zip(bytes) {
+            *pair = [hex_digit(byte >> 4), hex_digit(byte & 0xf)];
+        }
+        digits
+    }
 }
 
 impl FromStr for Digest {
@@ -105,8 +118,9 @@ impl fmt::Display for Digest {
 /// `Debug` ends up, never carry a whole one.
 impl fmt::Debug for Digest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [first, second, third, fourth, ..] = self.0;
-        write!(formatter, "{first:02x}{second:02x}{third:02x}{fourth:02x}…")
+        let digits = self.first_digits();
+        let digits = std::str::from_utf8(&digits).map_err(|_| fmt::Error)?;
+        write!(formatter, "{digits}…")
     }
 }
 

@@ -1,4 +1,5 @@
-//! Texts as editors and other programs write them: byte order marks, and encodings other than UTF-8.
+//! Texts as editors and other programs write them: byte order marks, and encodings other than UTF-8; and what of
+//! a text may be shown on a terminal.
 //!
 //! One place for everything that is read as text: files of tokens and networks, exports, bodies of requests.
 //! A message itself is no such text: every byte of it counts, a mark too. **Invariant:** a mark is skipped at
@@ -88,6 +89,34 @@ pub fn read(bytes: &[u8]) -> Result<&str, NotUtf8> {
     })
 }
 
+/// The text with everything escaped that a terminal obeys, or that makes the rest look as if it said
+/// something else.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for symbol in text.chars() {
+        if is_printable(symbol) {
+            printable.push(symbol);
+        } else {
+            printable.extend(symbol.escape_default());
+        }
+    }
+    printable
+}
+
+/// Neither a control character, a line break among them, nor one that is invisible or turns the direction of
+/// writing.
+fn is_printable(symbol: char) -> bool {
+    let is_hidden = matches!(
+        symbol,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}'
+    );
+    !symbol.is_control() && !is_hidden
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +188,40 @@ mod tests {
     fn any_other_utf_8_is_what_it_is() {
         for text in ["foo", "\u{e4}", "ab\0", "\0\0\0\0", "#\n", "\u{10ffff}"] {
             assert_eq!(read(text.as_bytes()), Ok(text));
+        }
+    }
+
+    #[test]
+    fn what_a_terminal_obeys_or_hides_is_escaped() {
+        for (text, expected) in [
+            ("\u{1b}[31mred\u{7}", "\\u{1b}[31mred\\u{7}"),
+            ("one\r\ndigestd: two\t3", "one\\r\\ndigestd: two\\t3"),
+            ("\u{9b}2J\u{7f}\0", "\\u{9b}2J\\u{7f}\\u{0}"),
+            (
+                "\u{202e}dab\u{2066}\u{200f}",
+                "\\u{202e}dab\\u{2066}\\u{200f}",
+            ),
+            (
+                "\u{feff}a\u{200b}\u{2028}b\u{e0041}",
+                "\\u{feff}a\\u{200b}\\u{2028}b\\u{e0041}",
+            ),
+        ] {
+            assert_eq!(printable(text), expected);
+        }
+    }
+
+    #[test]
+    fn words_of_any_language_stay_as_they_are() {
+        for text in [
+            "",
+            "it's \"C:\\\"",
+            "Gr\u{fc}\u{df}e",
+            "e\u{301}",
+            "\u{928}\u{92e}\u{938}\u{94d}\u{924}\u{947}",
+            "\u{5e9}\u{5dc}\u{5d5}\u{5dd}",
+            "\u{1f600}",
+        ] {
+            assert_eq!(printable(text), text);
         }
     }
 }

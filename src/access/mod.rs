@@ -263,24 +263,21 @@ impl Access {
         limiters.map(Limiter::clients).sum()
     }
 
-    /// Whether a request that needs `scope` may be served, with `token` if it brings one. What needs
-    /// no token does not look at it either.
-    ///
-    /// # Errors
-    /// If not; it was logged then.
+    /// Whether a request that needs `scope` may be served, with `token` if it brings one, and the name of that
+    /// token if it was looked at and is known: what needs no token does not look at it either. A no was logged.
     pub fn authorize(
         &self,
         address: IpAddr,
         scope: Scope,
         token: Option<&[u8]>,
-    ) -> Result<(), Refusal> {
+    ) -> (Option<tokens::Name>, Result<(), Refusal>) {
         let rules = self.rules.load();
-        let Err((refusal, name)) = self.decide(&rules, scope, token) else {
-            return Ok(());
-        };
-        let name = name.map_or("-", tokens::Name::as_str);
-        self.lines.write(address, refusal, scope, name);
-        Err(refusal)
+        let (name, result) = self.decide(&rules, scope, token);
+        if let Err(refusal) = result {
+            let name = name.map_or("-", tokens::Name::as_str);
+            self.lines.write(address, refusal, scope, name);
+        }
+        (name.cloned(), result)
     }
 
     /// Whether what needs one of `scopes` may be told to who has `token`, if there is one. A no refuses no
@@ -288,26 +285,29 @@ impl Access {
     #[must_use]
     pub fn allows(&self, scopes: &[Scope], token: Option<&[u8]>) -> bool {
         let rules = self.rules.load();
-        let is_allowed = |scope: &Scope| self.decide(&rules, *scope, token).is_ok();
+        let is_allowed = |scope: &Scope| self.decide(&rules, *scope, token).1.is_ok();
         scopes.iter().any(is_allowed)
     }
 
-    /// Why `token` does not allow what needs `scope`, and its name if it has one.
+    /// Whether `token` allows what needs `scope`, and its name if it has one.
     fn decide<'a>(
         &self,
         rules: &'a Rules,
         scope: Scope,
         token: Option<&[u8]>,
-    ) -> Result<(), (Refusal, Option<&'a tokens::Name>)> {
+    ) -> (Option<&'a tokens::Name>, Result<(), Refusal>) {
         match &rules.tokens {
-            None if scope == Scope::Delete => Err((Refusal::Closed(scope), None)),
-            None => Ok(()),
-            Some(_) if scope == Scope::Read && self.settings.public_read => Ok(()),
+            None if scope == Scope::Delete => (None, Err(Refusal::Closed(scope))),
+            None => (None, Ok(())),
+            Some(_) if scope == Scope::Read && self.settings.public_read => (None, Ok(())),
             Some(tokens) => match token.map(|token| tokens.find(token)) {
-                None => Err((Refusal::NoToken, None)),
-                Some(None) => Err((Refusal::UnknownToken, None)),
-                Some(Some(grant)) if grant.scopes().contain(scope) => Ok(()),
-                Some(Some(grant)) => Err((Refusal::Scope(scope), Some(grant.name()))),
+                None => (None, Err(Refusal::NoToken)),
+                Some(None) => (None, Err(Refusal::UnknownToken)),
+                Some(Some(grant)) => {
+                    let is_allowed = grant.scopes().contain(scope);
+                    let result = is_allowed.then_some(()).ok_or(Refusal::Scope(scope));
+                    (Some(grant.name()), result)
+                }
             },
         }
     }

@@ -9,6 +9,7 @@
 //! as long whether it is there, nearly there or not at all.
 
 use std::fmt;
+use std::sync::Arc;
 
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
@@ -147,7 +148,7 @@ impl fmt::Debug for Token {
 
 /// The name of a token: what a log may say of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Name(String);
+pub struct Name(Arc<str>);
 
 impl Name {
     /// The name itself: letters, digits, `-`, `_` and `.`.
@@ -167,7 +168,7 @@ impl std::str::FromStr for Name {
         if !is_name || text.starts_with(PREFIX) {
             return Err(InvalidLine::Name);
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 

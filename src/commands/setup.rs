@@ -4,7 +4,7 @@
 //! before the command ends.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 
 use anyhow::Context;
@@ -12,7 +12,7 @@ use tokio::runtime::Builder;
 
 use super::archive::Form;
 use super::color::Color;
-use crate::config::{self, LogConfig};
+use crate::config::{self, LogConfig, LogFormat};
 use crate::logging;
 use crate::store::{DataDirectory, EmbeddedStore, OpenError, Options};
 use crate::text::{self, Encoding, NotUtf8};
@@ -22,7 +22,13 @@ pub(super) fn with_log(
     color: Color,
     command: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    let format = if io::stderr().is_terminal() {
+        LogFormat::Terminal
+    } else {
+        LogFormat::Text
+    };
     let logs = logging::init(&LogConfig {
+        format: Some(format),
         colors: color.is_wanted(),
         ..LogConfig::default()
     })?;

@@ -118,7 +118,7 @@ pub enum CertificateConfig {
 /// What is logged, how, and where.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
-    /// `None`: text on a terminal, JSON otherwise.
+    /// `None`: for a terminal where that is one, JSON otherwise.
     pub format: Option<LogFormat>,
     /// Events of this level and above.
     pub level: LevelFilter,
@@ -146,7 +146,9 @@ impl Default for LogConfig {
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// For people, without what they seldom need.
+    Terminal,
+    /// Fields as `name=value`.
     Text,
     /// One object a line.
     Json,

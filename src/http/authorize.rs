@@ -24,7 +24,7 @@ use super::resource::Resource;
 use crate::access::base_path::InvalidBasePath;
 use crate::access::networks::Client;
 use crate::access::origins::Page;
-use crate::access::tokens::Scope;
+use crate::access::tokens::{Name, Scope};
 use crate::access::{Access, Peer, Refusal, Unclear};
 
 /// What asks for a token …
@@ -177,7 +177,8 @@ pub(super) struct Arrival {
     pub(super) locality: Locality,
 }
 
-/// Whether `client` may make a request with this head; if it came where that is checked, for this host.
+/// Whether `client` may make a request with this head, if its token allows it; if it came where that is checked, for
+/// this host.
 pub(super) fn check(
     access: &Access,
     client: IpAddr,
@@ -211,11 +212,24 @@ pub(super) fn check(
     if !is_safe(method) && !is_for_any_page {
         check_page(access, peer, head)?;
     }
-    match scope {
-        Some(scope) if !cors::is_preflight(&access.sites, resource, method, fields) => access
-            .authorize(client, scope, token(fields))
-            .map_err(Denied::Token),
-        _ => Ok(()),
+    Ok(())
+}
+
+/// Whether the token of a request from `client`, if it needs one, allows what it asks for; and the name of that token,
+/// if it is known.
+pub(super) fn check_token(
+    access: &Access,
+    client: IpAddr,
+    resource: Resource<'_>,
+    head: &Parts,
+) -> (Option<Name>, Result<(), Denied>) {
+    let (method, fields) = (&head.method, &head.headers);
+    match resource.scope(method) {
+        Some(scope) if !cors::is_preflight(&access.sites, resource, method, fields) => {
+            let (name, result) = access.authorize(client, scope, token(fields));
+            (name, result.map_err(Denied::Token))
+        }
+        _ => (None, Ok(())),
     }
 }
 

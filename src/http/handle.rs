@@ -26,7 +26,7 @@ use super::record::RequestRecord;
 use super::request::{RequestBody, discard};
 use super::request_id::{REQUEST_ID, RequestId};
 use super::resource::{ListenerRole, Resource};
-use super::response;
+use super::response::{self, Stored};
 use super::route;
 use super::trace;
 use crate::access::networks::Client;
@@ -95,7 +95,10 @@ impl App {
                     checks_hosts: info.checks_hosts,
                     locality: info.locality,
                 };
-                authorize::check(&self.access, address, arrival, resource, &head)
+                authorize::check(&self.access, address, arrival, resource, &head)?;
+                let (name, result) = authorize::check_token(&self.access, address, resource, &head);
+                record.set_token(name);
+                result
             })
             .and(prefix.map_err(Denied::from));
         let result = self
@@ -129,6 +132,9 @@ impl App {
         if record.has_abandoned_body() {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
+        }
+        if let Some(Stored(digest)) = response.extensions_mut().remove() {
+            record.set_digest(digest);
         }
         record.set_status(response.status());
         let body = response.body_mut();

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use http::header::USER_AGENT;
 use http::request::Parts;
 use http::{Method, StatusCode};
 use hyper::body::Incoming;
@@ -15,11 +16,16 @@ use hyper::body::Incoming;
 use super::request_id::RequestId;
 use super::resource::Resource;
 use super::trace;
+use crate::access::tokens::Name;
+use crate::digest::Digest;
 use crate::logging::{AccessLine, Logs};
 use crate::metrics::{Labels, Metrics, Request};
 
 /// Stands for the status of an answer that was never made because the client went away, as in nginx.
 const STATUS_ABANDONED: u16 = 499;
+
+/// What a client calls itself is logged up to this, in bytes: browsers have some 120.
+const USER_AGENT_BYTES_MAX: usize = 128;
 
 /// Where requests are reported.
 #[derive(Debug)]
@@ -74,6 +80,11 @@ pub(super) struct RequestRecord {
     /// Of the body, if there is one.
     body: Option<Arc<BodyProgress>>,
     started: Instant,
+    token: Option<Name>,
+    /// The first digits of the digest that it is about.
+    digest: Option<[u8; 8]>,
+    /// If it will be logged.
+    user_agent: Option<Box<[u8]>>,
 }
 
 impl RequestRecord {
@@ -86,6 +97,14 @@ impl RequestRecord {
         body: Option<Arc<BodyProgress>>,
     ) -> Self {
         reporters.metrics.begin();
+        let is_quiet = resource.is_quiet();
+        let user_agent = head.headers.get(USER_AGENT);
+        let user_agent = user_agent.filter(|_| reporters.logs.has_requests(is_quiet));
+        let user_agent = user_agent.map(|it| {
+            let bytes = it.as_bytes();
+            // A part of the field itself would keep all of the head in memory.
+            bytes.get(..USER_AGENT_BYTES_MAX).unwrap_or(bytes).into()
+        });
         Self {
             reporters,
             id,
@@ -93,11 +112,14 @@ impl RequestRecord {
             trace_id: trace::trace_id(&head.headers).map(Box::from),
             method: name(&head.method),
             route: resource.name(),
-            is_quiet: resource.is_quiet(),
+            is_quiet,
             status: STATUS_ABANDONED,
             bytes_out: 0,
             body,
             started: Instant::now(),
+            token: None,
+            digest: resource.digest().map(|digest| digest.first_digits()),
+            user_agent,
         }
     }
 
@@ -114,6 +136,16 @@ impl RequestRecord {
     /// A body that was not read to its end, if it was kept.
     pub(super) fn take_unread_body(&self) -> Option<Incoming> {
         self.body.as_ref()?.take_unread()
+    }
+
+    /// Notes with which token it came.
+    pub(super) fn set_token(&mut self, name: Option<Name>) {
+        self.token = name;
+    }
+
+    /// Notes what it turned out to be about.
+    pub(super) fn set_digest(&mut self, digest: Digest) {
+        self.digest = Some(digest.first_digits());
     }
 
     pub(super) fn set_status(&mut self, status: StatusCode) {
@@ -153,6 +185,9 @@ impl Drop for RequestRecord {
             bytes_out: self.bytes_out,
             duration,
             peer: &self.peer,
+            token: self.token.as_ref().map(Name::as_str),
+            digest: self.digest,
+            user_agent: self.user_agent.as_deref(),
         });
     }
 }

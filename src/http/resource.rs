@@ -96,6 +96,15 @@ impl<'a> Resource<'a> {
         }
     }
 
+    /// The digest that it names.
+    pub(super) fn digest(self) -> Option<Digest> {
+        match self {
+            Self::Message(name) => name.digest(),
+            Self::Name(digest) => digest,
+            _ => None,
+        }
+    }
+
     /// The methods it has, as `Allow` lists them; OPTIONS, which all have, besides.
     pub(super) fn methods(self, exports: bool) -> &'static str {
         match self {

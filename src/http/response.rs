@@ -28,6 +28,10 @@ const MESSAGE_POLICY: &str = "default-src 'none'; sandbox";
 /// Room for the fields of the largest answer and those the connection adds.
 const FIELDS: usize = 12;
 
+/// Goes with an answer that says that a message was stored, for the log.
+#[derive(Clone, Copy)]
+pub(super) struct Stored(pub(super) Digest);
+
 /// 201 for a stored message, new or known.
 pub(super) fn created(receipt: &Receipt, form: Form) -> Response {
     let digits = receipt.digest().to_hex();
@@ -43,6 +47,7 @@ pub(super) fn created(receipt: &Receipt, form: Form) -> Response {
         HeaderValue::from_static(receipt.durability().name()),
     );
     fields.insert(VARY, HeaderValue::from_static("accept"));
+    response.extensions_mut().insert(Stored(receipt.digest()));
     response
 }
 

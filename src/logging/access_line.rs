@@ -6,16 +6,16 @@
 //!
 //! **Invariant:** both formats have the same fields, in the same order.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::Level;
 
-use crate::config::LogFormat;
-
-/// A finished request. No field needs escaping: the words are the program's own, and the ids are
-/// restricted to harmless characters.
+/// A finished request. No field needs escaping but the user agent: the words are the program's own, and ids and
+/// names are restricted to harmless characters.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessLine<'a> {
     /// Its id.
@@ -38,32 +38,52 @@ pub struct AccessLine<'a> {
     pub duration: Duration,
     /// Address of the other side.
     pub peer: &'a str,
+    /// Name of the token that it came with, if that was looked at and is known.
+    pub token: Option<&'a str>,
+    /// The first eight digits of the digest that it was about, if that is one.
+    pub digest: Option<[u8; 8]>,
+    /// What its client calls itself, as it was sent, or the start of that.
+    pub user_agent: Option<&'a [u8]>,
 }
 
-impl AccessLine<'_> {
-    /// Probes arrive every few seconds as long as the service runs.
-    pub(super) fn level(&self) -> Level {
-        if self.is_quiet {
-            Level::DEBUG
-        } else {
-            Level::INFO
-        }
-    }
+/// Probes, which only ask for the state of the service, arrive every few seconds as long as it runs.
+pub(super) fn level(is_quiet: bool) -> Level {
+    if is_quiet { Level::DEBUG } else { Level::INFO }
 }
 
-/// Calls `then` with the line of `request`, with the current time.
-pub(super) fn with_line(request: &AccessLine<'_>, format: LogFormat, then: impl FnOnce(&[u8])) {
+/// Calls `then` with the line of `request`, with the current time, in JSON or else as text.
+pub(super) fn with_line<const JSON: bool>(request: &AccessLine<'_>, then: impl FnOnce(&[u8])) {
     thread_local! {
         static BUFFER: RefCell<Buffer> = RefCell::default();
     }
     BUFFER.with_borrow_mut(|buffer| {
         buffer.text.clear();
-        match format {
-            LogFormat::Text => buffer.write::<false>(request),
-            LogFormat::Json => buffer.write::<true>(request),
-        }
+        buffer.write::<JSON>(request);
         then(&buffer.text);
     });
+}
+
+/// What a client says, as it may stand between quotes, in JSON too: ASCII that is no control character, and the
+/// rest as the escapes of its bytes, each of which is a character of Latin-1 (RFC 9110, 5.5).
+pub(super) fn escaped(bytes: &[u8]) -> Cow<'_, str> {
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && bytes.iter().all(is_plain)
+    {
+        return text.into();
+    }
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        match byte {
+            b'"' | b'\\' => text.extend(['\\', char::from(*byte)]),
+            _ if is_plain(byte) => text.push(char::from(*byte)),
+            _ => {
+                // Writing to a string does not fail.
+                let _ = write!(text, "\\u{byte:04x}");
+            }
+        }
+    }
+    text.into()
 }
 
 /// The name of a field with what goes before its value.
@@ -98,7 +118,7 @@ impl Buffer {
     /// The one list of fields. The format is known at compile time and what prints a field is inlined,
     /// so that each of the two printers is a row of copies without a branch.
     fn write<const JSON: bool>(&mut self, request: &AccessLine<'_>) {
-        let is_debug = request.level() == Level::DEBUG;
+        let is_debug = level(request.is_quiet) == Level::DEBUG;
         if JSON {
             self.words(&["{\"timestamp\":\""]);
         }
@@ -120,6 +140,15 @@ impl Buffer {
         self.number::<JSON>(&name!("bytes_out"), request.bytes_out);
         self.milliseconds::<JSON>(&name!("duration_ms"), request.duration);
         self.word::<JSON>(&name!("peer"), request.peer);
+        if let Some(token) = request.token {
+            self.word::<JSON>(&name!("token"), token);
+        }
+        if let Some(Ok(digits)) = request.digest.as_ref().map(|it| std::str::from_utf8(it)) {
+            self.word::<JSON>(&name!("digest"), digits);
+        }
+        if let Some(user_agent) = request.user_agent {
+            self.quoted::<JSON>(&name!("user_agent"), &escaped(user_agent));
+        }
         self.words(&[if JSON { "}\n" } else { "\n" }]);
     }
 
@@ -130,6 +159,16 @@ impl Buffer {
         } else {
             self.words(&[name.text, value]);
         }
+    }
+
+    /// A word that may have spaces in it.
+    fn quoted<const JSON: bool>(&mut self, name: &Name, value: &str) {
+        let (name, quote) = if JSON {
+            (name.json_string, "")
+        } else {
+            (name.text, "\"")
+        };
+        self.words(&[name, quote, value, "\""]);
     }
 
     #[inline]
@@ -193,11 +232,14 @@ mod tests {
         bytes_out: 21,
         duration: Duration::from_micros(12_034),
         peer: "127.0.0.1:4711",
+        token: None,
+        digest: None,
+        user_agent: None,
     };
 
-    fn line(request: &AccessLine<'_>, format: LogFormat) -> String {
+    fn line<const JSON: bool>(request: &AccessLine<'_>) -> String {
         let mut text = String::new();
-        with_line(request, format, |line| {
+        with_line::<JSON>(request, |line| {
             text = String::from_utf8(line.to_vec()).unwrap();
         });
         text
@@ -205,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_text_line_has_every_field() {
-        let line = line(&REQUEST, LogFormat::Text);
+        let line = line::<false>(&REQUEST);
         let (time, rest) = line.split_once(' ').unwrap();
         humantime::parse_rfc3339(time).unwrap();
         assert_eq!(
@@ -221,13 +263,53 @@ mod tests {
             trace_id: Some("0af7651916cd43dd8448eb211c80319c"),
             ..REQUEST
         };
-        let text = line(&traced, LogFormat::Text);
+        let text = line::<false>(&traced);
         let expected = " id=0123456789abcdef trace_id=0af7651916cd43dd8448eb211c80319c method=GET ";
         assert!(text.contains(expected), "{text}");
-        let json: serde_json::Value =
-            serde_json::from_str(&line(&traced, LogFormat::Json)).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&line::<true>(&traced)).unwrap();
         assert_eq!(json["trace_id"], "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(json["id"], "0123456789abcdef");
+    }
+
+    #[test]
+    fn whose_request_it_was_and_about_what_is_said_where_it_is_known() {
+        let known = AccessLine {
+            token: Some("ci"),
+            digest: Some(*b"7f83b165"),
+            user_agent: Some(b"a client/1.0"),
+            ..REQUEST
+        };
+        let text = line::<false>(&known);
+        let end = " peer=127.0.0.1:4711 token=ci digest=7f83b165 user_agent=\"a client/1.0\"\n";
+        assert!(text.ends_with(end), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&line::<true>(&known)).unwrap();
+        assert_eq!(json["token"], "ci");
+        assert_eq!(json["digest"], "7f83b165");
+        assert_eq!(json["user_agent"], "a client/1.0");
+    }
+
+    #[test]
+    fn a_client_that_calls_itself_strange_things_breaks_no_line() {
+        for (name, expected) in [
+            (&b"\" token=\"admin"[..], r#"\" token=\"admin"#),
+            (br"a\b", r"a\\b"),
+            (b"\x1b[2J\t\x7f", r"\u001b[2J\u0009\u007f"),
+            (b"Gr\xfc\xc3\xbc", r"Gr\u00fc\u00c3\u00bc"),
+            (b"", ""),
+        ] {
+            let request = AccessLine {
+                user_agent: Some(name),
+                ..REQUEST
+            };
+            let text = line::<false>(&request);
+            assert!(
+                text.ends_with(&format!(" user_agent=\"{expected}\"\n")),
+                "{text}"
+            );
+            let json: serde_json::Value = serde_json::from_str(&line::<true>(&request)).unwrap();
+            let latin1: String = name.iter().copied().map(char::from).collect();
+            assert_eq!(json["user_agent"], latin1);
+        }
     }
 
     #[test]
@@ -237,7 +319,7 @@ mod tests {
             ..REQUEST
         };
         for (request, level) in [(REQUEST, "INFO"), (probe, "DEBUG")] {
-            let line = line(&request, LogFormat::Json);
+            let line = line::<true>(&request);
             assert!(line.ends_with("}\n"), "{line}");
             let mut object: serde_json::Value = serde_json::from_str(&line).unwrap();
             let time = object["timestamp"].take();

@@ -15,6 +15,7 @@ mod access_line;
 mod file;
 mod output;
 mod queue;
+mod terminal;
 
 use std::io::{self, IsTerminal, Write};
 use std::panic;
@@ -27,9 +28,11 @@ use tracing::error;
 use tracing::level_filters::LevelFilter;
 
 pub use self::access_line::AccessLine;
+use self::access_line::with_line;
 use self::file::LogFile;
 use self::output::{Output, StandardError};
 use self::queue::{Queue, Urgency};
+use self::terminal::{EventFormat, request_line};
 use crate::access::tokens::{self, without_tokens};
 use crate::config::{LogConfig, LogFormat};
 
@@ -42,6 +45,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Logs {
     queue: Arc<Queue>,
     format: LogFormat,
+    /// Whether lines for a terminal have colours.
+    has_colors: bool,
     /// Requests of this level are logged.
     requests: LevelFilter,
 }
@@ -53,19 +58,28 @@ impl Logs {
         Self {
             queue: Arc::new(Queue::default()),
             format: LogFormat::Text,
+            has_colors: false,
             requests: LevelFilter::OFF,
         }
     }
 
     /// Logs a finished request; never waits.
     pub fn log_request(&self, request: &AccessLine<'_>) {
-        let level = request.level();
-        if level > self.requests {
+        if !self.has_requests(request.is_quiet) {
             return;
         }
-        access_line::with_line(request, self.format, |line| {
-            self.queue.push(line, Urgency::Whenever);
-        });
+        let push = |line: &[u8]| self.queue.push(line, Urgency::Whenever);
+        match self.format {
+            LogFormat::Terminal => push(&request_line(request, self.has_colors)),
+            LogFormat::Text => with_line::<false>(request, push),
+            LogFormat::Json => with_line::<true>(request, push),
+        }
+    }
+
+    /// Whether requests are logged, those that only ask for the state of the service or all others.
+    #[must_use]
+    pub fn has_requests(&self, quiet: bool) -> bool {
+        access_line::level(quiet) <= self.requests
     }
 
     /// Lines that were dropped because they could not be written.
@@ -100,7 +114,7 @@ pub fn init(config: &LogConfig) -> anyhow::Result<Logs> {
     let queue = Arc::new(Queue::default());
     let is_terminal = config.file.is_none() && io::stderr().is_terminal();
     let format = config.format.unwrap_or(if is_terminal {
-        LogFormat::Text
+        LogFormat::Terminal
     } else {
         LogFormat::Json
     });
@@ -124,6 +138,7 @@ pub fn init(config: &LogConfig) -> anyhow::Result<Logs> {
     Ok(Logs {
         queue,
         format,
+        has_colors,
         requests: if config.requests {
             config.level
         } else {
@@ -143,6 +158,10 @@ fn subscribe(queue: &Arc<Queue>, level: LevelFilter, format: LogFormat, ansi: bo
         .with_writer(move || Event(Arc::clone(&queue)));
     // Fails if a subscriber is set already, which then stays.
     let _ = match format {
+        LogFormat::Terminal => {
+            let format = EventFormat { has_colors: ansi };
+            subscriber.event_format(format).try_init()
+        }
         LogFormat::Text => subscriber.try_init(),
         LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
     };

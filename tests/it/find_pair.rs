@@ -2,14 +2,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use tempfile::TempDir;
 
-use crate::process::{Outcome, Process, find_pair, run, run_without_reader};
+use crate::process::{Outcome, Process, find_pair, run, run_without_reader, terminal};
 
 const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/prices.txt");
 
@@ -290,15 +289,7 @@ fn large_list(directory: &TempDir) -> PathBuf {
 
 /// What a command that succeeds writes to its standard error if that is a terminal.
 fn on_a_terminal(command: &mut Command) -> String {
-    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&terminal).unwrap();
-    unlockpt(&terminal).unwrap();
-    let terminal = File::from(terminal);
-    let name = ptsname(&terminal, Vec::new()).unwrap();
-    let far_end = OpenOptions::new()
-        .write(true)
-        .open(Path::new(name.to_str().unwrap()))
-        .unwrap();
+    let (terminal, far_end) = terminal();
     let child = command
         .env("TERM", "xterm")
         .stdout(Stdio::null())

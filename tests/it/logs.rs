@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use digestd::digest::Digest;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::process::{Client, Launch, Process, digestd, run, wait_until};
+use crate::process::{Client, Launch, PATIENCE, Process, digestd, run, wait_until};
 
 /// The lines of requests, as objects, in a log in JSON.
 fn requests(log: &str) -> Vec<Value> {
@@ -82,6 +84,180 @@ fn every_request_leaves_a_line_with_all_that_is_known_of_it() {
         assert!(peer.starts_with("127.0.0.1:"), "{peer}");
     }
     assert!(!log.contains("quokka") && !log.contains("wombat"), "{log}");
+}
+
+#[test]
+fn a_line_of_a_request_names_its_token_its_digest_and_its_client() {
+    let data = tempfile::tempdir().unwrap();
+    let outcome = run(
+        digestd().args(["token", "new", "ci", "--scope", "read,write"]),
+        b"",
+    );
+    let secret = String::from_utf8(outcome.stdout).unwrap();
+    let tokens = data.path().join("tokens");
+    let line = outcome.stderr.lines().find(|line| line.starts_with("ci "));
+    fs::write(&tokens, line.unwrap()).unwrap();
+    let file = data.path().join("digestd.log");
+    let launch = Launch::new(&data.path().join("store"))
+        .option("--log-format", "json")
+        .option("--tokens", &tokens)
+        .option("--log-file", &file);
+    let server = launch.start_elsewhere(&file);
+    let mut client = server.client();
+    let bearer = format!("Bearer {}", secret.trim());
+    let digest = Digest::of(b"quokka").to_string();
+    let path = format!("/messages/{digest}");
+    let base64 = "/messages/sha256:".to_owned() + &digest;
+    let missing = format!("/messages/{}", Digest::of(b"wombat"));
+    let lengthy = "n".repeat(129);
+    let agent = "an \"agent\\\u{e4}";
+    for (method, path, bearer, agent, status) in [
+        ("POST", "/messages", &*bearer, agent, 201),
+        ("PUT", &path, &bearer, "", 201),
+        ("GET", &path, &bearer, &lengthy, 200),
+        ("GET", &base64, &bearer, &lengthy[1..], 200),
+        ("GET", &missing, &bearer, "x", 404),
+        ("GET", "/messages/quokka", &bearer, "x", 404),
+        ("DELETE", &path, &bearer, "x", 403),
+        ("GET", &path, "Bearer other", "x", 401),
+        ("GET", "/", &bearer, "x", 200),
+    ] {
+        let fields = [
+            ("Content-Type", "text/plain"),
+            ("Authorization", bearer),
+            ("User-Agent", agent),
+        ];
+        let body: &[u8] = if method.starts_with('P') {
+            b"quokka"
+        } else {
+            b""
+        };
+        let answer = client.ask(method, path, &fields, body).unwrap();
+        assert_eq!(answer.status, status, "{method} {path}");
+    }
+    assert_eq!(client.ask("GET", &path, &[], b"").unwrap().status, 401);
+    drop(client);
+    server.stop();
+
+    let log = fs::read_to_string(&file).unwrap();
+    let (first, other) = (&digest[..8], &missing["/messages/".len()..][..8]);
+    let said: Vec<_> = requests(&log)
+        .iter()
+        .map(|line| ["token", "digest", "user_agent"].map(|name| line[name].clone()))
+        .collect();
+    let none = Value::Null;
+    let said_first = |agent: &str| [Value::from("ci"), first.into(), agent.into()];
+    let utf8_as_latin1 = "an \"agent\\\u{c3}\u{a4}";
+    assert_eq!(
+        said,
+        [
+            said_first(utf8_as_latin1),
+            said_first(""),
+            said_first(&lengthy[1..]),
+            said_first(&lengthy[1..]),
+            ["ci".into(), other.into(), "x".into()],
+            ["ci".into(), none.clone(), "x".into()],
+            said_first("x"),
+            [none.clone(), first.into(), "x".into()],
+            // It needs none.
+            [none.clone(), none.clone(), "x".into()],
+            [none.clone(), first.into(), none],
+        ]
+    );
+    for secret in ["quokka", &digest, secret.trim()] {
+        assert!(!log.contains(secret), "{secret}");
+    }
+}
+
+#[test]
+fn on_a_terminal_a_line_has_the_local_time_the_status_in_colour_and_a_hundred_columns() {
+    let data = tempfile::tempdir().unwrap();
+    let launch = Launch::new(data.path()).env("TZ", "<+05>-05");
+    let server = launch.on_a_terminal().start();
+    let mut client = server.client();
+    let agent = [("User-Agent", &*"a/1 ".repeat(30))];
+    let fields = [("Content-Type", "text/plain"), agent[0]];
+    let answer = client.ask("POST", "/messages", &fields, b"quokka").unwrap();
+    assert_eq!(answer.status, 201);
+    let digest = Digest::of(b"quokka").to_string();
+    assert_eq!(ask(&mut client, "miss", "/messages/wombat"), 404);
+    drop(client);
+    let line = server.wait_for("POST");
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+        + 5 * 3600;
+    let (time, rest) = line.split_once(' ').unwrap();
+    let parts: Vec<u64> = time.split(':').map(|part| part.parse().unwrap()).collect();
+    let second = (parts[0] * 60 + parts[1]) * 60 + parts[2];
+    assert!((now - second) % 86_400 < PATIENCE.as_secs(), "{line}");
+    assert!(
+        rest.starts_with("\u{1b}[32m201\u{1b}[0m   POST    /messages "),
+        "{line}"
+    );
+    assert!(
+        rest.contains(&digest[..8]) && rest.contains(" a/1 a/1"),
+        "{line}"
+    );
+    assert!(
+        server
+            .wait_for("GET")
+            .contains("\u{1b}[33m404\u{1b}[0m   GET ")
+    );
+    let log = server.stop();
+    assert!(
+        log.contains("\u{1b}[32mINFO\u{1b}[0m  digestd starts; "),
+        "{log}"
+    );
+    // A path is a word.
+    let log = log.replace(data.path().to_str().unwrap(), "PATH");
+    for line in log.lines() {
+        let plain = line.replace("\u{1b}[32m", "").replace("\u{1b}[33m", "");
+        let plain = plain.replace("\u{1b}[0m", "");
+        assert!(plain.chars().count() <= 100, "{plain}");
+        assert!(
+            !plain.contains('\u{1b}') && !plain.contains(&digest),
+            "{plain}"
+        );
+    }
+}
+
+#[test]
+fn a_terminal_that_shows_no_colours_gets_none() {
+    for (name, value, option, is_colored) in [
+        ("NO_COLOR", "1", "auto", false),
+        ("TERM", "dumb", "auto", false),
+        ("TERM", "xterm", "never", false),
+        ("NO_COLOR", "1", "always", true),
+        ("NO_COLOR", "", "auto", true),
+    ] {
+        let data = tempfile::tempdir().unwrap();
+        let launch = Launch::new(data.path()).on_a_terminal();
+        let server = launch.env(name, value).option("--color", option).start();
+        assert_eq!(ask(&mut server.client(), "miss", "/messages/0"), 404);
+        server.wait_for("GET");
+        let log = server.stop();
+        assert_eq!(
+            log.contains('\u{1b}'),
+            is_colored,
+            "{name}={value} {option}: {log}"
+        );
+    }
+}
+
+#[test]
+fn the_lines_for_a_terminal_may_go_elsewhere() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Launch::new(data.path())
+        .option("--log-format", "terminal")
+        .start();
+    assert_eq!(ask(&mut server.client(), "miss", "/messages/0"), 404);
+    let line = server.wait_for("GET");
+    assert!(
+        line[9..].starts_with("404   GET     /messages/{digest} "),
+        "{line}"
+    );
 }
 
 #[test]

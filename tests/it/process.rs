@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -17,7 +18,9 @@ use std::time::{Duration, Instant};
 use std::{env, fs, str};
 
 use digestd::digest::Digest;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 /// For whatever takes a moment: far more than it takes on a slow and busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -155,6 +158,7 @@ pub(crate) struct Launch {
     wrapper: Vec<OsString>,
     options: BTreeMap<&'static str, OsString>,
     environment: BTreeMap<&'static str, OsString>,
+    has_terminal: bool,
 }
 
 impl Launch {
@@ -164,13 +168,13 @@ impl Launch {
             wrapper: Vec::new(),
             options: BTreeMap::new(),
             environment: BTreeMap::new(),
+            has_terminal: false,
         };
         launch
             .option("--data-dir", data_dir)
             .option("--listen", "127.0.0.1:0")
             .option("--segment-size", "4MiB")
             .option("--free-min", "0B")
-            // As it looks on a terminal.
             .option("--log-format", "text")
     }
 
@@ -190,6 +194,12 @@ impl Launch {
     pub(crate) fn env(mut self, name: &'static str, value: impl AsRef<OsStr>) -> Self {
         self.environment.insert(name, value.as_ref().into());
         self
+    }
+
+    /// With a terminal as its standard error.
+    pub(crate) fn on_a_terminal(mut self) -> Self {
+        self.has_terminal = true;
+        self.without("--log-format").env("TERM", "xterm")
     }
 
     /// Through another program, which gets the command line as its last arguments and must become
@@ -258,15 +268,24 @@ impl Launch {
 
     /// Starts it; `listening` finds the line that has its address.
     fn start_by(&self, listening: impl FnOnce(&Log) -> String) -> Digestd {
+        let (near_end, far_end) = if self.has_terminal {
+            let (near_end, far_end) = terminal();
+            (Some(near_end), far_end.into())
+        } else {
+            (None, Stdio::piped())
+        };
         let child = self
             .command()
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(far_end)
             .spawn()
             .unwrap();
         let mut process = Process(child);
-        let stderr = process.0.stderr.take().unwrap();
+        let stderr: Box<dyn Read + Send> = match near_end {
+            Some(terminal) => Box::new(terminal),
+            None => Box::new(process.0.stderr.take().unwrap()),
+        };
         let log = Arc::new(Log::default());
         let reader = {
             let log = Arc::clone(&log);
@@ -429,6 +448,19 @@ pub(crate) fn processor_time(pid: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
+/// A terminal: what is written to the second file is read from the first.
+pub(crate) fn terminal() -> (File, File) {
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let far_end = File::options()
+        .write(true)
+        .open(Path::new(name.to_str().unwrap()))
+        .unwrap();
+    (terminal.into(), far_end)
+}
+
 /// The standard error of a server, line by line.
 #[derive(Debug, Default)]
 struct Log {
@@ -451,7 +483,12 @@ impl Lines {
 impl Log {
     fn fill(&self, pipe: impl Read) {
         for line in BufReader::new(pipe).lines() {
-            self.lines.lock().unwrap().lines.push(line.unwrap());
+            let line = match line {
+                // A terminal whose far end is closed.
+                Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => break,
+                line => line.unwrap(),
+            };
+            self.lines.lock().unwrap().lines.push(line);
             self.more.notify_all();
         }
         self.lines.lock().unwrap().ended = true;

@@ -183,9 +183,11 @@ struct AccessArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logging")]
 struct LogArgs {
-    /// How lines of the log look [default: text on a terminal, json otherwise]
+    /// How lines of the log look: for people, in 100 columns (terminal), or with all that is known of a request
+    /// (text, json) [default: terminal on a terminal, json otherwise]
     #[arg(long,
-        value_parser = one_of([("text", LogFormat::Text), ("json", LogFormat::Json)]))]
+        value_parser = one_of([("terminal", LogFormat::Terminal), ("text", LogFormat::Text),
+            ("json", LogFormat::Json)]))]
     log_format: Option<LogFormat>,
 
     /// What is logged: this and everything more serious
