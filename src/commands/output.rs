@@ -8,13 +8,8 @@ use std::io::{self, Write};
 
 use anyhow::Context;
 
-<<<<<<< HEAD
 use crate::access::tokens::without_tokens;
 use crate::text::printable;
-=======
-use crate::access::tokens;
-use crate::text::printable;
->>>>>>> cb1e4d9 (Name token, digest and client in the log, and fit it into a terminal)
 
 /// Findings, which were reported one by one.
 #[derive(Debug, thiserror::Error)]

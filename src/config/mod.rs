@@ -163,4 +163,6 @@ pub struct LogFileConfig {
     pub bytes_max: u64,
     /// Old files that are kept beside it.
     pub files_max: u32,
+    /// Whether they are compressed.
+    pub compress: bool,
 }

@@ -1,40 +1,71 @@
 //! The log file, rotated by size: `digestd.log`, then `digestd.log.1`, the newest of the old ones, up
-//! to a highest number. Knows bytes and line breaks, not what a line says.
+//! to a highest number; with `.gz` at its end if it was compressed. Knows bytes and line breaks, not what a line says.
 //!
 //! Own code, since none of the crates for this qualifies: `file-rotate` 0.8 splits lines at the limit,
 //! or else exceeds it, and silently loses lines while the file cannot be opened; `tracing-appender`
 //! 0.2 rotates by time only.
 //!
-//! **Invariant:** no line is split between two files: one that does not fit begins the next file.
+//! **Invariants:** no line is split between two files: one that does not fit begins the next file. There are no more old
+//! files than ordered, compressed or not.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::mpsc;
 
+use super::compression::compress_when_told;
+use super::old_files::OldFiles;
 use super::output::{Output, count_lines};
 use crate::config::LogFileConfig;
 
 /// Permissions of a new file.
 const FILE_MODE: u32 = 0o600;
 
+/// Permissions of a directory made for it.
+const DIRECTORY_MODE: u32 = 0o700;
+
 #[derive(Debug)]
 pub(super) struct LogFile {
     config: LogFileConfig,
+    old: OldFiles,
+    /// Wakes the thread that compresses old files.
+    compression: Option<mpsc::SyncSender<()>>,
     /// `None` after an error, until it can be opened again.
     file: Option<File>,
     bytes: u64,
 }
 
 impl LogFile {
+    /// Makes the directory too, if there is none.
     pub(super) fn open(config: &LogFileConfig) -> io::Result<Self> {
+        let directory = config.path.parent().unwrap_or(Path::new(""));
+        if !directory.as_os_str().is_empty() && !directory.exists() {
+            let mut builder = DirBuilder::new();
+            builder.recursive(true).mode(DIRECTORY_MODE);
+            builder.create(directory)?;
+        }
+        let old = OldFiles::new(config);
+        old.discard_unfinished();
+        let compression = config.compress.then(|| compress_when_told(old.clone()));
         let mut log = Self {
             config: config.clone(),
+            old,
+            compression: compression.transpose()?,
             file: None,
             bytes: 0,
         };
         log.file = Some(log.open_file()?);
+        // Some may be left of the last run.
+        log.tell_compression();
         Ok(log)
+    }
+
+    fn tell_compression(&self) {
+        if let Some(compression) = &self.compression {
+            // If it was told before and has not begun, that is enough.
+            let _ = compression.try_send(());
+        }
     }
 
     /// Addresses of clients are for the owner alone, unless the operator made the file. Links are followed: it
@@ -69,24 +100,13 @@ impl LogFile {
     fn rotate(&mut self) -> io::Result<()> {
         let permissions = fs::metadata(&self.config.path)?.permissions();
         self.file = None;
-        for number in (1..self.config.files_max).rev() {
-            match fs::rename(self.numbered(number), self.numbered(number + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        fs::rename(&self.config.path, self.numbered(1))?;
+        self.old.add()?;
         let file = self.open_file()?;
         // It may be for too few to read then, never for too many.
         let _ = file.set_permissions(permissions);
         self.file = Some(file);
+        self.tell_compression();
         Ok(())
-    }
-
-    fn numbered(&self, number: u32) -> PathBuf {
-        let mut path = self.config.path.clone().into_os_string();
-        path.push(format!(".{number}"));
-        path.into()
     }
 
     /// How much of `lines` goes into the file as it is: whole lines, or nothing.
@@ -152,6 +172,7 @@ mod tests {
             path: directory.path().join("log"),
             bytes_max,
             files_max,
+            compress: false,
         })
         .unwrap()
     }
@@ -188,6 +209,53 @@ mod tests {
             files(&directory),
             named(&[("log", "ee\n"), ("log.1", "ddd\n"), ("log.2", "cc\n")])
         );
+    }
+
+    #[test]
+    fn compressed_files_are_numbered_and_counted_like_others() {
+        for files_max in [1, 3] {
+            let directory = tempfile::tempdir().unwrap();
+            for name in ["log.1.gz", "log.2", "log.3.gz"] {
+                fs::write(directory.path().join(name), name).unwrap();
+            }
+            let mut log = log(&directory, 3, files_max);
+            assert_eq!(log.write_lines(b"aa\nbb\n"), 0);
+            let expected = match files_max {
+                1 => vec![
+                    ("log", "bb\n"),
+                    ("log.1", "aa\n"),
+                    ("log.2", "log.2"),
+                    ("log.3.gz", "log.3.gz"),
+                ],
+                _ => vec![
+                    ("log", "bb\n"),
+                    ("log.1", "aa\n"),
+                    ("log.2.gz", "log.1.gz"),
+                    ("log.3", "log.2"),
+                ],
+            };
+            assert_eq!(files(&directory), named(&expected));
+        }
+    }
+
+    #[test]
+    fn the_directory_is_made_for_its_owner_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b/log");
+        let config = LogFileConfig {
+            path: path.clone(),
+            bytes_max: 6,
+            files_max: 1,
+            compress: false,
+        };
+        assert_eq!(LogFile::open(&config).unwrap().write_lines(b"aa\n"), 0);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&directory.path().join("a")), 0o700);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        // One that is there is left as it is.
+        fs::set_permissions(directory.path().join("a"), Permissions::from_mode(0o755)).unwrap();
+        LogFile::open(&config).unwrap();
+        assert_eq!(mode(&directory.path().join("a")), 0o755);
     }
 
     #[test]

@@ -12,7 +12,9 @@
 //! path belongs, say, an event has no more than that it is one.
 
 mod access_line;
+mod compression;
 mod file;
+mod old_files;
 mod output;
 mod queue;
 mod terminal;

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use digestd::digest::Digest;
+use flate2::read::GzDecoder;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -335,7 +338,6 @@ fn the_first_lines_say_what_an_operator_looks_for() {
 fn a_log_file_is_rotated_by_size_and_no_line_is_lost_or_torn() {
     let data = tempfile::tempdir().unwrap();
     let file = data.path().join("logs/digestd.log");
-    fs::create_dir(file.parent().unwrap()).unwrap();
     let server = Launch::new(&data.path().join("store"))
         .option("--log-format", "json")
         .option("--log-file", &file)
@@ -381,6 +383,119 @@ fn a_log_file_is_rotated_by_size_and_no_line_is_lost_or_torn() {
     assert!(ids.is_sorted_by(|one, next| one + 1 == *next), "{ids:?}");
 }
 
+/// The name and the text of each file of a log, decompressed, by their number; 0 is the live one.
+fn rotated(directory: &Path) -> BTreeMap<u32, (String, String)> {
+    let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
+    let mut files = BTreeMap::new();
+    for entry in entries {
+        let name = entry.file_name().into_string().unwrap();
+        let Ok(bytes) = fs::read(entry.path()) else {
+            // It has another name by now.
+            continue;
+        };
+        let mut text = String::new();
+        match name.strip_suffix(".gz") {
+            Some(_) => GzDecoder::new(&*bytes).read_to_string(&mut text).unwrap(),
+            None if name.contains(".gz.") => continue,
+            None => (&*bytes).read_to_string(&mut text).unwrap(),
+        };
+        let number = name.trim_end_matches(".gz").rsplit('.').next().unwrap();
+        files.insert(number.parse().unwrap_or(0), (name, text));
+    }
+    files
+}
+
+#[test]
+fn old_log_files_are_compressed_and_no_line_is_lost() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("store/logs/digestd.log");
+    let directory = file.parent().unwrap();
+    let server = Launch::new(&data.path().join("store"))
+        .option("--log-format", "json")
+        .option("--log-file", &file)
+        .option("--log-max-size", "1KiB")
+        .env("DIGESTD_LOG_COMPRESS", "on")
+        .start_elsewhere(&file);
+    let mut client = server.client();
+    for number in 0..50 {
+        assert_eq!(ask(&mut client, &number.to_string(), "/messages/0"), 404);
+    }
+    let names = || -> Vec<_> {
+        let files = rotated(directory);
+        files.into_values().map(|(name, _)| name).collect()
+    };
+    wait_until("the compression", || {
+        let expected = [
+            "digestd.log",
+            "digestd.log.1.gz",
+            "digestd.log.2.gz",
+            "digestd.log.3.gz",
+        ];
+        names() == expected
+    });
+    drop(client);
+    server.stop();
+    let files = rotated(directory);
+    let log: String = files.into_values().rev().map(|(_, text)| text).collect();
+    let ids: Vec<u32> = requests(&log)
+        .iter()
+        .map(|line| line["id"].as_str().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(ids.last(), Some(&49));
+    assert!(ids.is_sorted_by(|one, next| one + 1 == *next), "{ids:?}");
+    let mode = fs::metadata(directory.join("digestd.log.1.gz"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_compressed_log_file_is_whole_whenever_the_server_is_killed() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("logs/digestd.log");
+    let directory = file.parent().unwrap();
+    fs::create_dir(directory).unwrap();
+    // As a kill leaves it: one half made, and one whole beside what it was made of.
+    fs::write(directory.join("digestd.log.gz.part"), b"\x1f\x8b").unwrap();
+    fs::write(directory.join("digestd.log.1"), "first\n").unwrap();
+    fs::write(directory.join("digestd.log.1.gz"), b"").unwrap();
+    let launch = Launch::new(&data.path().join("store"))
+        .option("--log-file", &file)
+        .option("--log-max-files", "1000")
+        .option("--log-max-size", "4KiB")
+        .env("DIGESTD_LOG_COMPRESS", "on");
+    let first = || -> Vec<String> {
+        let files = rotated(directory);
+        let texts = files.into_values().map(|(_, text)| text);
+        texts.filter(|text| text == "first\n").collect()
+    };
+    for round in 0..5 {
+        let server = launch.start_elsewhere(&file);
+        let mut client = server.client();
+        for number in 0..200 * (round + 1) {
+            assert_eq!(
+                ask(&mut client, &format!("{round}-{number}"), "/messages/0"),
+                404
+            );
+        }
+        drop(client);
+        server.kill();
+        // Each that is called so is read to its end.
+        assert_eq!(first().len(), 1, "round {round}");
+        // The next start finds its own lines.
+        fs::remove_file(&file).unwrap();
+    }
+    let server = launch.start_elsewhere(&file);
+    wait_until("the compression", || {
+        let files = rotated(directory);
+        let mut old = files.iter().filter(|(number, _)| **number > 0);
+        old.all(|(_, (name, _))| name.strip_suffix(".gz").is_some()) && first().len() == 1
+    });
+    assert!(!directory.join("digestd.log.gz.part").exists());
+    server.stop();
+}
+
 #[test]
 fn a_log_file_that_was_moved_away_is_created_again_on_sighup() {
     let data = tempfile::tempdir().unwrap();
@@ -409,6 +524,7 @@ fn a_log_file_that_was_moved_away_is_created_again_on_sighup() {
 #[test]
 fn a_log_file_that_cannot_be_written_ends_the_start_with_a_sentence() {
     let data = tempfile::tempdir().unwrap();
+    fs::write(data.path().join("nowhere"), "").unwrap();
     let file = data.path().join("nowhere/digestd.log");
     let launch = Launch::new(&data.path().join("store")).option("--log-file", &file);
     let outcome = run(&mut launch.command(), b"");

@@ -201,18 +201,23 @@ struct LogArgs {
         value_parser = switch())]
     access_log: bool,
 
-    /// Log to this file, for nobody else to read, instead of standard error (`-`); SIGHUP opens it again
+    /// Log to this file, for nobody else to read, instead of standard error (`-`); SIGHUP opens it again. Its
+    /// directory is made if it is not there
     #[arg(long, value_name = "PATH")]
     log_file: Option<PathBuf>,
 
-    /// Turn the log file over before it grows beyond this
+    /// Rotate the log file before it grows beyond this
     #[arg(long, value_name = "SIZE", default_value_t = Size(config::LOG_FILE_BYTES_MAX))]
     log_max_size: Size,
 
-    /// Old log files that are kept: PATH.1 is the newest of them
+    /// Old log files that are kept, compressed or not: PATH.1 is the newest of them
     #[arg(long, value_name = "N",
         default_value_t = config::LOG_FILES_MAX, value_parser = number(1..=1000))]
     log_max_files: u32,
+
+    /// Compress old log files: PATH.1.gz
+    #[arg(long)]
+    log_compress: bool,
 }
 
 #[derive(Debug, Args)]
@@ -339,6 +344,7 @@ impl LogArgs {
                     path,
                     bytes_max: self.log_max_size.0,
                     files_max: self.log_max_files,
+                    compress: self.log_compress,
                 }),
             colors: None,
         }

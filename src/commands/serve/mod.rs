@@ -78,9 +78,9 @@ pub(super) fn run(
 
 fn set_up(config: &mut Config, inherited: Vec<Inherited>, logs: &Logs) -> anyhow::Result<()> {
     let files = set_process_limits(&mut config.limits.connection);
-    // May be there before the store is.
-    let log = config.log.file.as_ref().map(|file| &*file.path);
-    let log: Vec<_> = log.into_iter().collect();
+    // May be there before the store is, and the directory that was made for it too.
+    let log = config.log.file.iter();
+    let log: Vec<_> = log.flat_map(|file| file.path.ancestors()).collect();
     let directory = DataDirectory::claim_beside(&config.data_dir, config.segment_bytes, &log)?;
     let runtime = Builder::new_multi_thread()
         .worker_threads(config.workers)
