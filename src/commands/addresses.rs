@@ -1,16 +1,103 @@
-//! Where a server listens by default.
+//! How addresses to listen on are written, and where a server listens by default.
 //!
 //! It refuses to know what is served there. **Invariant:** where neither an address nor `$PORT` is given, only
 //! this machine reaches it.
 
 use std::env;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 
-use super::options::UsageError;
+use super::options::{List, UsageError};
 use crate::config;
 
+/// An address to listen on: `127.0.0.1:9000`, `[::1]:9000`; `localhost:9000` and `9000` for this machine alone,
+/// `:9000` for all addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Address(pub(super) SocketAddr);
+
+/// Why a word is no such address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum InvalidAddress {
+    #[error("a port is a number up to 65535")]
+    Port,
+    #[error("the port is missing, as in {0}:8080")]
+    NoPort(IpAddr),
+    #[error("an address of IPv6 has brackets, as in [::1]:8080")]
+    NoBrackets,
+    #[error("this is an address to listen on, without http:// and without a path")]
+    Url,
+    #[error(
+        "it is none of 127.0.0.1:8080, [::1]:8080, localhost:8080, :8080 for all addresses, or 8080; names are not \
+         looked up"
+    )]
+    Other,
+}
+
+impl Address {
+    /// The addresses of several lists.
+    pub(super) fn join(lists: Vec<List<Self>>) -> Vec<SocketAddr> {
+        let addresses = List::join(lists).into_iter();
+        addresses.map(|address| address.0).collect()
+    }
+}
+
+impl FromStr for Address {
+    type Err = InvalidAddress;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self(address));
+        }
+        if text.contains('/') {
+            return Err(InvalidAddress::Url);
+        }
+        if let Ok(address) = text.trim_matches(['[', ']']).parse() {
+            return Err(InvalidAddress::NoPort(address));
+        }
+        let (host, port) = text.rsplit_once(':').unwrap_or(("localhost", text));
+        let ip = match host {
+            "" => Ipv6Addr::UNSPECIFIED.into(),
+            _ if host.eq_ignore_ascii_case("localhost") => Ipv4Addr::LOCALHOST.into(),
+            _ => match host.trim_matches(['[', ']']).parse() {
+                Ok(IpAddr::V6(_)) if !host.starts_with('[') => {
+                    return Err(InvalidAddress::NoBrackets);
+                }
+                Ok(ip) => ip,
+                Err(_) => return Err(InvalidAddress::Other),
+            },
+        };
+        let Port(port) = match port.parse() {
+            // A word that is neither is no port with a mistake in it.
+            Err(_) if !text.contains(':') && !text.starts_with(|it: char| it.is_ascii_digit()) => {
+                return Err(InvalidAddress::Other);
+            }
+            port => port?,
+        };
+        Ok(Self(SocketAddr::new(ip, port)))
+    }
+}
+
+/// A port of this machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Port(u16);
+
+impl Port {
+    /// The address that it is short for.
+    pub(super) fn address(self) -> SocketAddr {
+        SocketAddr::new(config::ADDRESS.ip(), self.0)
+    }
+}
+
+impl FromStr for Port {
+    type Err = InvalidAddress;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        text.parse().map(Self).map_err(|_| InvalidAddress::Port)
+    }
+}
+
 /// The addresses that are given, or the default: all addresses at `$PORT`, which platforms set that expect
-/// just that; [`config::ADDRESS`] without it, unless there is TLS. Binds a socket to find out which families the machine has.
+/// just that; [`config::ADDRESS`] without it, unless there is TLS.
 pub(super) fn or_default(
     given: Vec<SocketAddr>,
     has_tls: bool,
@@ -29,12 +116,8 @@ pub(super) fn or_default(
             "the environment variable PORT is not a port number",
         ))?;
     // One socket for both families, where the machine has both.
-    let both = IpAddr::from(Ipv6Addr::UNSPECIFIED);
-    let address = match TcpListener::bind((both, 0)) {
-        Ok(_) => both,
-        Err(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-    };
-    Ok(vec![SocketAddr::from((address, port))])
+    let all = IpAddr::from(Ipv6Addr::UNSPECIFIED);
+    Ok(vec![SocketAddr::new(all, port)])
 }
 
 /// Whether the platform sets a port that is not used, since addresses are `given`.
@@ -51,5 +134,45 @@ mod tests {
         let loopback = "127.0.0.1:8080".parse().unwrap();
         assert_eq!(or_default(Vec::new(), false).unwrap(), [loopback]);
         assert_eq!(or_default(Vec::new(), true).unwrap(), []);
+    }
+
+    #[test]
+    fn an_address_has_short_forms() {
+        for (text, expected) in [
+            ("127.0.0.1:9000", "127.0.0.1:9000"),
+            ("[2001:db8::1]:9000", "[2001:db8::1]:9000"),
+            ("localhost:9000", "127.0.0.1:9000"),
+            ("LocalHost:0", "127.0.0.1:0"),
+            ("9000", "127.0.0.1:9000"),
+            (":9000", "[::]:9000"),
+            (":65535", "[::]:65535"),
+        ] {
+            let address: Address = text.parse().unwrap();
+            assert_eq!(address.0, expected.parse().unwrap(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_told_what_it_lacks() {
+        use InvalidAddress::{NoBrackets, NoPort, Other, Port, Url};
+        for (text, expected) in [
+            ("127.0.0.1", NoPort("127.0.0.1".parse().unwrap())),
+            ("[::1]", NoPort("::1".parse().unwrap())),
+            ("::1:x", NoBrackets),
+            ("127.0.0.1:65536", Port),
+            ("localhost:", Port),
+            (":", Port),
+            ("70000", Port),
+            ("8080x", Port),
+            ("localhost:http", Port),
+            ("http://localhost:8080", Url),
+            ("localhost:8080/", Url),
+            ("example.com:8080", Other),
+            ("256.0.0.1:80", Other),
+            ("localhost", Other),
+            ("loopback", Other),
+        ] {
+            assert_eq!(text.parse::<Address>(), Err(expected), "{text}");
+        }
     }
 }

@@ -232,11 +232,11 @@ pub(super) fn with_variables(command: Command) -> Command {
 
 /// `DIGESTD_LOG_LEVEL` for `--log-level`.
 fn variable(argument: &Arg) -> Option<String> {
-    // Of all commands; it goes by NO_COLOR.
-    if argument.is_global_set() {
+    let name = argument.get_long()?.replace('-', "_");
+    // What is of all commands goes by NO_COLOR; a port by PORT, and Kubernetes sets DIGESTD_PORT to something else.
+    if argument.is_global_set() || name == "port" {
         return None;
     }
-    let name = argument.get_long()?.replace('-', "_");
     Some(PREFIX.to_owned() + &name.to_ascii_uppercase())
 }
 
@@ -351,6 +351,10 @@ mod tests {
             let arguments = read[0].get_arguments();
             for argument in arguments.filter(|argument| !argument.is_global_set()) {
                 let name = argument.get_long().unwrap();
+                if name == "port" {
+                    assert_eq!(argument.get_env(), None);
+                    continue;
+                }
                 let variable = argument.get_env().unwrap().to_str().unwrap();
                 assert_eq!(
                     variable,

@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow, ensure};
 use clap::Args;
 use tokio::time::timeout;
 
-use super::addresses::or_default;
+use super::addresses::{Address, or_default};
 use super::listening::{Kind, Listening, Place};
 use super::options::{List, TrustArgs, UsageError};
 use super::output::say;
@@ -98,9 +98,9 @@ async fn ask(arguments: HealthcheckArgs) -> anyhow::Result<()> {
 
 /// The addresses in `lists`.
 fn addresses(lists: &[String]) -> Result<Vec<SocketAddr>, UsageError> {
-    let lists: Result<Vec<List<SocketAddr>>, _> = lists.iter().map(|list| list.parse()).collect();
+    let lists: Result<Vec<List<Address>>, _> = lists.iter().map(|list| list.parse()).collect();
     let wrong = "DIGESTD_LISTEN and DIGESTD_ADMIN_LISTEN must be addresses like 127.0.0.1:8080";
-    lists.map(List::join).map_err(|_| UsageError(wrong))
+    lists.map(Address::join).map_err(|_| UsageError(wrong))
 }
 
 /// Asks where the holder of `data_dir` says that it is.

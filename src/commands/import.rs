@@ -28,7 +28,7 @@ use super::setup::{open, open_input, skip_mark};
 use crate::client::{Client, Refused, Session};
 use crate::config::{self, SEGMENT_BYTES};
 use crate::message::Message;
-use crate::server;
+use crate::server::StopSignals;
 use crate::store::{DataDirectory, EmbeddedStore, Store, StoreError};
 
 /// Messages on their way at once: what the store lets wait, less than which leaves the disk idle.
@@ -120,7 +120,7 @@ pub(super) fn run(arguments: &ImportArgs) -> anyhow::Result<()> {
 /// long after the first; nothing that was stored is lost then.
 fn stop_flag(runtime: &Runtime) -> io::Result<Arc<AtomicBool>> {
     let _context = runtime.enter();
-    let signal = server::stop_signal(|| ())?;
+    let signal = StopSignals::listen()?.first(|| ());
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     runtime.spawn(async move {

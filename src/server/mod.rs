@@ -29,6 +29,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use rustix::net::sockopt::set_ipv6_v6only;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
@@ -41,7 +42,7 @@ pub use self::certificate::{KEY_NAME, TlsError};
 use self::connection::Phase;
 pub use self::listener::Listener;
 use self::listener::accept;
-pub use self::signal::{hangups, stop_signal};
+pub use self::signal::{StopSignals, hangups};
 pub use self::tls::Tls;
 use crate::config::ConnectionLimits;
 use crate::http::{App, ListenerRole};
@@ -59,39 +60,55 @@ pub struct BindError {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "; another program has this port, choose one with --listen",
+        io::ErrorKind::AddrInUse => {
+            "; another program has this port, choose another one with --port or --listen"
+        }
         io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege",
         _ => "",
     }
 }
 
-/// Listens on all of `addresses`, or on none.
+/// Listens on all of `addresses`, or on none. Where the machine has no IPv6, `[::]` means all addresses of IPv4.
 ///
 /// # Errors
 /// On the first address that cannot be bound.
 pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
     let bind = |&address: &SocketAddr| {
-        let socket = if address.is_ipv4() {
-            TcpSocket::new_v4()
-        } else {
-            TcpSocket::new_v6()
-        };
-        // For both families, whatever the system's default is, unless IPv4 has a socket of its own.
-        let is_for_both = address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED);
+        let is_for_all = address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED);
         let beside = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
-        socket
-            .and_then(|socket| {
-                if is_for_both {
-                    set_ipv6_v6only(&socket, addresses.contains(&beside))?;
+        let has_beside = addresses.contains(&beside);
+        bind_one(address, has_beside)
+            .or_else(|error| match error.raw_os_error() {
+                Some(code) if is_for_all && !has_beside && NO_IPV6.contains(&code) => {
+                    bind_one(beside, false)
                 }
-                // A restart must not wait for the connections of the last run to fade away.
-                socket.set_reuseaddr(true)?;
-                socket.bind(address)?;
-                socket.listen(BACKLOG)
+                _ => Err(error),
             })
             .map_err(|reason| BindError { address, reason })
     };
     addresses.iter().map(bind).collect()
+}
+
+/// What is answered where the kernel has no IPv6, or no address of it.
+const NO_IPV6: [i32; 2] = [
+    Errno::AFNOSUPPORT.raw_os_error(),
+    Errno::ADDRNOTAVAIL.raw_os_error(),
+];
+
+fn bind_one(address: SocketAddr, is_beside_ipv4: bool) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // For both families, whatever the system's default is, unless IPv4 has a socket of its own.
+    if address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED) {
+        set_ipv6_v6only(&socket, is_beside_ipv4)?;
+    }
+    // A restart must not wait for the connections of the last run to fade away.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves `app` on `listeners` until `stop` is done. Then it says that it is not ready, goes on for

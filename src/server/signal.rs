@@ -18,30 +18,42 @@ pub fn hangups() -> io::Result<Signal> {
     signal(SignalKind::hangup())
 }
 
-/// Done at the first signal. A second one ends the process at once, after `last_words`: whatever was
-/// acknowledged is on the disk anyway.
-///
-/// # Errors
-/// If the signals cannot be listened for.
-pub fn stop_signal(
-    last_words: impl FnOnce() + Send + 'static,
-) -> io::Result<impl Future<Output = ()>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        let mut next = async move || {
-            tokio::select! {
-                _ = interrupt.recv() => "SIGINT",
-                _ = terminate.recv() => "SIGTERM",
-            }
-        };
-        let name = next().await;
+/// Waits for the order to stop.
+#[derive(Debug)]
+pub struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    /// From now on the signals do not end the process.
+    ///
+    /// # Errors
+    /// If they cannot be listened for.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Done at the first signal. A second one ends the process at once, after `last_words`: whatever was
+    /// acknowledged is on the disk anyway.
+    pub async fn first(mut self, last_words: impl FnOnce() + Send + 'static) {
+        let name = self.next().await;
         info!(signal = name, "stopping; a second signal ends at once");
         tokio::spawn(async move {
-            let name = next().await;
+            let name = self.next().await;
             warn!(signal = name, "stopped without waiting");
             last_words();
             process::exit(EXIT_IMPATIENT);
         });
-    })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
 }

@@ -481,10 +481,54 @@ fn a_port_that_is_taken_ends_with_5_and_a_sentence() {
     let data = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let launch = Launch::new(data.path()).option("--listen", &address);
+    let store = data.path().join("a/store");
+    let launch = Launch::new(&store)
+        .option("--listen", &address)
+        .option("--log-file", data.path().join("logs/digestd.log"));
     let error = failure(&run(&mut launch.command(), b""), 5);
     assert!(error.contains(&address), "{error}");
-    assert!(error.contains("--listen"), "{error}");
+    assert!(error.contains("--port or --listen"), "{error}");
+    // Nothing was made.
+    assert_eq!(fs::read_dir(data.path()).unwrap().count(), 0);
+    // A store that is there is as it was.
+    Digestd::start(&store).stop();
+    let files = || fs::read_dir(&store).unwrap().count();
+    let before = files();
+    failure(&run(&mut launch.command(), b""), 5);
+    assert_eq!(files(), before);
+}
+
+#[test]
+fn an_address_may_be_a_port_and_a_machine_or_one_of_them() {
+    let data = tempfile::tempdir().unwrap();
+    for (option, value, expected) in [
+        ("--listen", "0", "http://127.0.0.1:"),
+        ("--listen", "localhost:0", "http://127.0.0.1:"),
+        ("--listen", ":0", "http://[::]:"),
+        ("--port", "0", "http://127.0.0.1:"),
+        ("-p", "0", "http://127.0.0.1:"),
+    ] {
+        let launch = Launch::new(data.path()).without("--listen");
+        let server = launch.option(option, value).start();
+        let line = server.wait_for("listening on");
+        assert!(line.contains(expected), "{option} {value}: {line}");
+        assert_eq!(server.client().fetch(&Digest::of(b"")), None);
+        server.stop();
+    }
+    for (option, value, words) in [
+        ("--listen", "127.0.0.1", "the port is missing"),
+        ("--listen", "http://127.0.0.1:0", "without http://"),
+        ("--listen", "example.com:80", "names are not looked up"),
+        ("--listen", "127.0.0.1:0,::1:0:x", "brackets"),
+        ("--admin-listen", "localhost:99999", "up to 65535"),
+        ("--tls-listen", "x", "8080 for all addresses"),
+        ("--port", "http", "up to 65535"),
+    ] {
+        let launch = Launch::new(data.path()).option(option, value);
+        let outcome = run(&mut launch.command(), b"");
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        assert!(outcome.stderr.contains(words), "{outcome:?}");
+    }
 }
 
 #[test]

@@ -5,7 +5,6 @@
 //! file refuses to know the world: it opens no file and no socket. **Invariant:** an option of the
 //! store is in this file, in [`Options`], which has its default, and where it is used.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -21,6 +20,7 @@ use crate::access::hosts::{HostName, HostPattern, Hosts};
 use crate::access::networks::Network;
 use crate::access::origins::SitePattern;
 use crate::access::rates::Rate;
+use crate::commands::addresses::{Address, Port};
 use crate::commands::options::{List, UsageError, one_of, switch};
 use crate::commands::values::{Size, any_time, number};
 use crate::config::{self, Config, Limits, LogConfig, LogFileConfig, LogFormat};
@@ -61,15 +61,19 @@ pub(in crate::commands) struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Listening")]
 struct ListeningArgs {
-    /// Address to listen on; may be given several times [default: 127.0.0.1:8080, or all
-    /// addresses at $PORT if that is set]
+    /// Address to listen on, like 127.0.0.1:8080, localhost:8080, :8080 for all addresses, or 8080 for this machine;
+    /// may be given several times [default: 127.0.0.1:8080, or all addresses at $PORT if that is set]
     #[arg(long, value_name = "ADDR")]
-    listen: Vec<List<SocketAddr>>,
+    listen: Vec<List<Address>>,
+
+    /// Port to listen on, for this machine: short for --listen 127.0.0.1:N
+    #[arg(long, short, value_name = "N")]
+    port: Option<Port>,
 
     /// Serve /metrics, and the health paths, on this address instead of where messages are; may be
     /// given several times
     #[arg(long, value_name = "ADDR")]
-    admin_listen: Vec<List<SocketAddr>>,
+    admin_listen: Vec<List<Address>>,
 
     /// Path below which clients find the service, like /digestd, where a proxy has it below one; requests may
     /// come with it or without. A trusted proxy may say another one with X-Forwarded-Prefix
@@ -271,6 +275,8 @@ impl ServeArgs {
         let mut limits = self.limits.into_limits();
         let connections_ordered = self.connections.set(&mut limits)?;
         limits.fit_into(config::memory_limit_bytes(), tls.is_some());
+        let mut listen = Address::join(self.listening.listen);
+        listen.extend(self.listening.port.map(Port::address));
         let storage = &self.storage;
         let cache_bytes = storage.cache.map(|size| size.0);
         let cache_bytes = cache_bytes.unwrap_or_else(config::default_cache_bytes);
@@ -285,8 +291,8 @@ impl ServeArgs {
         };
         Ok(Config {
             tls,
-            listen: List::join(self.listening.listen),
-            admin_listen: List::join(self.listening.admin_listen),
+            listen,
+            admin_listen: Address::join(self.listening.admin_listen),
             base_path: self.listening.base_path,
             data_dir: self.storage.data_dir,
             store,
@@ -529,7 +535,8 @@ mod tests {
 
     #[test]
     fn several_addresses_may_be_given() {
-        let config = serve(&["--listen", "127.0.0.1:1", "--listen", "[::1]:2"]).unwrap();
-        assert_eq!(config.listen.len(), 2);
+        let config = serve(&["--listen", "127.0.0.1:1", "--listen", "[::1]:2", "-p3"]).unwrap();
+        let addresses = ["127.0.0.1:1", "[::1]:2", "127.0.0.1:3"];
+        assert_eq!(config.listen, addresses.map(|it| it.parse().unwrap()));
     }
 }

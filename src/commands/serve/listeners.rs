@@ -13,13 +13,16 @@ use crate::http::ListenerRole;
 use crate::server::{self, Listener, Tls};
 use crate::supervisor::Inherited;
 
+/// A socket that is bound, and what it is for.
+#[derive(Debug)]
+pub(super) struct Bound {
+    kind: Kind,
+    socket: TcpListener,
+}
+
 /// Binds all that is configured. A socket that a supervisor hands over stands for the addresses of
 /// its kind, which its name tells.
-pub(super) fn listen(
-    config: &Config,
-    tls: Option<&Arc<Tls>>,
-    inherited: Vec<Inherited>,
-) -> anyhow::Result<Vec<Listener>> {
+pub(super) fn bind(config: &Config, inherited: Vec<Inherited>) -> anyhow::Result<Vec<Bound>> {
     let has = |kind| inherited.iter().any(|socket| Kind::of(socket) == kind);
     let mut sockets = Vec::new();
     let tls_listen = config.tls.iter().flat_map(|tls| tls.listen.clone());
@@ -30,16 +33,25 @@ pub(super) fn listen(
     ] {
         if !has(kind) {
             let bound = server::bind(&addresses)?.into_iter();
-            sockets.extend(bound.map(|socket| (kind, socket)));
+            sockets.extend(bound.map(|socket| Bound { kind, socket }));
         }
     }
     for handed in inherited {
         let kind = Kind::of(&handed);
         let socket = TcpListener::from_std(handed.socket);
-        sockets.push((kind, socket.context("cannot use an inherited socket")?));
+        let socket = socket.context("cannot use an inherited socket")?;
+        sockets.push(Bound { kind, socket });
     }
-    let has_admin = sockets.iter().any(|(kind, _)| *kind == Kind::Admin);
-    let listener = |(kind, socket)| {
+    Ok(sockets)
+}
+
+/// Says what is served on each socket.
+pub(super) fn listeners(
+    sockets: Vec<Bound>,
+    tls: Option<&Arc<Tls>>,
+) -> anyhow::Result<Vec<Listener>> {
+    let has_admin = sockets.iter().any(|it| it.kind == Kind::Admin);
+    let listener = |Bound { kind, socket }| {
         Ok(Listener {
             socket,
             role: match kind {
@@ -59,7 +71,7 @@ pub(super) fn listen(
 }
 
 /// What a socket is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Plain,
     Tls,

@@ -1,7 +1,7 @@
 //! `digestd serve`: assembles the service, and runs it until the order to stop.
 //!
-//! It refuses to know what a request is. **Invariant:** what was acknowledged is on the disk when it ends
-//! with 0.
+//! It refuses to know what a request is. **Invariants:** what was acknowledged is on the disk when it ends with 0; a
+//! start that finds its port taken has made nothing.
 
 mod args;
 mod connection_args;
@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 pub(super) use self::args::ServeArgs;
-use self::listeners::listen;
+use self::listeners::{Bound, bind, listeners};
 use self::noted::Noted;
 use self::reloading::{Reloading, keep_fresh, warn_of_exposure};
 use super::addresses::{is_port_passed_over, or_default};
@@ -37,10 +37,10 @@ use crate::config::{self, CertificateConfig, Config};
 use crate::http::{App, ListenerRole};
 use crate::logging::{self, Logs};
 use crate::metrics::Metrics;
-use crate::server::{self, Listener, Tls};
+use crate::server::{self, Listener, StopSignals, Tls};
 use crate::service::Service;
 use crate::store::{self, DataDirectory, EmbeddedStore, OpenError, Options, Store};
-use crate::supervisor::{self, Inherited};
+use crate::supervisor;
 
 /// Serves. `raised` is whether the limit on open files could be raised.
 pub(super) fn run(
@@ -54,18 +54,40 @@ pub(super) fn run(
     config.listen = or_default(config.listen, config.tls.is_some())?;
     // Before there are threads, since it changes the environment.
     let inherited = supervisor::inherited_sockets().context("cannot use an inherited socket")?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(config.workers)
+        // For hashing: more threads than processors would only take memory.
+        .max_blocking_threads(config.workers.max(2))
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    let entered = runtime.enter();
+    // Before the port is open: an order to stop may come as soon as it is.
+    let stop_signals = StopSignals::listen().context("cannot listen for signals")?;
+    let sockets = bind(&config, inherited);
+    drop(entered);
+    // A start that finds its port taken makes no directory, not even for the log that would say so.
+    let sockets = match sockets {
+        Err(error) if !has_place_for_log(&config) => return Err(error),
+        sockets => sockets,
+    };
     let logs = logging::init(&config.log)?;
     if let Err(error) = raised {
         warn!(%error, "cannot raise the limit on open files");
     }
     if is_port_passed_over {
-        info!("PORT is set and not used: --listen, or DIGESTD_LISTEN, says where to listen");
+        info!("PORT is set and not used: --listen, --port or DIGESTD_LISTEN says where to listen");
     }
     let is_open = config.access.tokens.is_none();
     for warning in warnings::<ServeArgs>(env::vars_os(), is_open) {
         warn!("{warning}");
     }
-    let result = set_up(&mut config, inherited, &logs);
+    let files = set_process_limits(&mut config.limits.connection);
+    let result = sockets.and_then(|sockets| {
+        let directory = claim(&config)?;
+        let serving = serve(&config, files, directory, sockets, stop_signals, &logs);
+        runtime.block_on(serving)
+    });
     // Standard error has it anyway.
     if let Err(error) = &result
         && config.log.file.is_some()
@@ -76,33 +98,31 @@ pub(super) fn run(
     result
 }
 
-fn set_up(config: &mut Config, inherited: Vec<Inherited>, logs: &Logs) -> anyhow::Result<()> {
-    let files = set_process_limits(&mut config.limits.connection);
+/// Whether the directory of the log file, if there is to be one, is there.
+fn has_place_for_log(config: &Config) -> bool {
+    let directory = config.log.file.as_ref().and_then(|file| file.path.parent());
+    directory.is_some_and(|directory| directory.as_os_str().is_empty() || directory.is_dir())
+}
+
+/// Takes the data directory.
+fn claim(config: &Config) -> anyhow::Result<DataDirectory> {
     // May be there before the store is, and the directory that was made for it too.
     let log = config.log.file.iter();
     let log: Vec<_> = log.flat_map(|file| file.path.ancestors()).collect();
     let directory = DataDirectory::claim_beside(&config.data_dir, config.segment_bytes, &log)?;
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(config.workers)
-        // For hashing: more threads than processors would only take memory.
-        .max_blocking_threads(config.workers.max(2))
-        .enable_all()
-        .build()
-        .context("cannot start")?;
-    runtime.block_on(serve(config, files, directory, inherited, logs))
+    Ok(directory)
 }
 
 async fn serve(
     config: &Config,
     files: Option<u64>,
     directory: DataDirectory,
-    inherited: Vec<Inherited>,
+    sockets: Vec<Bound>,
+    stop_signals: StopSignals,
     logs: &Logs,
 ) -> anyhow::Result<()> {
-    // Before the port is open: an order to stop may come as soon as it is.
     let last_words = logs.clone();
-    let stop_signal = server::stop_signal(move || last_words.flush());
-    let stop_signal = stop_signal.context("cannot listen for signals")?;
+    let stop_signal = stop_signals.first(move || last_words.flush());
     let metrics = Arc::new(Metrics::default());
     let tls = config.tls.as_ref().map(|tls| {
         Tls::new(&tls.certificate, &config.data_dir, Arc::clone(&metrics)).map(Arc::new)
@@ -110,7 +130,7 @@ async fn serve(
     let tls = tls.transpose()?;
     let access = Arc::new(Access::new(config.access.clone())?);
     let note = directory.note();
-    let listeners = listen(config, tls.as_ref(), inherited)?;
+    let listeners = listeners(sockets, tls.as_ref())?;
     let noted = Noted::of(note, &listeners, tls.clone());
     announce(config, &access, files, &listeners);
     let sensitive = sensitive_files(config);

@@ -3,11 +3,11 @@
 //! It refuses to read a certificate. **Invariant:** there are addresses for TLS only with a certificate, and a
 //! certificate only with addresses.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::commands::addresses::Address;
 use crate::commands::options::{List, UsageError};
 use crate::config::{CertificateConfig, TlsConfig};
 
@@ -18,7 +18,7 @@ pub(super) struct TlsArgs {
     /// Address to listen on for HTTPS; may be given several times. Without --listen there is no
     /// plain HTTP then
     #[arg(long, value_name = "ADDR")]
-    tls_listen: Vec<List<SocketAddr>>,
+    tls_listen: Vec<List<Address>>,
 
     /// Certificate, and those between it and a root, in PEM; read again on SIGHUP and when it changes
     #[arg(long, value_name = "PATH")]
@@ -48,7 +48,7 @@ impl TlsArgs {
             }
             _ => return Err(UsageError("--tls-cert and --tls-key go together")),
         };
-        match (List::join(self.tls_listen), certificate) {
+        match (Address::join(self.tls_listen), certificate) {
             (listen, None) if listen.is_empty() => Ok(None),
             (listen, Some(_)) if listen.is_empty() => Err(UsageError(
                 "a certificate is of no use without --tls-listen",
