@@ -1,8 +1,8 @@
 //! `digestd doctor`: whether a directory is a good place for a store.
 //!
 //! Each check is a line: `ok`, `warn` for what an operator should know, `fail` for what no store can
-//! live with. It refuses to know a log or a record. **Invariant:** everything it writes is in a directory
-//! of its own, which is removed at the end.
+//! live with. It refuses to know a log or a record. **Invariants:** everything it writes is in a directory
+//! of its own, which is removed at the end; one cause is one line.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
@@ -19,7 +19,7 @@ use super::crash;
 use super::exposure::{Purpose, exposures};
 use super::output::{plural, unless_gone};
 use crate::access::tokens::without_tokens;
-use crate::config::ConnectionLimits;
+use crate::config::{self, ConnectionLimits};
 use crate::store::Medium;
 
 /// Syncs that are timed: enough for a median, over in seconds on any disk.
@@ -41,8 +41,13 @@ const CLOCK_MIN_SECONDS: u64 = 1_767_225_600;
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
     /// The directory; what is written in it is removed again
-    #[arg(value_name = "DIR")]
-    directory: PathBuf,
+    #[arg(long, env = "DIGESTD_DATA_DIR")]
+    #[arg(value_name = "DIR", default_value = config::DATA_DIR)]
+    data_dir: PathBuf,
+
+    /// The same, as it was written before there was --data-dir.
+    #[arg(hide = true)]
+    directory: Option<PathBuf>,
 
     /// Kill a writer again and again, and see whether everything it was promised is there
     #[arg(long)]
@@ -54,11 +59,26 @@ pub(super) struct DoctorArgs {
 /// # Errors
 /// If a check failed.
 pub(super) fn run(arguments: &DoctorArgs) -> anyhow::Result<()> {
-    let directory = &arguments.directory;
+    let directory = arguments.directory.as_ref().unwrap_or(&arguments.data_dir);
     let mut report = Report::default();
-    report.note("directory", permissions(directory))?;
+    let permissions = permissions(directory);
+    let is_there = permissions.is_ok();
+    report.note("directory", permissions)?;
     report.note("clock", clock())?;
     report.note("descriptors", Ok(descriptors()))?;
+    if is_there {
+        examine(&mut report, directory, arguments.crash_test)?;
+    }
+    ensure!(
+        report.failed == 0,
+        "{} failed",
+        plural(report.failed, "check")
+    );
+    Ok(())
+}
+
+/// What can be said only of a directory that is there.
+fn examine(report: &mut Report, directory: &Path, has_crash_test: bool) -> anyhow::Result<()> {
     let medium = || Medium::of(directory).context("cannot ask the file system");
     report.note("file system", medium().map(|medium| file_system(&medium)))?;
     report.note(
@@ -69,17 +89,12 @@ pub(super) fn run(arguments: &DoctorArgs) -> anyhow::Result<()> {
         Err(error) => report.note("writing", Err(error))?,
         Ok(scratch) => {
             report.note("fdatasync", syncs(&scratch.0))?;
-            if arguments.crash_test {
+            if has_crash_test {
                 let store = scratch.0.join("store");
                 report.note("crash test", crash::test(&store).map(Note::Good))?;
             }
         }
     }
-    ensure!(
-        report.failed == 0,
-        "{} failed",
-        plural(report.failed, "check")
-    );
     Ok(())
 }
 
@@ -121,8 +136,13 @@ impl Report {
 }
 
 fn permissions(directory: &Path) -> anyhow::Result<Note> {
-    let metadata =
-        fs::metadata(directory).with_context(|| format!("cannot see {}", directory.display()))?;
+    let metadata = match fs::metadata(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
+            "there is no {}; examine the directory in which it is to be made",
+            directory.display()
+        ),
+        metadata => metadata.with_context(|| format!("cannot see {}", directory.display()))?,
+    };
     ensure!(
         metadata.is_dir(),
         "{} is not a directory",

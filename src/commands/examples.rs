@@ -82,8 +82,8 @@ const EXAMPLES: [(&str, &str); 19] = [
     ),
     (
         "doctor",
-        "  digestd doctor /var/lib/digestd
-  digestd doctor --crash-test /var/lib/digestd",
+        "  digestd doctor --data-dir /var/lib/digestd
+  digestd doctor --data-dir /var/lib/digestd --crash-test",
     ),
     (
         "healthcheck",

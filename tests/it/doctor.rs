@@ -7,7 +7,13 @@ use std::path::Path;
 use crate::process::{Outcome, digestd, run};
 
 fn doctor(directory: &Path, options: &[&str]) -> Outcome {
-    run(digestd().arg("doctor").arg(directory).args(options), b"")
+    run(
+        digestd()
+            .args(["doctor", "--data-dir"])
+            .arg(directory)
+            .args(options),
+        b"",
+    )
 }
 
 /// The mark of a check, `ok`, `warn` or `fail`, and what is said of it.
@@ -48,15 +54,52 @@ fn a_directory_that_others_can_write_to_is_doubtful() {
 }
 
 #[test]
-fn what_is_no_directory_fails() {
+fn what_is_no_directory_fails_once() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     fs::write(&file, "").unwrap();
-    for path in [file, directory.path().join("nowhere")] {
-        let outcome = doctor(&path, &[]);
+    for (path, words) in [
+        (file, "is not a directory"),
+        (
+            directory.path().join("nowhere"),
+            "in which it is to be made",
+        ),
+    ] {
+        let outcome = doctor(&path, &["--crash-test"]);
         assert_eq!(outcome.code, Some(1), "{outcome:?}");
-        assert_eq!(line(&outcome, "directory").0, "fail");
-        assert_eq!(line(&outcome, "writing").0, "fail");
+        let (mark, text) = line(&outcome, "directory");
+        assert_eq!(mark, "fail");
+        assert!(text.contains(words), "{text}");
+        let text = str::from_utf8(&outcome.stdout).unwrap();
+        assert_eq!(text.matches("fail").count(), 1, "{text}");
+        assert_eq!(outcome.stderr, "digestd: 1 check failed\n");
+    }
+}
+
+#[test]
+fn the_directory_is_named_like_that_of_other_commands_or_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir_all(directory.path().join("data/store")).unwrap();
+    let path = directory.path().join("data");
+    let elsewhere = directory.path().join("nowhere");
+    for (command, expected) in [
+        (digestd().arg("doctor"), Path::new("data/store")),
+        (
+            digestd().arg("doctor").env("DIGESTD_DATA_DIR", &path),
+            &path,
+        ),
+        (
+            digestd()
+                .arg("doctor")
+                .arg(&path)
+                .env("DIGESTD_DATA_DIR", elsewhere),
+            &path,
+        ),
+    ] {
+        let outcome = run(command.current_dir(directory.path()), b"");
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        let (_, text) = line(&outcome, "directory");
+        assert!(text.starts_with(&*expected.to_string_lossy()), "{text}");
     }
 }
 
