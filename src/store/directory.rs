@@ -45,7 +45,6 @@ pub(super) const LOCK_NAME: &str = "LOCK";
 const CHECKPOINT_NAME: &str = "checkpoint";
 pub(super) const NOTE_NAME: &str = "NOTE";
 
-
 const DURABILITY_NAME: &str = "DURABILITY";
 
 const MARK_NAME: &str = "BACKUP";
@@ -444,6 +443,11 @@ pub(super) fn is_unfinished(path: &Path) -> bool {
     disk::read(&path.join(MARK_NAME)).is_ok_and(|mark| mark == UNFINISHED_MARK)
 }
 
+/// Whether a directory is a data directory, of whatever version.
+pub(super) fn is_store(path: &Path) -> bool {
+    disk::read(&path.join(FORMAT_NAME)).is_ok_and(|text| text.starts_with("digestd store "))
+}
+
 /// Returns the segment size of the directory, `None` if it is not one of ours yet.
 pub(super) fn read_format(path: &Path) -> Result<Option<u32>, OpenError> {
     let foreign = |reason: &str| OpenError::Foreign {
@@ -453,11 +457,6 @@ pub(super) fn read_format(path: &Path) -> Result<Option<u32>, OpenError> {
     let text = match disk::read(&path.join(FORMAT_NAME)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-/// Whether a directory is a data directory, of whatever version.
-pub(super) fn is_store(path: &Path) -> bool {
-    disk::read(&path.join(FORMAT_NAME)).is_ok_and(|text| text.starts_with("digestd store "))
-}
-
             if path.join("log").exists() {
                 return Err(foreign("it has a log, but the file FORMAT is missing"));
             }
