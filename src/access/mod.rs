@@ -65,6 +65,8 @@ pub struct Settings {
     pub list_file: Option<PathBuf>,
     /// Networks of the proxies that are believed when they say for whom they speak.
     pub trusted_proxies: Vec<Network>,
+    /// Whether who connects to a socket file is such a proxy.
+    pub trusts_socket_files: bool,
     /// Host names that are answered to.
     pub hosts: Hosts,
     /// Sites whose pages may use the service.
@@ -103,6 +105,8 @@ pub struct Peer {
     pub address: IpAddr,
     /// Whether it may say that it speaks for somebody else.
     pub is_trusted: bool,
+    /// Whether it came to a socket file, whose permissions say who may: its address stands for its user then.
+    pub is_on_socket_file: bool,
 }
 
 /// Why a request needs another token.
@@ -179,7 +183,25 @@ impl Access {
         Peer {
             address,
             is_trusted: self.trusted.contain(address),
+            is_on_socket_file: false,
         }
+    }
+
+    /// The other end of a connection to a socket file, which a process of this user made.
+    #[must_use]
+    pub fn peer_on_socket_file(&self, uid: u32) -> Peer {
+        Peer {
+            address: networks::address_of_user(uid),
+            is_trusted: self.settings.trusts_socket_files,
+            is_on_socket_file: true,
+        }
+    }
+
+    /// Whether `client` may make requests through a connection of `peer`: of a socket file the permissions decide, but
+    /// not for those whom a proxy there speaks for.
+    #[must_use]
+    pub fn admits_through(&self, peer: Peer, client: IpAddr) -> bool {
+        peer.is_on_socket_file && client == peer.address || self.admits(client)
     }
 
     /// Whether clients at `address` are let in.
@@ -195,7 +217,10 @@ impl Access {
     pub fn checks_hosts(&self, on_loopback: bool, peer: Peer) -> bool {
         let is_open = self.settings.tokens.is_none() || self.settings.public_read;
         let is_vouched_for = peer.is_trusted && !peer.address.is_loopback();
-        !is_vouched_for && self.settings.hosts.are_checked(on_loopback, is_open)
+        // No browser reaches a socket file by itself.
+        !peer.is_on_socket_file
+            && !is_vouched_for
+            && self.settings.hosts.are_checked(on_loopback, is_open)
     }
 
     /// Whether a request may be for `host`, where that is checked.
@@ -411,6 +436,7 @@ impl RefusalLines {
         }
         let unsaid = self.unsaid.swap(0, Relaxed);
         let (reason, needs) = (refusal.name(), scope.name());
+        let client = networks::Shown(client);
         warn!(%client, reason, needs, token, unsaid, "access refused");
     }
 }
@@ -438,6 +464,24 @@ mod tests {
             let peer = access.peer(address.into());
             assert_eq!(access.checks_hosts(true, peer), expected, "{address}");
         }
+        assert!(!access.checks_hosts(true, access.peer_on_socket_file(0)));
+    }
+
+    #[test]
+    fn lists_are_for_those_whom_a_proxy_on_a_socket_file_speaks_for_and_not_for_its_user() {
+        let access = Access::new(Settings {
+            allow: vec!["10.0.0.0/8".parse().unwrap()],
+            trusts_socket_files: true,
+            ..Settings::default()
+        })
+        .unwrap();
+        let peer = access.peer_on_socket_file(33);
+        assert!(peer.is_trusted && !access.admits(peer.address));
+        assert!(access.admits_through(peer, peer.address));
+        assert!(access.admits_through(peer, Ipv4Addr::new(10, 0, 0, 1).into()));
+        assert!(!access.admits_through(peer, Ipv4Addr::new(11, 0, 0, 1).into()));
+        // Who has its address otherwise is nobody in particular.
+        assert!(!access.admits_through(access.peer(peer.address), peer.address));
     }
 
     #[test]

@@ -256,8 +256,40 @@ impl ClientNetwork {
 impl fmt::Display for ClientNetwork {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            IpAddr::V4(address) => write!(formatter, "{address}"),
-            IpAddr::V6(address) => write!(formatter, "{address}/48"),
+            IpAddr::V6(address) if user_of(self.0).is_none() => write!(formatter, "{address}/48"),
+            address => Shown(address).fmt(formatter),
+        }
+    }
+}
+
+/// What addresses begin with that stand for users of this machine. It is of no network (RFC 4291, 2.4), and what goes
+/// to `100::/64` is thrown away (RFC 6666).
+const USERS: u16 = 0x0100;
+
+/// The address that stands for a user of this machine, who connects to a socket file. Each has a /48 network, so that
+/// each is a client with a share of its own.
+#[must_use]
+pub fn address_of_user(uid: u32) -> IpAddr {
+    Ipv6Addr::from_bits(u128::from(USERS) << 112 | u128::from(uid) << 80).into()
+}
+
+/// The user that an address stands for.
+fn user_of(address: IpAddr) -> Option<u32> {
+    let IpAddr::V6(v6) = address else { return None };
+    let [_, high, low, ..] = v6.segments();
+    let uid = u32::from(high) << 16 | u32::from(low);
+    (address_of_user(uid) == address).then_some(uid)
+}
+
+/// An address as logs have it: that of a user is `unix:UID`.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown(pub IpAddr);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match user_of(self.0) {
+            Some(uid) => write!(formatter, "unix:{uid}"),
+            None => self.0.fmt(formatter),
         }
     }
 }
@@ -276,6 +308,20 @@ mod tests {
 
     fn networks(texts: &[&str]) -> Vec<Network> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn each_user_is_a_client_and_a_network() {
+        for uid in [0, 33, 65_534, u32::MAX] {
+            let address = address_of_user(uid);
+            assert_eq!(Shown(address).to_string(), format!("unix:{uid}"));
+            let network = Client::of(address).network();
+            assert_eq!(network.to_string(), format!("unix:{uid}"));
+            assert_ne!(network, Client::of(address_of_user(uid ^ 1)).network());
+        }
+        for address in ["127.0.0.1", "100::1", "::", "1100:0:21::", "2001:db8::1"] {
+            assert_eq!(Shown(ip(address)).to_string(), address);
+        }
     }
 
     #[test]

@@ -4,16 +4,78 @@
 //! this machine reaches it.
 
 use std::env;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::options::{List, UsageError};
-use crate::config;
+use crate::config::{self, SOCKET_PATH_BYTES_MAX};
 
 /// An address to listen on: `127.0.0.1:9000`, `[::1]:9000`; `localhost:9000` and `9000` for this machine alone,
 /// `:9000` for all addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Address(pub(super) SocketAddr);
+
+/// Where to listen: an address, or `unix:` and the path of a socket file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    Address(SocketAddr),
+    SocketFile(PathBuf),
+}
+
+impl Endpoint {
+    /// The addresses and the socket files of several lists.
+    pub(super) fn join(lists: Vec<List<Self>>) -> (Vec<SocketAddr>, Vec<PathBuf>) {
+        let (mut addresses, mut files) = (Vec::new(), Vec::new());
+        for place in List::join(lists) {
+            match place {
+                Self::Address(address) => addresses.push(address),
+                Self::SocketFile(path) => files.push(path),
+            }
+        }
+        (addresses, files)
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = InvalidAddress;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        match text.strip_prefix("unix:") {
+            None => text.parse().map(|Address(address)| Self::Address(address)),
+            Some("") => Err(InvalidAddress::NoPath),
+            Some(path) if path.len() > SOCKET_PATH_BYTES_MAX => Err(InvalidAddress::LongPath),
+            Some(path) => Ok(Self::SocketFile(path.into())),
+        }
+    }
+}
+
+/// Permissions of a file, as three octal digits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mode(pub(super) u32);
+
+impl FromStr for Mode {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let digits = match text.strip_prefix('0') {
+            Some(digits) if text.len() == 4 => digits,
+            _ => text,
+        };
+        let is_octal = digits.len() == 3 && digits.bytes().all(|it| (b'0'..=b'7').contains(&it));
+        let mode = u32::from_str_radix(digits, 8).ok();
+        mode.filter(|_| is_octal)
+            .map(Self)
+            .ok_or("permissions are three digits from 0 to 7, as in 660")
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:03o}", self.0)
+    }
+}
 
 /// Why a word is no such address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +86,10 @@ pub(super) enum InvalidAddress {
     NoPort(IpAddr),
     #[error("an address of IPv6 has brackets, as in [::1]:8080")]
     NoBrackets,
+    #[error("the path is missing, as in unix:/run/digestd/http.sock")]
+    NoPath,
+    #[error("the path of a socket file has at most {SOCKET_PATH_BYTES_MAX} bytes")]
+    LongPath,
     #[error("this is an address to listen on, without http:// and without a path")]
     Url,
     #[error(
@@ -120,9 +186,9 @@ pub(super) fn or_default(
     Ok(vec![SocketAddr::new(all, port)])
 }
 
-/// Whether the platform sets a port that is not used, since addresses are `given`.
-pub(super) fn is_port_passed_over(given: &[SocketAddr]) -> bool {
-    !given.is_empty() && env::var_os("PORT").is_some_and(|port| !port.is_empty())
+/// Whether the platform sets a port.
+pub(super) fn is_port_set() -> bool {
+    env::var_os("PORT").is_some_and(|port| !port.is_empty())
 }
 
 #[cfg(test)]
@@ -149,6 +215,38 @@ mod tests {
         ] {
             let address: Address = text.parse().unwrap();
             assert_eq!(address.0, expected.parse().unwrap(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_path_of_a_socket_file_has_a_longest_length() {
+        let path = |bytes| format!("unix:{}", "x".repeat(bytes));
+        let longest = path(SOCKET_PATH_BYTES_MAX).parse();
+        assert!(matches!(longest, Ok(Endpoint::SocketFile(_))));
+        let longer = path(SOCKET_PATH_BYTES_MAX + 1).parse::<Endpoint>();
+        assert_eq!(longer, Err(InvalidAddress::LongPath));
+        assert_eq!("unix:".parse::<Endpoint>(), Err(InvalidAddress::NoPath));
+        assert_eq!(
+            "80".parse::<Endpoint>().unwrap(),
+            Endpoint::Address("127.0.0.1:80".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn permissions_are_three_octal_digits() {
+        for (text, expected) in [
+            ("660", Some(0o660)),
+            ("0666", Some(0o666)),
+            ("000", Some(0)),
+        ] {
+            assert_eq!(
+                text.parse::<Mode>().ok().map(|mode| mode.0),
+                expected,
+                "{text}"
+            );
+        }
+        for text in ["", "66", "0", "668", "1777", "rw-", "+66"] {
+            assert!(text.parse::<Mode>().is_err(), "{text}");
         }
     }
 

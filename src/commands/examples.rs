@@ -16,6 +16,7 @@ const EXAMPLES: [(&str, &str); 19] = [
         "serve",
         "  digestd serve --port 9000
   digestd serve --data-dir /var/lib/digestd --listen :8080
+  digestd serve --listen unix:/run/digestd/http.sock --socket-mode 660
   digestd serve --tls-listen 0.0.0.0:8443 --tls-self-signed
   digestd serve --tokens /etc/digestd/tokens --write-rate 100/s",
     ),

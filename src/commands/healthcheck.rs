@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow, ensure};
 use clap::Args;
 use tokio::time::timeout;
 
-use super::addresses::{Address, or_default};
+use super::addresses::{Endpoint, or_default};
 use super::listening::{Kind, Listening, Place};
 use super::options::{List, TrustArgs, UsageError};
 use super::output::say;
@@ -96,11 +96,13 @@ async fn ask(arguments: HealthcheckArgs) -> anyhow::Result<()> {
     .await
 }
 
-/// The addresses in `lists`.
+/// The addresses in `lists`. Nobody is asked through a socket file.
 fn addresses(lists: &[String]) -> Result<Vec<SocketAddr>, UsageError> {
-    let lists: Result<Vec<List<Address>>, _> = lists.iter().map(|list| list.parse()).collect();
+    let lists: Result<Vec<List<Endpoint>>, _> = lists.iter().map(|list| list.parse()).collect();
     let wrong = "DIGESTD_LISTEN and DIGESTD_ADMIN_LISTEN must be addresses like 127.0.0.1:8080";
-    lists.map(Address::join).map_err(|_| UsageError(wrong))
+    lists
+        .map(|lists| Endpoint::join(lists).0)
+        .map_err(|_| UsageError(wrong))
 }
 
 /// Asks where the holder of `data_dir` says that it is.
@@ -129,5 +131,5 @@ async fn ask_places(listening: &Listening) -> anyhow::Result<()> {
             Err(_) => {}
         }
     }
-    Err(failure.unwrap_or_else(|| anyhow!("there is no address")))
+    Err(failure.unwrap_or_else(|| anyhow!("the server has no address to be asked at; --admin-listen gives it one beside socket files")))
 }

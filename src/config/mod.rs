@@ -24,6 +24,12 @@ use crate::store;
 /// Where a server listens, and is looked for, by default: only its own machine reaches it.
 pub const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
+/// Default of [`Config::socket_mode`]: for nobody but the user of the server.
+pub const SOCKET_MODE: u32 = 0o600;
+
+/// Longest path of a socket file, in bytes: the kernel's, with a zero at its end (unix(7)).
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
+
 /// Default of [`Config::data_dir`].
 pub const DATA_DIR: &str = "data/store";
 
@@ -42,6 +48,10 @@ pub const SEGMENT_BYTES: u32 = 64 << 20;
 pub struct Config {
     /// Addresses to listen on for plain HTTP, as they were given; the run of `serve` adds the default.
     pub listen: Vec<SocketAddr>,
+    /// Socket files to listen on for plain HTTP.
+    pub socket_files: Vec<PathBuf>,
+    /// Permissions of these.
+    pub socket_mode: u32,
     /// Directory of the store.
     pub data_dir: PathBuf,
     /// How the store is opened; without an observer.

@@ -194,7 +194,7 @@ pub(super) fn check(
     let (method, fields) = (&head.method, &head.headers);
     let is_always_allowed = locality != Locality::Elsewhere
         && asks_for_health(resource, method, head.uri.query(), fields);
-    if !is_always_allowed && !access.admits(client) {
+    if !is_always_allowed && !access.admits_through(peer, client) {
         return Err(Denied::Network);
     }
     let host = RequestHost::of(head)?;

@@ -213,6 +213,7 @@ mod tests {
 
     use super::super::places::FIRST_REQUEST_GRACE;
     use super::*;
+    use crate::access::Access;
     use crate::config::Limits;
 
     const NONE: [usize; 0] = [];
@@ -237,10 +238,7 @@ mod tests {
     }
 
     fn peer(address: &str) -> Peer {
-        Peer {
-            address: address.parse().unwrap(),
-            is_trusted: false,
-        }
+        Access::default().peer(address.parse().unwrap())
     }
 
     fn proxy(address: &str) -> Peer {

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, warn};
@@ -18,8 +18,10 @@ use super::admission::{Admission, Admissions};
 use super::connection::{H2_WAITS_MAX, Phase, serve};
 use super::plain_http;
 use super::proxy_protocol;
+use super::socket_file::SocketFile;
 use super::timeouts::ConnectionProgress;
 use super::tls::Tls;
+use crate::access::networks::Shown;
 use crate::access::{Access, Peer};
 use crate::config::ConnectionLimits;
 use crate::http::{App, ConnectionInfo, ListenerRole, Locality, WaitsOfConnection};
@@ -36,18 +38,61 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Listener {
     /// The socket, listening.
-    pub socket: TcpListener,
+    pub socket: Socket,
     /// What is served.
     pub role: ListenerRole,
     /// Encrypts, if it is there.
     pub tls: Option<Arc<Tls>>,
 }
 
+/// Of the network, or of this machine.
+#[derive(Debug)]
+pub enum Socket {
+    /// At an address.
+    Tcp(TcpListener),
+    /// In the file system; without encryption.
+    File(SocketFile),
+}
+
+/// What it accepts.
+enum Stream {
+    Tcp(TcpStream),
+    File(UnixStream),
+}
+
+impl Socket {
+    /// The next connection, the other end of it, and its name.
+    async fn accept(&self, access: &Access) -> io::Result<(Stream, Peer, String)> {
+        match self {
+            Self::Tcp(socket) => {
+                let (stream, address) = socket.accept().await?;
+                let peer = access.peer(address.ip());
+                Ok((Stream::Tcp(stream), peer, address.to_string()))
+            }
+            Self::File(socket) => {
+                let stream = socket.accept().await?;
+                let uid = stream.peer_cred()?.uid();
+                let peer = access.peer_on_socket_file(uid);
+                Ok((Stream::File(stream), peer, format!("unix:{uid}")))
+            }
+        }
+    }
+
+    /// Where it is, if that is an address.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().ok(),
+            Self::File(_) => None,
+        }
+    }
+}
+
 impl From<TcpListener> for Listener {
     /// Everything in plain HTTP.
     fn from(socket: TcpListener) -> Self {
         Self {
-            socket,
+            socket: Socket::Tcp(socket),
             role: ListenerRole::All,
             tls: None,
         }
@@ -55,11 +100,11 @@ impl From<TcpListener> for Listener {
 }
 
 impl Listener {
-    /// Whether only this machine can connect; also if the socket does not say.
+    /// Whether only this machine can connect; as to a socket file; also if the socket does not say.
     #[must_use]
     pub fn is_on_loopback(&self) -> bool {
-        let address = self.socket.local_addr();
-        address.map_or(true, |address| address.ip().to_canonical().is_loopback())
+        let address = self.socket.address();
+        address.is_none_or(|address| address.ip().to_canonical().is_loopback())
     }
 }
 
@@ -78,7 +123,7 @@ pub(super) async fn accept(
     let metrics = app.metrics();
     let on_loopback = listener.is_on_loopback();
     loop {
-        let (stream, address) = match listener.socket.accept().await {
+        let (stream, peer, name) = match listener.socket.accept(app.access()).await {
             Ok(accepted) => accepted,
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
@@ -89,8 +134,7 @@ pub(super) async fn accept(
                 continue;
             }
         };
-        let peer = app.access().peer(address.ip());
-        let is_here = !peer.is_trusted && peer.address.is_loopback();
+        let is_here = !peer.is_trusted && (peer.address.is_loopback() || peer.is_on_socket_file);
         let is_let_in = is_let_in(app.access(), peer);
         if !is_let_in && !is_here {
             metrics.refuse_connection(Refused::Denied);
@@ -105,7 +149,8 @@ pub(super) async fn accept(
             Err(cause) => {
                 metrics.refuse_connection(cause);
                 if let Some(times) = refusals.due() {
-                    warn!(client = %peer.address, times, "closed connections beyond the limit");
+                    let client = Shown(peer.address);
+                    warn!(%client, times, "closed connections beyond the limit");
                 }
                 continue;
             }
@@ -117,14 +162,16 @@ pub(super) async fn accept(
             }
         }
         // Answers are written in one piece; waiting for more only delays them.
-        if let Err(error) = stream.set_nodelay(true) {
+        if let Stream::Tcp(stream) = &stream
+            && let Err(error) = stream.set_nodelay(true)
+        {
             debug!(%error, "a connection was gone before it began");
             continue;
         }
         let (app, limits) = (Arc::clone(&app), Arc::clone(&limits));
         let phase = phase.subscribe();
         let mut info = ConnectionInfo {
-            peer: address.to_string().into(),
+            peer: name.into(),
             origin: peer,
             role: listener.role,
             checks_hosts: app.access().checks_hosts(on_loopback, peer),
@@ -140,8 +187,15 @@ pub(super) async fn accept(
         let tls = listener.tls.clone();
         let progress = Arc::clone(admission.progress());
         let task = tokio::spawn(async move {
-            let (mut stream, mut admission) = (stream, admission);
+            let mut admission = admission;
             let progress = Arc::clone(admission.progress());
+            let mut stream = match stream {
+                Stream::Tcp(stream) => stream,
+                // Boxed, so that others do not carry room for it.
+                Stream::File(stream) => {
+                    return Box::pin(serve(stream, progress, info, app, limits, phase)).await;
+                }
+            };
             if peer.is_trusted {
                 let deadline = started + limits.head_timeout;
                 let introduced = introduce(&mut stream, &mut info, &app, &mut admission);
@@ -168,7 +222,7 @@ pub(super) async fn accept(
 
 /// A trusted proxy may speak for clients that are allowed without being allowed itself.
 fn is_let_in(access: &Access, peer: Peer) -> bool {
-    peer.is_trusted || access.admits(peer.address)
+    peer.is_trusted || access.admits_through(peer, peer.address)
 }
 
 /// Lets a trusted proxy say for whom a connection is; returns whether they may have it.

@@ -12,6 +12,7 @@ mod listener;
 mod places;
 mod plain_http;
 mod proxy_protocol;
+mod socket_file;
 mod stream;
 mod streams;
 mod timeouts;
@@ -27,6 +28,7 @@ pub mod fuzz;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -40,9 +42,10 @@ use tracing::{info, warn};
 use self::admission::Admissions;
 pub use self::certificate::{KEY_NAME, TlsError};
 use self::connection::Phase;
-pub use self::listener::Listener;
 use self::listener::accept;
+pub use self::listener::{Listener, Socket};
 pub use self::signal::{StopSignals, hangups};
+pub use self::socket_file::SocketFile;
 pub use self::tls::Tls;
 use crate::config::ConnectionLimits;
 use crate::http::{App, ListenerRole};
@@ -52,10 +55,11 @@ const BACKLOG: u32 = 1024;
 
 /// An address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {reason}{}", hint(.reason))]
+#[error("cannot listen on {place}: {reason}{hint}")]
 pub struct BindError {
-    address: SocketAddr,
+    place: String,
     reason: io::Error,
+    hint: &'static str,
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -84,9 +88,32 @@ pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
                 }
                 _ => Err(error),
             })
-            .map_err(|reason| BindError { address, reason })
+            .map_err(|reason| BindError {
+                place: address.to_string(),
+                hint: hint(&reason),
+                reason,
+            })
     };
     addresses.iter().map(bind).collect()
+}
+
+/// Listens on a socket file, which is made with these permissions.
+///
+/// # Errors
+/// If it cannot be made: something else may be there, or another server.
+pub fn bind_socket_file(path: &Path, mode: u32) -> Result<SocketFile, BindError> {
+    SocketFile::bind(path, mode, BACKLOG).map_err(|reason| BindError {
+        place: format!("unix:{}", path.display()),
+        hint: match reason.kind() {
+            io::ErrorKind::AddrInUse => {
+                "; another program listens there, or another user's file is"
+            }
+            io::ErrorKind::AlreadyExists => "; what is there is no socket",
+            io::ErrorKind::NotFound => "; its directory has to be there",
+            _ => "",
+        },
+        reason,
+    })
 }
 
 /// What is answered where the kernel has no IPv6, or no address of it.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::timeouts::ConnectionProgress;
 use crate::access::Peer;
-use crate::access::networks::{Client, ClientNetwork};
+use crate::access::networks::{Client, ClientNetwork, Shown};
 
 /// Connections examined to find one that can end: twice as many as a client may have.
 const LOOKS_MAX: usize = 512;
@@ -186,7 +186,7 @@ impl Owner {
 impl fmt::Display for Owner {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Proxy(address) => address.fmt(formatter),
+            Self::Proxy(address) => Shown(*address).fmt(formatter),
             Self::Network(network) => network.fmt(formatter),
         }
     }

@@ -217,9 +217,8 @@ impl Operated {
         let roles = [ListenerRole::Public, ListenerRole::Admin];
         let listeners = sockets.into_iter().zip(roles);
         let listeners = listeners.map(|(socket, role)| Listener {
-            socket,
             role,
-            tls: None,
+            ..socket.into()
         });
         let of_connections = limits.connection.clone();
         let service = Arc::new(Service::default());

@@ -8,7 +8,7 @@
 //!   [`verify`], [`scrub`], [`read_only`], [`backup`], [`compact`], [`upgrade`], with [`store_support`];
 //! * the real binaries: [`command`], [`many`], [`tokens`], [`rates`], [`logs`], [`tls`], [`reloading`], [`supervisor`], [`healthcheck`], [`doctor`],
 //!   [`export`], [`import`], [`files`], [`rogue`], [`crash`], [`power`], [`failure`], [`sectors`], [`slow`],
-//!   [`full`], [`memory`], [`attacks`], [`soak`], [`samples`], [`readme`], [`documents`], [`browser`],
+//!   [`full`], [`memory`], [`attacks`], [`soak`], [`socket_files`], [`samples`], [`readme`], [`documents`], [`browser`],
 //!   [`caches`], [`strangers`], [`find_pair`] for the second one, and [`loadgen`] for the generator of the bench
 //!   `load`, with [`process`], [`writers`], [`disk`], [`groups`] and [`trace`].
 
@@ -85,6 +85,7 @@ mod shutdown;
 mod sites;
 mod slow;
 mod soak;
+mod socket_files;
 mod store;
 mod store_support;
 mod strangers;

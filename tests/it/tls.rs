@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use digestd::config::{CertificateConfig, Limits};
-use digestd::http::{App, ListenerRole};
+use digestd::http::App;
 use digestd::metrics::Metrics;
 use digestd::server::{self, Listener, Tls};
 use digestd::service::Service;
@@ -461,9 +461,8 @@ async fn a_handshake_has_the_time_of_a_first_request_and_both_share_it() {
         .remove(0);
     let address = socket.local_addr().unwrap();
     let listener = Listener {
-        socket,
-        role: ListenerRole::All,
         tls: Some(Arc::new(tls)),
+        ..socket.into()
     };
     let of_connections = limits.connection.clone();
     let app = Arc::new(App::new(Arc::new(Service::default()), limits));

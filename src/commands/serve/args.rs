@@ -6,6 +6,7 @@
 //! store is in this file, in [`Options`], which has its default, and where it is used.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::access::hosts::{HostName, HostPattern, Hosts};
 use crate::access::networks::Network;
 use crate::access::origins::SitePattern;
 use crate::access::rates::Rate;
-use crate::commands::addresses::{Address, Port};
+use crate::commands::addresses::{Address, Endpoint, Mode, Port};
 use crate::commands::options::{List, UsageError, one_of, switch};
 use crate::commands::values::{Size, any_time, number};
 use crate::config::{self, Config, Limits, LogConfig, LogFileConfig, LogFormat};
@@ -62,13 +63,18 @@ pub(in crate::commands) struct ServeArgs {
 #[command(next_help_heading = "Listening")]
 struct ListeningArgs {
     /// Address to listen on, like 127.0.0.1:8080, localhost:8080, :8080 for all addresses, or 8080 for this machine;
-    /// may be given several times [default: 127.0.0.1:8080, or all addresses at $PORT if that is set]
+    /// or `unix:/path` for a socket file; may be given several times [default: 127.0.0.1:8080, or all addresses at $PORT
+    /// if that is set]
     #[arg(long, value_name = "ADDR")]
-    listen: Vec<List<Address>>,
+    listen: Vec<List<Endpoint>>,
 
     /// Port to listen on, for this machine: short for --listen 127.0.0.1:N
     #[arg(long, short, value_name = "N")]
     port: Option<Port>,
+
+    /// Permissions of socket files, which say who may connect
+    #[arg(long, value_name = "MODE", default_value_t = Mode(config::SOCKET_MODE))]
+    socket_mode: Mode,
 
     /// Serve /metrics, and the health paths, on this address instead of where messages are; may be
     /// given several times
@@ -168,9 +174,9 @@ struct AccessArgs {
     list_file: Option<PathBuf>,
 
     /// Believe a proxy of this network when it says, with Forwarded, X-Forwarded-For or the PROXY
-    /// protocol, for whom it speaks; may be given several times
+    /// protocol, for whom it speaks; with unix one that connects to a socket file. May be given several times
     #[arg(long, value_name = "CIDR")]
-    trusted_proxy: Vec<List<Network>>,
+    trusted_proxy: Vec<List<Proxy>>,
 
     /// Answer only to requests for this host name, or with * for any; may be given several times.
     /// Addresses, localhost and the name of this machine always pass [default: any; where listening on
@@ -275,7 +281,7 @@ impl ServeArgs {
         let mut limits = self.limits.into_limits();
         let connections_ordered = self.connections.set(&mut limits)?;
         limits.fit_into(config::memory_limit_bytes(), tls.is_some());
-        let mut listen = Address::join(self.listening.listen);
+        let (mut listen, socket_files) = Endpoint::join(self.listening.listen);
         listen.extend(self.listening.port.map(Port::address));
         let storage = &self.storage;
         let cache_bytes = storage.cache.map(|size| size.0);
@@ -292,6 +298,8 @@ impl ServeArgs {
         Ok(Config {
             tls,
             listen,
+            socket_files,
+            socket_mode: self.listening.socket_mode.0,
             admin_listen: Address::join(self.listening.admin_listen),
             base_path: self.listening.base_path,
             data_dir: self.storage.data_dir,
@@ -322,13 +330,15 @@ impl LimitArgs {
 
 impl AccessArgs {
     fn into_settings(self, read_rate: Option<Rate>, write_rate: Option<Rate>) -> access::Settings {
+        let proxies = List::join(self.trusted_proxy);
         access::Settings {
             tokens: self.tokens,
             public_read: self.public_read,
             allow: List::join(self.allow),
             deny: List::join(self.deny),
             list_file: self.list_file,
-            trusted_proxies: List::join(self.trusted_proxy),
+            trusts_socket_files: proxies.contains(&Proxy::OnSocketFile),
+            trusted_proxies: proxies.into_iter().filter_map(Proxy::network).collect(),
             hosts: Hosts::new(List::join(self.host), machine_name()),
             sites: List::join(self.cors_origin),
             read_rate,
@@ -353,6 +363,33 @@ impl LogArgs {
                     compress: self.log_compress,
                 }),
             colors: None,
+        }
+    }
+}
+
+/// A proxy that is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proxy {
+    Of(Network),
+    OnSocketFile,
+}
+
+impl Proxy {
+    fn network(self) -> Option<Network> {
+        match self {
+            Self::Of(network) => Some(network),
+            Self::OnSocketFile => None,
+        }
+    }
+}
+
+impl FromStr for Proxy {
+    type Err = <Network as FromStr>::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "unix" => Ok(Self::OnSocketFile),
+            network => network.parse().map(Self::Of),
         }
     }
 }

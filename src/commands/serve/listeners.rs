@@ -10,14 +10,14 @@ use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::http::ListenerRole;
-use crate::server::{self, Listener, Tls};
+use crate::server::{self, Listener, Socket, Tls};
 use crate::supervisor::Inherited;
 
 /// A socket that is bound, and what it is for.
 #[derive(Debug)]
 pub(super) struct Bound {
     kind: Kind,
-    socket: TcpListener,
+    socket: Socket,
 }
 
 /// Binds all that is configured. A socket that a supervisor hands over stands for the addresses of
@@ -33,13 +33,22 @@ pub(super) fn bind(config: &Config, inherited: Vec<Inherited>) -> anyhow::Result
     ] {
         if !has(kind) {
             let bound = server::bind(&addresses)?.into_iter();
-            sockets.extend(bound.map(|socket| Bound { kind, socket }));
+            let socket = bound.map(Socket::Tcp);
+            sockets.extend(socket.map(|socket| Bound { kind, socket }));
         }
+    }
+    for path in &config.socket_files {
+        let socket = Socket::File(server::bind_socket_file(path, config.socket_mode)?);
+        sockets.push(Bound {
+            kind: Kind::Plain,
+            socket,
+        });
     }
     for handed in inherited {
         let kind = Kind::of(&handed);
         let socket = TcpListener::from_std(handed.socket);
         let socket = socket.context("cannot use an inherited socket")?;
+        let socket = Socket::Tcp(socket);
         sockets.push(Bound { kind, socket });
     }
     Ok(sockets)

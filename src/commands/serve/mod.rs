@@ -27,7 +27,7 @@ pub(super) use self::args::ServeArgs;
 use self::listeners::{Bound, bind, listeners};
 use self::noted::Noted;
 use self::reloading::{Reloading, keep_fresh, warn_of_exposure};
-use super::addresses::{is_port_passed_over, or_default};
+use super::addresses::{is_port_set, or_default};
 use super::color::Color;
 use super::environment::warnings;
 use super::exposure::Purpose;
@@ -37,7 +37,7 @@ use crate::config::{self, CertificateConfig, Config};
 use crate::http::{App, ListenerRole};
 use crate::logging::{self, Logs};
 use crate::metrics::Metrics;
-use crate::server::{self, Listener, StopSignals, Tls};
+use crate::server::{self, Listener, Socket, StopSignals, Tls};
 use crate::service::Service;
 use crate::store::{self, DataDirectory, EmbeddedStore, OpenError, Options, Store};
 use crate::supervisor;
@@ -50,8 +50,10 @@ pub(super) fn run(
 ) -> anyhow::Result<()> {
     let mut config = arguments.into_config()?;
     config.log.colors = color.is_wanted();
-    let is_port_passed_over = is_port_passed_over(&config.listen);
-    config.listen = or_default(config.listen, config.tls.is_some())?;
+    let has_places = !config.listen.is_empty() || !config.socket_files.is_empty();
+    if !has_places {
+        config.listen = or_default(Vec::new(), config.tls.is_some())?;
+    }
     // Before there are threads, since it changes the environment.
     let inherited = supervisor::inherited_sockets().context("cannot use an inherited socket")?;
     let runtime = Builder::new_multi_thread()
@@ -75,7 +77,7 @@ pub(super) fn run(
     if let Err(error) = raised {
         warn!(%error, "cannot raise the limit on open files");
     }
-    if is_port_passed_over {
+    if has_places && is_port_set() {
         info!("PORT is set and not used: --listen, --port or DIGESTD_LISTEN says where to listen");
     }
     let is_open = config.access.tokens.is_none();
@@ -300,7 +302,14 @@ fn announce(config: &Config, access: &Access, files: Option<u64>, listeners: &[L
         );
     }
     for listener in listeners {
-        let Ok(address) = listener.socket.local_addr() else {
+        if let Socket::File(file) = &listener.socket {
+            let mode = config.socket_mode;
+            info!(
+                "listening on unix:{}, mode {mode:03o}",
+                file.path().display()
+            );
+        }
+        let Some(address) = listener.socket.address() else {
             continue;
         };
         let scheme = match listener.tls {

@@ -30,7 +30,7 @@ impl Noted {
                 (ListenerRole::Admin, None) => Kind::Admin,
                 (ListenerRole::All | ListenerRole::Public, None) => Kind::Http,
             };
-            Some((kind, listener.socket.local_addr().ok()?))
+            Some((kind, listener.socket.address()?))
         };
         let places = listeners.iter().filter_map(place).collect();
         let noted = Self { note, places, tls };
