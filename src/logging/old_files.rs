@@ -41,14 +41,27 @@ impl OldFiles {
     pub(super) fn add(&self) -> io::Result<()> {
         let _numbers = self.lock();
         for number in (1..self.files_max).rev() {
-            for ending in ENDINGS {
-                let (from, to) = (self.named(number, ending), self.named(number + 1, ending));
-                move_over(&from, &to)?;
-            }
+            self.move_up(number)?;
         }
         fs::rename(&self.path, self.named(1, ""))?;
         // Left where there is one number only.
         remove(&self.named(1, COMPRESSED))
+    }
+
+    /// Gives the file of this number, if there is one, the next number, whatever had that.
+    fn move_up(&self, number: u32) -> io::Result<()> {
+        let mut left = Vec::new();
+        for ending in ENDINGS {
+            let to = self.named(number + 1, ending);
+            match fs::rename(self.named(number, ending), &to) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => left.push(to),
+                result => result?,
+            }
+        }
+        if left.len() < ENDINGS.len() {
+            left.iter().try_for_each(|path| remove(path))?;
+        }
+        Ok(())
     }
 
     /// Those that are not compressed, the newest first.
@@ -102,14 +115,6 @@ impl OldFiles {
     }
 }
 
-/// Moves what is at `from`, if only that nothing is there, to `to`.
-fn move_over(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::rename(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => remove(to),
-        result => result,
-    }
-}
-
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -141,6 +146,16 @@ mod tests {
             .collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn a_number_that_is_missing_costs_no_other_file() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["log", "log.1.gz", "log.3"] {
+            fs::write(directory.path().join(name), "a line\n").unwrap();
+        }
+        old_files(&directory, 3).add().unwrap();
+        assert_eq!(names(&directory), ["log.1", "log.2.gz", "log.3"]);
     }
 
     #[test]
