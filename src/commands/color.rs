@@ -52,11 +52,15 @@ impl Color {
             Self::Auto => {
                 // https://no-color.org
                 let is_unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-                let is_dumb = env::var_os("TERM").is_some_and(|kind| kind == "dumb");
-                (is_unwanted || is_dumb).then_some(false)
+                (is_unwanted || is_terminal_dumb()).then_some(false)
             }
         }
     }
+}
+
+/// Whether a terminal shows neither colours nor what moves its cursor.
+pub(super) fn is_terminal_dumb() -> bool {
+    env::var_os("TERM").is_some_and(|kind| kind == "dumb")
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! A bar on standard error that shows an operator at a terminal how far a command is.
 //!
-//! It refuses to know what is being done. **Invariant:** without a terminal nothing is written.
+//! It refuses to know what is being done. **Invariant:** without a terminal that can move its cursor nothing is
+//! written.
 
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::color::is_terminal_dumb;
 use crate::digest::Digest;
 
 /// Messages between two looks at the clock.
@@ -89,6 +91,9 @@ impl Bar {
     }
 
     fn new(length: u64, template: &str) -> Self {
+        if is_terminal_dumb() {
+            return Self(ProgressBar::hidden());
+        }
         let bar = ProgressBar::new(length);
         // A template that does not parse would only cost the looks.
         if let Ok(style) = ProgressStyle::with_template(template) {

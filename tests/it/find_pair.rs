@@ -1,14 +1,13 @@
 //! The second binary, `find-pair`: answers, refusals, exit codes, and lists larger than its memory.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::thread;
 
 use tempfile::TempDir;
 
-use crate::process::{Outcome, Process, find_pair, run, run_without_reader, terminal};
+use crate::process::{Outcome, Process, find_pair, on_a_terminal, run, run_without_reader};
 
 const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/prices.txt");
 
@@ -268,10 +267,12 @@ fn a_list_larger_than_memory_is_searched_and_shows_progress_on_a_terminal_only()
     assert!(outcome.stdout.ends_with(b"xx 3000\n"), "{length}");
     assert_eq!(outcome.stderr, "");
 
-    assert!(on_a_terminal(&mut limited()).contains(" %"));
+    assert!(on_a_terminal(&mut limited(), "xterm").contains(" %"));
+    // The bar moves the cursor.
+    assert_eq!(on_a_terminal(&mut limited(), "dumb"), "");
     let mut small = find_pair();
     small.args([SAMPLE, "2500"]);
-    assert_eq!(on_a_terminal(&mut small), "");
+    assert_eq!(on_a_terminal(&mut small, "xterm"), "");
 }
 
 /// A list of just over 256 MiB: names of 30 kB that cost from 1 on upwards.
@@ -285,33 +286,6 @@ fn large_list(directory: &TempDir) -> PathBuf {
     file.into_inner().unwrap();
     assert!(fs::metadata(&path).unwrap().len() > 256 << 20);
     path
-}
-
-/// What a command that succeeds writes to its standard error if that is a terminal.
-fn on_a_terminal(command: &mut Command) -> String {
-    let (terminal, far_end) = terminal();
-    let child = command
-        .env("TERM", "xterm")
-        .stdout(Stdio::null())
-        .stderr(far_end.try_clone().unwrap())
-        .spawn()
-        .unwrap();
-    // Meanwhile: a terminal takes 4 KiB that nobody reads, which a search on a slow machine fills.
-    let reading = thread::spawn(move || {
-        let mut text = Vec::new();
-        let mut bytes = [0; 4096];
-        while !text.ends_with(b"\0") {
-            let length = (&terminal).read(&mut bytes).unwrap();
-            text.extend(&bytes[..length]);
-        }
-        text.pop();
-        String::from_utf8(text).unwrap()
-    });
-    let status = Process(child).wait();
-    assert_eq!(status.code(), Some(0));
-    // Something to read in any case: a terminal without anybody at its far end is an error.
-    (&far_end).write_all(b"\0").unwrap();
-    reading.join().unwrap()
 }
 
 /// The answer to a command line that must be answered.

@@ -13,7 +13,7 @@ use flate2::read::GzDecoder;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::process::{Client, Launch, PATIENCE, Process, digestd, run, wait_until};
+use crate::process::{Client, Launch, PATIENCE, Process, digestd, on_a_terminal, run, wait_until};
 
 /// The lines of requests, as objects, in a log in JSON.
 fn requests(log: &str) -> Vec<Value> {
@@ -247,6 +247,25 @@ fn a_terminal_that_shows_no_colours_gets_none() {
             "{name}={value} {option}: {log}"
         );
     }
+}
+
+#[test]
+fn a_bar_is_for_terminals_that_can_move_their_cursor() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Launch::new(data.path()).start();
+    server.client().publish("quokka").unwrap();
+    server.stop();
+    let verify = || {
+        let mut command = digestd();
+        command.args(["verify", "--data-dir"]).arg(data.path());
+        command
+    };
+    assert!(on_a_terminal(&mut verify(), "xterm").contains(" %"));
+    let plain = on_a_terminal(&mut verify(), "dumb");
+    assert!(
+        !plain.contains('\u{1b}') && !plain.contains(" %"),
+        "{plain}"
+    );
 }
 
 #[test]

@@ -461,6 +461,33 @@ pub(crate) fn terminal() -> (File, File) {
     (terminal.into(), far_end)
 }
 
+/// What a command that succeeds writes to its standard error if that is a terminal of this kind.
+pub(crate) fn on_a_terminal(command: &mut Command, kind: &str) -> String {
+    let (terminal, far_end) = terminal();
+    let child = command
+        .env("TERM", kind)
+        .stdout(Stdio::null())
+        .stderr(far_end.try_clone().unwrap())
+        .spawn()
+        .unwrap();
+    // Meanwhile: a terminal takes 4 KiB that nobody reads, which a search on a slow machine fills.
+    let reading = thread::spawn(move || {
+        let mut text = Vec::new();
+        let mut bytes = [0; 4096];
+        while !text.ends_with(b"\0") {
+            let length = (&terminal).read(&mut bytes).unwrap();
+            text.extend(&bytes[..length]);
+        }
+        text.pop();
+        String::from_utf8(text).unwrap()
+    });
+    let status = Process(child).wait();
+    assert_eq!(status.code(), Some(0));
+    // Something to read in any case: a terminal without anybody at its far end is an error.
+    (&far_end).write_all(b"\0").unwrap();
+    reading.join().unwrap()
+}
+
 /// The standard error of a server, line by line.
 #[derive(Debug, Default)]
 struct Log {

@@ -19,6 +19,7 @@ mod reader;
 mod row;
 mod search;
 
+use std::env;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -132,9 +133,10 @@ fn print(gifts: Option<&[Gift]>) -> io::Result<()> {
     output.flush()
 }
 
-/// The bar is drawn only if standard error is a terminal.
+/// The bar is drawn only if standard error is a terminal that can move its cursor.
 fn progress_bar(bytes: usize) -> ProgressBar {
-    if bytes <= PROGRESS_BYTES_MIN {
+    let is_dumb = env::var_os("TERM").is_some_and(|kind| kind == "dumb");
+    if bytes <= PROGRESS_BYTES_MIN || is_dumb {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template("{wide_bar} {percent:>3} %");
