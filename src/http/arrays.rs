@@ -5,28 +5,80 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::vec;
 
 use bytestring::ByteString;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::body_room::CoveredBytes;
+use super::charset::{self, Charset};
+use super::digest_fields::RequestDigests;
+use super::error::HttpError;
 use super::json::{Any, JsonError};
+use crate::service::offload;
 
 /// Elements of an array, which are answered one by one: what a client that does not use lines sends at once. They
 /// take some 300 KiB beside their texts.
-pub(super) const ELEMENTS_MAX: usize = 10_000;
+const ELEMENTS_MAX: usize = 10_000;
 
 /// Why a body is no array.
 #[derive(Debug)]
-pub(super) enum ArrayError {
+enum ArrayError {
     Json(JsonError),
     TooLong,
 }
 
-/// The strings of the array that `body` is, or has as `member`. Copies those that have escapes, and no others.
-pub(super) fn strings(
-    body: &ByteString,
+/// What is left of an array.
+#[derive(Debug)]
+pub(super) struct Elements {
+    texts: vec::IntoIter<ByteString>,
+    /// Covers them.
+    _body: CoveredBytes,
+}
+
+impl Elements {
+    pub(super) fn next(&mut self) -> Option<ByteString> {
+        self.texts.next()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.texts.len() == 0
+    }
+
+    /// Forgets the rest.
+    pub(super) fn discard(&mut self) {
+        self.texts = vec::IntoIter::default();
+    }
+}
+
+/// Reads a body that is an array, or has one as `member`. What was stated of its digest is checked.
+pub(super) async fn read(
     member: &'static str,
-) -> Result<Vec<ByteString>, ArrayError> {
+    charset: Charset,
+    body: CoveredBytes,
+    stated: RequestDigests,
+) -> Result<Elements, HttpError> {
+    let bytes = body.bytes().len();
+    let read = move || {
+        stated.check(body.bytes())?;
+        let text = charset.text(body.bytes()).map_err(HttpError::Text)?;
+        let texts = strings(&charset::without_mark(text), member);
+        let texts = texts.map_err(|error| match error {
+            ArrayError::Json(error) => HttpError::Array { error },
+            ArrayError::TooLong => HttpError::ArrayTooLong {
+                elements_max: ELEMENTS_MAX,
+            },
+        })?;
+        Ok::<_, HttpError>(Elements {
+            texts: texts.into_iter(),
+            _body: body,
+        })
+    };
+    offload(bytes, read).await
+}
+
+/// The strings of the array that `body` is, or has as `member`. Copies those that have escapes, and no others.
+fn strings(body: &ByteString, member: &'static str) -> Result<Vec<ByteString>, ArrayError> {
     let mut strings = Strings {
         body,
         member,
@@ -111,7 +163,9 @@ impl<'de> Visitor<'de> for Whole<'_, '_> {
                 continue;
             }
             if self.0.found.is_some() {
-                return Err(de::Error::custom(format_args!("\"{member}\" is there twice")));
+                return Err(de::Error::custom(format_args!(
+                    "\"{member}\" is there twice"
+                )));
             }
             members.next_value_seed(Array(self.0))?;
         }

@@ -5,6 +5,7 @@
 //! so many the batch ends. Blank lines have numbers, no answers and no cost; each other one counts as a request
 //! does where the client is held to a rate, and the batch ends before the first that is too much.
 //! An answer waits in a pipe until the client takes it, so a client may write all before it reads.
+//! The same is done with the elements of an array in JSON, which is read before, for clients that know no lines.
 //!
 //! **Invariant:** what a batch holds is limited, however long it is: lines not yet answered in number
 //! and in bytes, answers not yet taken in bytes. All of it was set aside before the first line.
@@ -25,18 +26,21 @@ use tokio::task::consume_budget;
 use tokio::time::timeout;
 
 use super::app::App;
+use super::arrays::{self, Elements};
 use super::authorize::seconds;
 use super::body::{BodySender, Gone, Response, ResponseBody};
 use super::body_room::{CoveredBytes, Spare};
 use super::budget::{NoRoom, Requester, Reservation};
 use super::charset::Charset;
 use super::digest_fields::RequestDigests;
-use super::ending::EndSignal;
 use super::error::{HttpError, LineError, RETRY_SOON};
 use super::json;
 use super::lines::{BodyLine, LineSplitter};
-use super::request::{BodyDeadline, BodyError, RequestBody, check_size};
+use super::negotiation::{BodyFormat, BodyType};
+use super::request::{BodyDeadline, BodyError, RequestBody, check_size, read_body};
 use super::response;
+use super::shares::{BatchOperation, Shares};
+use crate::access::networks::Client;
 use crate::config::ESCAPED_BYTES_MAX;
 use crate::digest::Digest;
 use crate::message::Message;
@@ -50,37 +54,40 @@ const GATHERED_BYTES_MAX: usize = 32 << 10;
 /// The client of a batch that gives way to others has this long to take what there is.
 const GIVING_WAY_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What is done with each line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BatchOperation {
-    /// It has a message, which is stored.
-    Publish,
-    /// It has a digest, whose message is answered.
-    LookUp,
-    /// It has a digest, which is answered if it is that of no message.
-    FindMissing,
-}
-
 /// Begins a batch; it goes on while the answer is sent.
 pub(super) async fn answer(
     app: &Arc<App>,
     operation: BatchOperation,
-    charset: Charset,
+    kind: BodyType,
     head: &Parts,
-    mut body: RequestBody,
+    body: RequestBody,
 ) -> Result<Response, HttpError> {
+    let is_array = kind.format != BodyFormat::Lines;
     let mut stated = RequestDigests::default();
     stated.read(&head.headers)?;
-    if !stated.is_empty() {
+    if is_array {
+        check_size(app.limits.body.bytes_max, &body)?;
+    } else if stated.is_empty() {
+        check_size(app.limits.batch.bytes_max, &body)?;
+    } else {
         return Err(HttpError::DigestOfBatch);
     }
-    check_size(app.limits.batch.bytes_max, &body)?;
     app.service.health().reads.map_err(HttpError::NotReady)?;
     let durability = match operation {
         BatchOperation::Publish => Some(app.service.durability()?),
         BatchOperation::LookUp | BatchOperation::FindMissing => None,
     };
-    let shares = Shares::take(app, body.requester(), operation).await?;
+    let client = body.client();
+    let (mut body, array, requester) = if is_array {
+        let array = read_body(&app.limits.body, &app.bodies, body, &mut stated).await?;
+        // Nothing more comes of it.
+        (None, Some(array), Requester { client, h2: None })
+    } else {
+        let requester = body.requester().clone();
+        (Some(body), None, requester)
+    };
+    let bytes = array.as_ref().map_or(0, |array| array.bytes().len());
+    let shares = Shares::take(app, &requester, operation, bytes).await?;
     // So that a client that has a batch has room for other answers.
     let bytes_max = app
         .limits
@@ -90,7 +97,7 @@ pub(super) async fn answer(
     let ending = Arc::clone(&shares.told) as _;
     let beginning = app
         .answers
-        .begin_after_wait(&app.waits, body.requester(), bytes_max, ending);
+        .begin_after_wait(&app.waits, &requester, bytes_max, ending);
     let room = tokio::select! {
         biased;
         () = shares.told.ended() => return Err(BodyError::GaveWay.into()),
@@ -101,20 +108,26 @@ pub(super) async fn answer(
     room.settle();
     // Before the head of the answer, which a client that waits to be asked would take for the last word.
     let mut deadline = BodyDeadline::new(&app.limits.body);
+    let elements = match array {
+        Some(array) => Some(arrays::read(operation.member(), kind.charset, array, stated).await?),
+        None => None,
+    };
     let first = tokio::select! {
         biased;
         () = shares.told.ended() => return Err(BodyError::GaveWay.into()),
-        first = deadline.next_frame(&mut body) => first?,
+        first = next_frame(&mut deadline, body.as_mut()) => first?,
     };
     let (answers, streamed) = ResponseBody::stream(bytes_max, Some(room));
     let batch = Batch {
         app: Arc::clone(app),
         operation,
-        charset,
+        charset: kind.charset,
+        client,
         body,
+        elements,
         deadline,
         received: 0,
-        has_ended: false,
+        has_ended: is_array,
         lines: LineSplitter::new(usize::try_from(app.limits.body.bytes_max).unwrap_or(usize::MAX)),
         waiting: VecDeque::new(),
         waiting_bytes: 0,
@@ -122,60 +135,13 @@ pub(super) async fn answer(
         errors: 0,
         is_paid: true,
         gathered: Vec::new(),
+        has_answers: false,
         answers,
         gives_way: false,
         shares,
     };
     tokio::spawn(batch.run(first));
-    Ok(response::lines(streamed, durability))
-}
-
-/// What a batch takes for itself while it runs.
-#[derive(Debug)]
-struct Shares {
-    _slot: Reservation,
-    /// Ends it when others need what it has.
-    told: Arc<EndSignal>,
-    /// Shared with the lines on their way to the disk, which go on when the client has gone away.
-    memory: Arc<Reservation>,
-}
-
-impl Shares {
-    async fn take(
-        app: &App,
-        requester: &Requester,
-        operation: BatchOperation,
-    ) -> Result<Self, HttpError> {
-        let (slots, no_room) = match operation {
-            BatchOperation::Publish => (&app.batches, HttpError::NoRoomForBatch),
-            BatchOperation::LookUp | BatchOperation::FindMissing => {
-                (&app.look_ups, HttpError::NoRoomForLookUp)
-            }
-        };
-        let told = Arc::new(EndSignal::default());
-        let slot = slots.begin(requester, 1, Arc::clone(&told) as _).await;
-        let slot = slot.map_err(|NoRoom| no_room)?;
-        let texts = match operation {
-            // A line on its way to the disk.
-            BatchOperation::Publish => 1,
-            // One that was read, and is written with an escape for each of its bytes.
-            BatchOperation::LookUp => 1 + ESCAPED_BYTES_MAX,
-            BatchOperation::FindMissing => 0,
-        };
-        let memory = app
-            .bodies
-            .begin_batch(requester, &app.limits.body, texts, &told);
-        let memory = tokio::select! {
-            biased;
-            () = told.ended() => Err(BodyError::GaveWay),
-            memory = memory => memory.map_err(BodyError::from),
-        };
-        Ok(Self {
-            memory: memory?.into(),
-            told,
-            _slot: slot,
-        })
-    }
+    Ok(response::streamed(streamed, is_array, durability))
 }
 
 #[derive(Debug)]
@@ -183,7 +149,11 @@ struct Batch {
     app: Arc<App>,
     operation: BatchOperation,
     charset: Charset,
-    body: RequestBody,
+    client: Client,
+    /// Of lines; an array was read to its end.
+    body: Option<RequestBody>,
+    /// Of an array.
+    elements: Option<Elements>,
     deadline: BodyDeadline,
     /// Bytes of the body so far.
     received: u64,
@@ -200,10 +170,28 @@ struct Batch {
     is_paid: bool,
     /// Answers to be handed over.
     gathered: Vec<u8>,
+    /// There was an answer, if only to be handed over.
+    has_answers: bool,
     answers: BodySender,
     /// It was told to end.
     gives_way: bool,
     shares: Shares,
+}
+
+/// What is begun next.
+enum Next {
+    Line(BodyLine),
+    /// Of an array.
+    Element(ByteString),
+}
+
+impl Next {
+    fn is_blank(&self) -> bool {
+        match self {
+            Self::Line(line) => line.is_blank(),
+            Self::Element(_) => false,
+        }
+    }
 }
 
 /// A line, with what there is of its put.
@@ -227,28 +215,29 @@ impl Batch {
     async fn run(mut self, first: Option<Frame<Bytes>>) {
         if let Ok(()) = self.answer_all(first).await {
             self.answers.end();
-            let client = self.body.client();
-            if let Some((unread, discards)) = self.body.into_unread() {
-                self.app.discard(client, unread, &discards);
+            if let Some((unread, discards)) = self.body.and_then(RequestBody::into_unread) {
+                self.app.discard(self.client, unread, &discards);
             }
         }
     }
 
     async fn answer_all(&mut self, first: Option<Frame<Bytes>>) -> Result<(), Gone> {
-        let mut failure = self.take(Ok(first)).err();
+        let mut failure = match self.elements {
+            Some(_) => None,
+            None => self.take(Ok(first)).err(),
+        };
         loop {
             failure = self.begin_lines().await.err().or(failure);
             self.gather_ready();
             self.hand_over().await?;
             consume_budget().await;
             if self.gives_way && failure.is_none() {
-                self.lines.discard();
-                self.has_ended = true;
+                self.discard();
                 failure = Some(HttpError::from(BodyError::GaveWay).into());
             }
             let may_read = failure.is_none() && !self.has_ended && self.lines.is_empty();
             let has_room = self.has_room(self.lines.begun_bytes());
-            if self.waiting.is_empty() && !may_read && self.lines.is_empty() {
+            if self.waiting.is_empty() && !may_read && self.is_drained() {
                 break;
             }
             // Otherwise there are lines to begin.
@@ -260,7 +249,7 @@ impl Batch {
                 outcome = poll_fn(|context| poll_first(&mut self.waiting, context)), if !self.waiting.is_empty() => {
                     self.gather(outcome);
                 }
-                frame = self.deadline.next_frame(&mut self.body), if may_read && has_room => {
+                frame = next_frame(&mut self.deadline, self.body.as_mut()), if may_read && has_room => {
                     failure = self.take(frame).err();
                 }
                 else => {}
@@ -270,7 +259,30 @@ impl Batch {
             let (status, retry_after) = self.last_words(&failure);
             self.write_failure(&failure, self.number + 1, Some(status), retry_after);
         }
+        if self.elements.is_some() {
+            let end: &[u8] = if self.has_answers {
+                b"\n  ]\n}\n"
+            } else {
+                b"{\n  \"results\": []\n}\n"
+            };
+            self.gathered.extend_from_slice(end);
+        }
         self.hand_over().await
+    }
+
+    /// Whether every line or element that is there was begun.
+    fn is_drained(&self) -> bool {
+        let elements = self.elements.as_ref();
+        self.lines.is_empty() && elements.is_none_or(|elements| elements.is_empty())
+    }
+
+    /// Forgets what was not begun.
+    fn discard(&mut self) {
+        self.lines.discard();
+        self.has_ended = true;
+        if let Some(elements) = &mut self.elements {
+            elements.discard();
+        }
     }
 
     /// What the line says with which the batch ends early, beside the reason: a status, and when to go on.
@@ -300,14 +312,34 @@ impl Batch {
         status: Option<u16>,
         retry_after: Option<u32>,
     ) {
-        let failure = json::LineFailure {
+        let is_element = self.elements.is_some();
+        let failure = json::Failure {
             text: &failure.to_string(),
             kind: failure.kind(),
-            number,
+            place: if is_element {
+                ("index", number.saturating_sub(1))
+            } else {
+                ("line", number)
+            },
             status,
             retry_after,
         };
-        json::write_error_line(&mut self.gathered, &failure);
+        self.write(|gathered, layout| json::write_failure(gathered, layout, &failure));
+    }
+
+    /// Writes an answer: a line, or an element of an array.
+    fn write(&mut self, answer: impl FnOnce(&mut Vec<u8>, json::Layout)) {
+        let is_first = !mem::replace(&mut self.has_answers, true);
+        if self.elements.is_none() {
+            return answer(&mut self.gathered, json::LINE);
+        }
+        let before: &[u8] = if is_first {
+            b"{\n  \"results\": [\n    "
+        } else {
+            b",\n    "
+        };
+        self.gathered.extend_from_slice(before);
+        answer(&mut self.gathered, json::ELEMENT);
     }
 
     /// Takes the next piece of the body, or its end.
@@ -342,16 +374,13 @@ impl Batch {
     /// Begins the lines that are there, as many as there is room for, and forgets the rest if it is to end.
     async fn begin_lines(&mut self) -> Result<(), LineError> {
         while self.has_room(self.lines.begun_bytes()) {
-            let mut line = self.lines.next();
-            if line.is_none() && self.has_ended {
-                line = self.lines.end();
-            }
-            let Some(line) = line else { return Ok(()) };
+            let Some(line) = self.next() else {
+                return Ok(());
+            };
             let number = self.number + 1;
             if !line.is_blank() {
                 if let Err(error) = self.admit() {
-                    self.lines.discard();
-                    self.has_ended = true;
+                    self.discard();
                     return Err(error);
                 }
                 let waiting = self.begin(line).await.unwrap_or_else(Waiting::Failed);
@@ -367,6 +396,18 @@ impl Batch {
         Ok(())
     }
 
+    /// The next line or element.
+    fn next(&mut self) -> Option<Next> {
+        if let Some(elements) = &mut self.elements {
+            return elements.next().map(Next::Element);
+        }
+        let mut line = self.lines.next();
+        if line.is_none() && self.has_ended {
+            line = self.lines.end();
+        }
+        line.map(Next::Line)
+    }
+
     /// Whether the batch goes on with another line, which counts in the rate of its client.
     fn admit(&mut self) -> Result<(), LineError> {
         let errors_max = self.app.limits.batch.errors_max;
@@ -378,16 +419,17 @@ impl Batch {
         }
         let is_write = self.operation == BatchOperation::Publish;
         let access = &self.app.access;
-        let checked = access.check_rate(self.body.client(), is_write);
+        let checked = access.check_rate(self.client, is_write);
         checked.map_err(LineError::Rate)
     }
 
-    async fn begin(&self, line: BodyLine) -> Result<Waiting, LineError> {
+    async fn begin(&self, next: Next) -> Result<Waiting, LineError> {
         let memory = Arc::clone(&self.shares.memory);
-        let line = match line {
-            BodyLine::Part(line) => CoveredBytes::piece(line, memory),
-            BodyLine::Gathered(line) => CoveredBytes::gathered(line, memory),
-            BodyLine::TooLong => {
+        let line = match next {
+            Next::Element(text) => return self.begin_element(text, memory).await,
+            Next::Line(BodyLine::Part(line)) => CoveredBytes::piece(line, memory),
+            Next::Line(BodyLine::Gathered(line)) => CoveredBytes::gathered(line, memory),
+            Next::Line(BodyLine::TooLong) => {
                 let bytes_max = self.app.limits.body.bytes_max;
                 return Err(LineError::TooLarge { bytes_max });
             }
@@ -397,12 +439,32 @@ impl Batch {
             let spare = self.app.bodies.spare(&line).await;
             let charset = self.charset;
             let message = offload(bytes, move || read_message(charset, line, spare)).await?;
-            let put = self.app.service.begin(message).map_err(HttpError::from)?;
-            Ok(Waiting::Put { put, bytes })
+            self.put(message, bytes)
         } else {
             let text = self.charset.text(line.bytes()).map_err(LineError::Text)?;
             Ok(Waiting::LookUp(read_digest(&text)?))
         }
+    }
+
+    async fn begin_element(
+        &self,
+        text: ByteString,
+        memory: Arc<Reservation>,
+    ) -> Result<Waiting, LineError> {
+        if self.operation == BatchOperation::Publish {
+            let bytes = text.len();
+            let element = CoveredBytes::piece(text.as_bytes().clone(), memory);
+            let message = move || Message::new(element.into_text(text, Spare::default()));
+            self.put(offload(bytes, message).await, bytes)
+        } else {
+            let digest = text.parse().map_err(|_| HttpError::NoSuchMessage)?;
+            Ok(Waiting::LookUp(digest))
+        }
+    }
+
+    fn put(&self, message: Message, bytes: usize) -> Result<Waiting, LineError> {
+        let put = self.app.service.begin(message).map_err(HttpError::from)?;
+        Ok(Waiting::Put { put, bytes })
     }
 
     /// Gathers the answers to lines that are ready, in their order, up to a good portion.
@@ -428,12 +490,12 @@ impl Batch {
         match outcome {
             Outcome::Put { put, bytes } => {
                 self.waiting_bytes -= bytes;
-                let receipt = put.map_err(HttpError::from)?;
-                json::write_digest_line(&mut self.gathered, &receipt.digest());
+                let digest = put.map_err(HttpError::from)?.digest();
+                self.write(|gathered, layout| json::write_digest(gathered, layout, &digest));
             }
             Outcome::LookUp(digest) if self.operation == BatchOperation::FindMissing => {
                 if !self.app.service.holds(&digest).map_err(HttpError::from)? {
-                    json::write_digest_line(&mut self.gathered, &digest);
+                    self.write(|gathered, layout| json::write_digest(gathered, layout, &digest));
                 }
             }
             Outcome::LookUp(digest) => {
@@ -444,7 +506,7 @@ impl Batch {
                     // Once, and not by doubling.
                     self.gathered.reserve_exact(text.len() * ESCAPED_BYTES_MAX);
                 }
-                json::write_message_line(&mut self.gathered, text);
+                self.write(|gathered, layout| json::write_message(gathered, layout, text));
             }
             Outcome::Failed(error) => return Err(error),
         }
@@ -479,6 +541,17 @@ impl Batch {
         timeout(GIVING_WAY_TIMEOUT, sending)
             .await
             .map_err(|_| Gone)?
+    }
+}
+
+/// The next piece of the body. There is none after an array.
+async fn next_frame(
+    deadline: &mut BodyDeadline,
+    body: Option<&mut RequestBody>,
+) -> Result<Option<Frame<Bytes>>, BodyError> {
+    match body {
+        Some(body) => deadline.next_frame(body).await,
+        None => Ok(None),
     }
 }
 

@@ -92,13 +92,14 @@ impl BodyBudget {
         requester: &Requester,
         limits: &BodyLimits,
         texts: usize,
+        array_bytes: usize,
         told: &Arc<EndSignal>,
     ) -> Result<Reservation, NoRoom> {
         let text = usize::try_from(limits.bytes_max).unwrap_or(usize::MAX);
         let bytes = text.saturating_add(text / 2);
         let bytes = bytes.saturating_add(text.saturating_mul(texts));
-        // Where one line may take all of a share, it does.
-        let bytes = bytes.min(self.large.share_max());
+        // Where one line may take all of a share, it does, but for what the array has of it.
+        let bytes = bytes.min(self.large.share_max().saturating_sub(array_bytes));
         let beginning = self.large.begin(requester, bytes, Arc::clone(told) as _);
         beginning.await
     }

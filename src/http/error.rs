@@ -51,8 +51,16 @@ pub(super) enum HttpError {
     Query(&'static str),
     #[error("The range begins behind the end of the message, which has {bytes} bytes.")]
     NoSuchRange { bytes: usize },
-    #[error("The Content-Type must be application/x-ndjson, with one digest a line.")]
-    LinesOnly,
+    #[error(
+        "The Content-Type must be application/json, with an array, or application/x-ndjson, with lines."
+    )]
+    ManyOnly,
+    #[error("{}: {error}.", if error.is_syntax() { "The body is not valid JSON" } else { "The body is not what it should be" })]
+    Array { error: JsonError },
+    #[error(
+        "The array has more than {elements_max} elements: send the rest in another request, or all of it as lines (application/x-ndjson)."
+    )]
+    ArrayTooLong { elements_max: usize },
     #[error("The body {0}.")]
     Text(TextError),
     #[error("{}: {error}.{}", if error.is_syntax() { "The body is not valid JSON" } else { "The body is not a message" }, form_hint(*is_form, error))]
@@ -205,7 +213,7 @@ impl HttpError {
             Self::NoSuchRange { .. } => wrong(S::RANGE_NOT_SATISFIABLE, "no-such-range", "Range behind the end"),
             Self::MethodNotAllowed(_) => wrong(S::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
             Self::Query(_) => wrong(S::BAD_REQUEST, "query", "Wrong query"),
-            Self::LinesOnly | Self::Format(FormatError::Type | FormatError::Charset) => wrong(S::UNSUPPORTED_MEDIA_TYPE, "content-type", "Unknown content type"),
+            Self::ManyOnly | Self::Format(FormatError::Type | FormatError::Charset) => wrong(S::UNSUPPORTED_MEDIA_TYPE, "content-type", "Unknown content type"),
             Self::Format(FormatError::Encoding) => wrong(S::UNSUPPORTED_MEDIA_TYPE, "content-encoding", "Encoded body"),
             Self::Body(BodyError::TooLarge { .. }) => too_large,
             Self::Body(BodyError::TooSlow) => wrong(S::REQUEST_TIMEOUT, "body-too-slow", "Body too slow"),
@@ -215,6 +223,9 @@ impl HttpError {
                 DigestFieldError::Mismatch(_) => wrong(S::BAD_REQUEST, "digest-mismatch", "Body with another digest"),
             },
             Self::Text(_) => wrong(S::BAD_REQUEST, "not-utf-8", "Not UTF-8"),
+            Self::Array { error } if error.is_syntax() => wrong(S::BAD_REQUEST, "not-json", "Not JSON"),
+            Self::Array { .. } => wrong(S::BAD_REQUEST, "not-an-array", "Not an array"),
+            Self::ArrayTooLong { .. } => wrong(S::PAYLOAD_TOO_LARGE, "array-too-long", "Array too long"),
             Self::Json { error, .. } if error.is_syntax() => wrong(S::BAD_REQUEST, "not-json", "Not JSON"),
             Self::Json { .. } => wrong(S::BAD_REQUEST, "not-a-message", "Not a message"),
             Self::DigestOfBatch => wrong(S::BAD_REQUEST, "digest-of-batch", "Digest of a batch"),

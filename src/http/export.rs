@@ -55,7 +55,7 @@ pub(super) async fn export(
             () = told.ended() => {}
         }
     });
-    Ok(response::lines(answer.followed(), None))
+    Ok(response::streamed(answer.followed(), false, None))
 }
 
 /// Sends page after page, and pauses after each for as long as it took, in which others are served. On

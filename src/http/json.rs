@@ -115,51 +115,80 @@ pub(super) fn problem(kind: &str, title: &str, status: u16, detail: &str) -> Vec
     body
 }
 
-/// Writes `{"digest": "<digits>"}` as a line.
-pub(super) fn write_digest_line(lines: &mut Vec<u8>, digest: &Digest) {
-    lines.extend_from_slice(b"{\"digest\": \"");
-    lines.extend_from_slice(&digest.to_hex());
-    lines.extend_from_slice(b"\"}\n");
+/// How an object is laid out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    open: &'static [u8],
+    comma: &'static [u8],
+    close: &'static [u8],
 }
 
-/// Writes `{"message": "<text>"}` as a line.
-pub(super) fn write_message_line(lines: &mut Vec<u8>, text: &str) {
-    lines.extend_from_slice(b"{\"message\": ");
-    write_string(lines, text);
-    lines.extend_from_slice(b"}\n");
+/// A line of its own.
+pub(super) const LINE: Layout = Layout {
+    open: b"{",
+    comma: b", ",
+    close: b"}\n",
+};
+
+/// An element of an array that is a member of an object, as people read it.
+pub(super) const ELEMENT: Layout = Layout {
+    open: b"{\n      ",
+    comma: b",\n      ",
+    close: b"\n    }",
+};
+
+/// Writes `{"digest": "<digits>"}`.
+pub(super) fn write_digest(out: &mut Vec<u8>, layout: Layout, digest: &Digest) {
+    out.extend_from_slice(layout.open);
+    out.extend_from_slice(b"\"digest\": \"");
+    out.extend_from_slice(&digest.to_hex());
+    out.push(b'"');
+    out.extend_from_slice(layout.close);
 }
 
-/// Why a line of a batch has no other answer.
+/// Writes `{"message": "<text>"}`.
+pub(super) fn write_message(out: &mut Vec<u8>, layout: Layout, text: &str) {
+    out.extend_from_slice(layout.open);
+    out.extend_from_slice(b"\"message\": ");
+    write_string(out, text);
+    out.extend_from_slice(layout.close);
+}
+
+/// Why a line of a batch, or an element of an array, has no other answer.
 #[derive(Debug)]
-pub(super) struct LineFailure<'a> {
+pub(super) struct Failure<'a> {
     pub(super) text: &'a str,
     /// How programs tell it from others: a name in `x-problems` of the description.
     pub(super) kind: &'a str,
-    pub(super) number: u64,
+    /// What counts lines or elements, and the number of this one.
+    pub(super) place: (&'a str, u64),
     /// If the batch ends with it.
     pub(super) status: Option<u16>,
     /// When to send the rest, in seconds.
     pub(super) retry_after: Option<u32>,
 }
 
-/// Writes `{"error": "<text>", "type": "<kind>", "line": <number>}` as a line, with `status` and `retry_after` if
-/// there are any.
-pub(super) fn write_error_line(lines: &mut Vec<u8>, failure: &LineFailure<'_>) {
-    lines.extend_from_slice(b"{\"error\": ");
-    write_string(lines, failure.text);
-    lines.extend_from_slice(b", \"type\": ");
-    write_string(lines, failure.kind);
-    lines.extend_from_slice(b", \"line\": ");
-    let _ = serde_json::to_writer(&mut *lines, &failure.number);
-    if let Some(status) = failure.status {
-        lines.extend_from_slice(b", \"status\": ");
-        let _ = serde_json::to_writer(&mut *lines, &status);
+/// Writes `{"error": "<text>", "type": "<kind>", "line": <number>}`, or with `index`; with `status` and `retry_after`
+/// if there are any.
+pub(super) fn write_failure(out: &mut Vec<u8>, layout: Layout, failure: &Failure<'_>) {
+    out.extend_from_slice(layout.open);
+    out.extend_from_slice(b"\"error\": ");
+    write_string(out, failure.text);
+    out.extend_from_slice(layout.comma);
+    out.extend_from_slice(b"\"type\": ");
+    write_string(out, failure.kind);
+    let status = failure.status.map(|status| ("status", status.into()));
+    let retry_after = failure
+        .retry_after
+        .map(|seconds| ("retry_after", seconds.into()));
+    let numbers = [Some(failure.place), status, retry_after];
+    for (name, number) in numbers.into_iter().flatten() {
+        out.extend_from_slice(layout.comma);
+        write_string(out, name);
+        out.extend_from_slice(b": ");
+        let _ = serde_json::to_writer(&mut *out, &number);
     }
-    if let Some(seconds) = failure.retry_after {
-        lines.extend_from_slice(b", \"retry_after\": ");
-        let _ = serde_json::to_writer(&mut *lines, &seconds);
-    }
-    lines.extend_from_slice(b"}\n");
+    out.extend_from_slice(layout.close);
 }
 
 /// What a body looks like.
@@ -270,8 +299,8 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 }
 
-/// A value within the body.
-struct Any<'de>(Option<Cow<'de, str>>);
+/// A value within the body; its text, if it is one.
+pub(super) struct Any<'de>(pub(super) Option<Cow<'de, str>>);
 
 impl<'de> Deserialize<'de> for Any<'de> {
     fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {

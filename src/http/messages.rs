@@ -8,7 +8,7 @@ use http::request::Parts;
 
 use super::address::Name;
 use super::app::App;
-use super::batch::{self, BatchOperation};
+use super::batch;
 use super::body::Response;
 use super::body_room::{CoveredBytes, Spare};
 use super::budget::{NoRoom, Requester};
@@ -20,6 +20,7 @@ use super::negotiation::{BodyFormat, BodyType, Form, FormatError, names_etag};
 use super::range::{self, Selection};
 use super::request::{RequestBody, check_size, read_body};
 use super::response;
+use super::shares::BatchOperation;
 use crate::access::networks::Client;
 use crate::digest::Digest;
 use crate::message::Message;
@@ -33,7 +34,7 @@ pub(super) async fn publish(
 ) -> Result<Response, HttpError> {
     let kind = BodyType::of(&head.headers)?;
     if kind.format == BodyFormat::Lines {
-        return batch::answer(app, BatchOperation::Publish, kind.charset, head, body).await;
+        return batch::answer(app, BatchOperation::Publish, kind, head, body).await;
     }
     let form = Form::wanted(&head.headers);
     let receipt = store(app, head, body, kind, |_| Ok(())).await?;
@@ -79,23 +80,39 @@ pub(super) async fn put(
     Ok(response::created(&receipt, form))
 }
 
+/// `POST /messages/batch`
+pub(super) async fn publish_all(
+    app: &Arc<App>,
+    head: &Parts,
+    body: RequestBody,
+) -> Result<Response, HttpError> {
+    let kind = type_of_many(head)?;
+    batch::answer(app, BatchOperation::Publish, kind, head, body).await
+}
+
+/// The type of a body that brings many messages or digests.
+fn type_of_many(head: &Parts) -> Result<BodyType, HttpError> {
+    let kind = BodyType::of(&head.headers)?;
+    if kind.format == BodyFormat::Text {
+        return Err(HttpError::ManyOnly);
+    }
+    Ok(kind)
+}
+
 /// `POST /messages/lookup`
 pub(super) async fn look_up(
     app: &Arc<App>,
     head: &Parts,
     body: RequestBody,
 ) -> Result<Response, HttpError> {
-    let kind = BodyType::of(&head.headers)?;
-    if kind.format != BodyFormat::Lines {
-        return Err(HttpError::LinesOnly);
-    }
+    let kind = type_of_many(head)?;
     let mut options = head.uri.query().unwrap_or_default().split('&');
     let operation = if options.any(|option| option == "missing") {
         BatchOperation::FindMissing
     } else {
         BatchOperation::LookUp
     };
-    batch::answer(app, operation, kind.charset, head, body).await
+    batch::answer(app, operation, kind, head, body).await
 }
 
 /// Whether the client sends its body only when asked to (RFC 9110, 10.1.1).

@@ -46,6 +46,7 @@
 
 // What all requests share, and the way of one.
 mod app;
+mod arrays;
 mod authorize;
 mod handle;
 mod resource;
@@ -71,6 +72,7 @@ mod lines;
 mod record;
 mod request;
 mod response;
+mod shares;
 
 // What single fields mean.
 mod address;

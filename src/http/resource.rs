@@ -36,6 +36,7 @@ pub(super) enum Resource<'a> {
     /// By what follows `/messages/`.
     Message(Name),
     Lookup,
+    Batch,
     /// By the name that follows `/.well-known/ni/sha-256/`; `None` if that is none.
     Name(Option<Digest>),
     Live,
@@ -57,6 +58,7 @@ impl<'a> Resource<'a> {
         match path {
             "/messages" | "/messages/" => Self::Messages,
             "/messages/lookup" => Self::Lookup,
+            "/messages/batch" => Self::Batch,
             "/livez" => Self::Live,
             "/readyz" | "/healthz" => Self::Ready,
             "/readyz/write" => Self::ReadyToWrite,
@@ -83,6 +85,7 @@ impl<'a> Resource<'a> {
             Self::Messages => "/messages",
             Self::Message(_) => "/messages/{digest}",
             Self::Lookup => "/messages/lookup",
+            Self::Batch => "/messages/batch",
             Self::Name(_) => "/.well-known/ni/sha-256/{digest}",
             Self::Live => "/livez",
             Self::Ready => "/readyz",
@@ -113,7 +116,7 @@ impl<'a> Resource<'a> {
             Self::Messages | Self::Home => "GET, HEAD, POST",
             Self::Message(name) if !name.is_alias() => "GET, HEAD, PUT, DELETE",
             Self::Message(_) | Self::Name(_) => "GET, HEAD, DELETE",
-            Self::Lookup => "POST",
+            Self::Lookup | Self::Batch => "POST",
             Self::Live
             | Self::Ready
             | Self::ReadyToWrite
@@ -166,7 +169,7 @@ impl<'a> Resource<'a> {
     pub(super) fn needs_store(self, method: &Method) -> bool {
         match self {
             _ if *method == Method::OPTIONS => false,
-            Self::Messages | Self::Message(_) | Self::Lookup | Self::Name(_) => true,
+            Self::Messages | Self::Message(_) | Self::Lookup | Self::Batch | Self::Name(_) => true,
             Self::Home => *method == Method::POST,
             _ => false,
         }

@@ -149,12 +149,21 @@ pub(super) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response {
     new(status, Form::Text.kind(), text.into())
 }
 
-/// 200 with lines as they are made: of a batch, with what stored messages survive, or of an export.
-pub(super) fn lines(answer: ResponseBody, durability: Option<Durability>) -> Response {
+/// 200 with lines, or an array, as they are made: of a batch, with what stored messages survive, or of an export.
+pub(super) fn streamed(
+    answer: ResponseBody,
+    is_array: bool,
+    durability: Option<Durability>,
+) -> Response {
     let mut response = Response::new(answer);
     let fields = response.headers_mut();
+    let kind = if is_array {
+        Form::Json.kind()
+    } else {
+        "application/x-ndjson"
+    };
     for (name, value) in [
-        (CONTENT_TYPE, "application/x-ndjson"),
+        (CONTENT_TYPE, kind),
         (CONTENT_SECURITY_POLICY, MESSAGE_POLICY),
     ] {
         fields.insert(name, HeaderValue::from_static(value));

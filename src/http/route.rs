@@ -34,6 +34,7 @@ pub(super) async fn route(
         (&Method::POST, Resource::Messages | Resource::Home) => {
             Box::pin(messages::publish(app, head, body)).await
         }
+        (&Method::POST, Resource::Batch) => Box::pin(messages::publish_all(app, head, body)).await,
         (&Method::POST, Resource::Lookup) => Box::pin(messages::look_up(app, head, body)).await,
         (&Method::GET | &Method::HEAD, Resource::Message(_) | Resource::Name(_)) => {
             fetch(app, resource, head)

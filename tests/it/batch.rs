@@ -479,7 +479,11 @@ async fn what_cannot_be_a_batch_is_refused_as_a_whole() {
         (publish("").field("content-digest", sha), 400),
         (publish("").field("content-encoding", "gzip"), 415),
         (Ask::new("PUT", path).field("content-type", LINES), 415),
-        (Ask::post("/messages/lookup").body("\"a\""), 415),
+        (Ask::post("/messages/lookup").body("\"a\""), 400),
+        (
+            look_up("/messages/lookup", "").field("content-type", "text/plain"),
+            415,
+        ),
     ] {
         assert_eq!(server.ask(&ask).await.status, status, "{ask:?}");
     }

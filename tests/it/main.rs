@@ -1,7 +1,7 @@
 //! The tests from outside, one binary so that it is linked once.
 //!
 //! * the walls between rooms: [`wall`];
-//! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`batch`],
+//! * over sockets, in this process: [`messages`], [`digest_fields`], [`put`], [`batch`], [`arrays`],
 //!   [`ranges`], [`addresses`], [`problems`], [`openapi`], [`pages`], [`limits`], [`keep_alive`], [`admission`],
 //!   [`access`], [`sites`], [`proxied`], [`options`], [`hosts`], [`http2`], [`shutdown`], [`metrics`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`],
@@ -23,6 +23,7 @@
 mod access;
 mod addresses;
 mod admission;
+mod arrays;
 mod attacks;
 mod backup;
 mod batch;

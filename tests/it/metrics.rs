@@ -93,7 +93,8 @@ async fn every_path_is_counted_under_one_of_few_names() {
     let server = TestServer::start();
     let names = [
         ("PUT", "/messages/quokka", "/messages/{digest}", 404),
-        ("POST", "/messages/lookup", "/messages/lookup", 415),
+        ("POST", "/messages/lookup", "/messages/lookup", 400),
+        ("POST", "/messages/batch", "/messages/batch", 400),
         (
             "GET",
             "/.well-known/ni/sha-256/quokka",

@@ -205,7 +205,12 @@ impl Spec {
                 let text = answer
                     .text()
                     .replace("wait 3599 seconds", "wait 3600 seconds");
-                assert_eq!(text, text_of(&exchange.example["value"]), "{said}");
+                let expected = text_of(&exchange.example["value"]);
+                if kind == "application/json" && expected.contains("\"results\"") {
+                    assert!(answer.is_laid_out_like(&expected), "{said}: {text}");
+                } else {
+                    assert_eq!(text, expected, "{said}");
+                }
             }
         }
     }

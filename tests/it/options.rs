@@ -9,11 +9,12 @@ use digestd::digest::Digest;
 use crate::process::{Client, Launch, address_in};
 use crate::support::{Ask, FOO, Protocol, TestServer};
 
-const PATHS: [(&str, &str); 12] = [
+const PATHS: [(&str, &str); 13] = [
     ("/", "GET, HEAD, POST, OPTIONS"),
     ("/messages", "POST, OPTIONS"),
     ("/messages/", "POST, OPTIONS"),
     ("/messages/lookup", "POST, OPTIONS"),
+    ("/messages/batch", "POST, OPTIONS"),
     ("/messages/foo", "GET, HEAD, PUT, DELETE, OPTIONS"),
     ("/messages/sha256:foo", "GET, HEAD, DELETE, OPTIONS"),
     ("/.well-known/ni/sha-256/foo", "GET, HEAD, DELETE, OPTIONS"),
