@@ -4,8 +4,8 @@
 //! body that is not what it should be nothing is done; no more elements are kept than there may be.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::vec;
+use std::{fmt, mem};
 
 use bytestring::ByteString;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -32,6 +32,8 @@ enum ArrayError {
 #[derive(Debug)]
 pub(super) struct Elements {
     texts: vec::IntoIter<ByteString>,
+    /// One was answered, if only to be handed over.
+    has_answers: bool,
     /// Covers them.
     _body: CoveredBytes,
 }
@@ -43,6 +45,24 @@ impl Elements {
 
     pub(super) fn is_empty(&self) -> bool {
         self.texts.len() == 0
+    }
+
+    /// What is written before the next answer.
+    pub(super) fn before_answer(&mut self) -> &'static [u8] {
+        if mem::replace(&mut self.has_answers, true) {
+            b",\n    "
+        } else {
+            b"{\n  \"results\": [\n    "
+        }
+    }
+
+    /// What is written after the last one.
+    pub(super) fn end(&self) -> &'static [u8] {
+        if self.has_answers {
+            b"\n  ]\n}\n"
+        } else {
+            b"{\n  \"results\": []\n}\n"
+        }
     }
 
     /// Forgets the rest.
@@ -71,6 +91,7 @@ pub(super) async fn read(
         })?;
         Ok::<_, HttpError>(Elements {
             texts: texts.into_iter(),
+            has_answers: false,
             _body: body,
         })
     };

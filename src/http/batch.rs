@@ -135,7 +135,6 @@ pub(super) async fn answer(
         errors: 0,
         is_paid: true,
         gathered: Vec::new(),
-        has_answers: false,
         answers,
         gives_way: false,
         shares,
@@ -170,8 +169,6 @@ struct Batch {
     is_paid: bool,
     /// Answers to be handed over.
     gathered: Vec<u8>,
-    /// There was an answer, if only to be handed over.
-    has_answers: bool,
     answers: BodySender,
     /// It was told to end.
     gives_way: bool,
@@ -259,13 +256,8 @@ impl Batch {
             let (status, retry_after) = self.last_words(&failure);
             self.write_failure(&failure, self.number + 1, Some(status), retry_after);
         }
-        if self.elements.is_some() {
-            let end: &[u8] = if self.has_answers {
-                b"\n  ]\n}\n"
-            } else {
-                b"{\n  \"results\": []\n}\n"
-            };
-            self.gathered.extend_from_slice(end);
+        if let Some(elements) = &self.elements {
+            self.gathered.extend_from_slice(elements.end());
         }
         self.hand_over().await
     }
@@ -273,7 +265,7 @@ impl Batch {
     /// Whether every line or element that is there was begun.
     fn is_drained(&self) -> bool {
         let elements = self.elements.as_ref();
-        self.lines.is_empty() && elements.is_none_or(|elements| elements.is_empty())
+        self.lines.is_empty() && elements.is_none_or(Elements::is_empty)
     }
 
     /// Forgets what was not begun.
@@ -329,16 +321,10 @@ impl Batch {
 
     /// Writes an answer: a line, or an element of an array.
     fn write(&mut self, answer: impl FnOnce(&mut Vec<u8>, json::Layout)) {
-        let is_first = !mem::replace(&mut self.has_answers, true);
-        if self.elements.is_none() {
+        let Some(elements) = &mut self.elements else {
             return answer(&mut self.gathered, json::LINE);
-        }
-        let before: &[u8] = if is_first {
-            b"{\n  \"results\": [\n    "
-        } else {
-            b",\n    "
         };
-        self.gathered.extend_from_slice(before);
+        self.gathered.extend_from_slice(elements.before_answer());
         answer(&mut self.gathered, json::ELEMENT);
     }
 
