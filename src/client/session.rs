@@ -205,7 +205,8 @@ mod tests {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut request = [0; 4096];
                 let read = stream.read(&mut request).await.unwrap();
-                assert!(request[..read].ends_with(b"foo"));
+                let request = &request[..read];
+                assert!(request.ends_with(b"foo") || request.starts_with(b"DELETE "));
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }
         });
@@ -263,6 +264,30 @@ mod tests {
             let mut session = serve(vec![answer(status, "{\"error\": \"No.\"}")]).await;
             let error = session.put(&Message::new("foo")).await.unwrap_err();
             assert_eq!(error.is::<Refused>(), is_of_message, "{status}: {error:#}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_deletion_whose_answer_got_lost_is_no_message_that_is_not_there() {
+        let digest = Digest::of(b"foo");
+        let missing = answer(
+            "404 Not Found",
+            r#"{"type": "/openapi.yaml#/x-problems/no-such-message", "detail": "Message not found."}"#,
+        );
+        let deleted = "HTTP/1.1 204 No Content\r\n\r\n".to_owned();
+        let busy = answer("503 Service Unavailable", "");
+        for (answers, is_deleted) in [
+            (vec![deleted.clone()], true),
+            (vec![missing.clone()], false),
+            (vec![busy, missing.clone()], false),
+            (vec![String::new(), missing], true),
+            (vec![String::new(), deleted], true),
+        ] {
+            let result = serve(answers.clone()).await.delete(&digest).await;
+            assert_eq!(result.is_ok(), is_deleted, "{answers:?}: {result:?}");
+            if let Err(error) = result {
+                assert!(error.is::<NotFound>(), "{error:#}");
+            }
         }
     }
 
