@@ -118,6 +118,12 @@ impl Position {
         segment_name(self.segment)
     }
 
+    /// Bytes of `log` before it.
+    pub(super) fn bytes_before(self, log: &Log) -> u64 {
+        let segments = u64::from(self.segment.saturating_sub(1));
+        segments * u64::from(log.segment_bytes) + u64::from(self.offset)
+    }
+
     pub(super) fn to_u64(self) -> u64 {
         u64::from(self.segment) << 32 | u64::from(self.offset)
     }
@@ -381,6 +387,11 @@ impl Log {
     }
 
     /// Size of a segment in bytes.
+    /// Bytes of its segments, whatever of them is used.
+    pub(super) fn reserved_bytes(&self) -> u64 {
+        u64::from(self.segment_bytes) * u64::from(self.last_segment())
+    }
+
     pub(super) fn segment_bytes(&self) -> u32 {
         self.segment_bytes
     }

@@ -345,12 +345,12 @@ fn read_log(
     pace: Pace<'_>,
     mut take: impl FnMut(Record),
 ) -> Result<Survey, Interrupted> {
-    let segment_bytes = u64::from(log.segment_bytes());
-    let total = segment_bytes * u64::from(log.last_segment());
+    // What is used, if its end was noted: segments are reserved ahead.
+    let noted = Some(extent.acked.bytes_before(log)).filter(|&bytes| bytes > 0);
+    let mut total = noted.unwrap_or(log.reserved_bytes());
     let record = |record: Record| {
-        let at = record.place.at;
-        let segments = u64::from(at.segment.saturating_sub(1));
-        let done = segments * segment_bytes + u64::from(at.offset);
+        let done = record.place.at.bytes_before(log);
+        total = total.max(done);
         if pace(done, total).is_break() {
             return Err(Interrupted::Stopped);
         }

@@ -1,5 +1,6 @@
 //! `digestd verify`: what is not as promised is named, and what is, is not.
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::Path;
 
@@ -69,6 +70,32 @@ fn a_sound_store_has_no_findings_closed_or_killed() {
     let (verified, findings) = verified(&killed);
     assert_eq!(findings, []);
     assert_eq!(verified.records, 1001);
+}
+
+#[test]
+fn progress_counts_what_is_used_of_the_log_and_not_what_is_reserved() {
+    let data = Data::with(&texts(0..1000));
+    let end = data.records().iter().map(at).max().unwrap();
+    let used = u64::from(SEGMENT_BYTES) * u64::from(end.segment - 1) + u64::from(end.offset);
+    let reserved = u64::from(SEGMENT_BYTES) * data.log().len() as u64;
+    let told = |data: &Data| {
+        let told = RefCell::new(Vec::new());
+        let tell = |done, total| told.borrow_mut().push((done, total));
+        verify(&data.claim_again().unwrap(), CACHE_BYTES, &tell, |_| ()).unwrap();
+        let told = told.into_inner();
+        assert!(told.iter().all(|(done, total)| done <= total));
+        let last = *told.last().unwrap();
+        assert_eq!(last.0, last.1);
+        last.1
+    };
+    let total = told(&data);
+    assert!(
+        (used..used + 1024).contains(&total),
+        "{total} of {used}, {reserved}"
+    );
+    // Where that is not known before, it is at most what there is.
+    data.leave_only_the_log();
+    assert!((used..=reserved).contains(&told(&data)));
 }
 
 #[test]
