@@ -26,11 +26,33 @@ pub(super) struct ManArgs {
 }
 
 /// Prints a script that completes the commands of `command`.
-pub(super) fn complete(arguments: &CompletionsArgs, mut command: Command) -> anyhow::Result<()> {
+pub(super) fn complete(arguments: &CompletionsArgs, command: &Command) -> anyhow::Result<()> {
+    let mut command = shown(command);
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut command, name, &mut script);
     print(&script)
+}
+
+/// What is shown of `command`: the script for bash has hidden commands and options too.
+fn shown(command: &Command) -> Command {
+    let arguments = command
+        .get_arguments()
+        .filter(|argument| !argument.is_hide_set());
+    let commands = command
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set());
+    let shown = Command::new(command.get_name().to_owned())
+        .args(arguments.cloned())
+        .subcommands(commands.map(shown));
+    let shown = match command.get_about() {
+        Some(about) => shown.about(about.clone()),
+        None => shown,
+    };
+    match command.get_version() {
+        Some(version) => shown.version(version.to_owned()),
+        None => shown,
+    }
 }
 
 /// Prints the page of `command`, or of one of its commands.

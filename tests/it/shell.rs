@@ -28,6 +28,24 @@ fn in_shell(shell: &str, options: &[&str], script: &str) -> String {
 }
 
 #[test]
+fn what_is_hidden_is_in_no_completions() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = printed(&["completions", shell]);
+        assert!(!script.contains("crash-writer"), "{shell}");
+        for shown in [
+            "healthcheck",
+            "lookup",
+            "keep-going",
+            "color",
+            "version",
+            "allow-export",
+        ] {
+            assert!(script.contains(shown), "{shell}: {shown}");
+        }
+    }
+}
+
+#[test]
 #[ignore = "needs bash"]
 fn bash_completes_commands_and_options() {
     let complete = |words: &str, at: usize| {
