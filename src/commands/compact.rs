@@ -5,11 +5,16 @@
 
 use bytesize::ByteSize;
 
+use super::in_use::{Instead, or_ask};
 use super::options::DataArgs;
 use super::output::{IntegrityError, plural, say};
 use super::progress::Bar;
 use crate::config;
 use crate::store::{self, CompactError, DataDirectory};
+
+/// No server does it.
+const STOP_IT: &str = "a server does not compact; stop it first (`digestd verify --url URL` checks one that runs, \
+                       `digestd backup` copies its store)";
 
 /// Writes the log of a store again.
 ///
@@ -17,7 +22,8 @@ use crate::store::{self, CompactError, DataDirectory};
 /// [`IntegrityError`] if messages are damaged, which they still are afterwards, or log and index do not agree; else
 /// what kept it from being done.
 pub(super) fn run(arguments: &DataArgs) -> anyhow::Result<()> {
-    let directory = DataDirectory::claim_existing(&arguments.data_dir)?;
+    let claimed = DataDirectory::claim_existing(&arguments.data_dir);
+    let directory = or_ask(claimed, &arguments.data_dir, Instead::Stop(STOP_IT))?;
     let bar = Bar::of_bytes();
     let progress = |done, total| bar.set(done, total);
     let cache_bytes = config::default_cache_bytes();

@@ -64,12 +64,14 @@ const EXAMPLES: [(&str, &str); 19] = [
         "export",
         "  digestd export --output all.ndjson
   digestd export --url http://localhost:8080 --output all.ndjson
-  digestd export --format tar --output all.tar",
+  digestd export --format tar --output all.tar
+  digestd export --output all.ndjson.zst    compressed",
     ),
     (
         "import",
         "  digestd import all.ndjson
-  digestd import --url http://localhost:8080 all.ndjson",
+  digestd import --url http://localhost:8080 all.ndjson
+  digestd import all.ndjson.zst",
     ),
     (
         "backup",

@@ -1,7 +1,7 @@
 //! `digestd export`: all messages of a store, in the order of their digests.
 //!
 //! A file is called `….part` until everything is in it and on the disk. An unfinished one is read
-//! again, cut after its last good message, and continued there. It refuses to know
+//! again, cut after its last good message, and continued there; one that is compressed is written from its start. It refuses to know
 //! the forms of an archive. **Invariants:** a file with its final name is whole and on the disk; what was made
 //! by somebody else is never written to.
 
@@ -16,7 +16,8 @@ use clap::Args;
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
 
-use super::archive::{self, Form, Writer};
+use super::archive::{self, Compression, Compressor, Form, Writer};
+use super::in_use::{Instead, or_ask};
 use super::options::{CredentialArgs, DataArgs, UsageError};
 use super::output::{IntegrityError, plural, say, written};
 use super::progress::MessageBar;
@@ -63,7 +64,8 @@ pub(super) struct ExportArgs {
     pub(crate) format: Form,
 
     /// Where to write, for nobody else to read. Written to FILE.part and renamed when complete; a partial file
-    /// is resumed; `-` is standard output [default: -]
+    /// is resumed; `-` is standard output. A name that ends in .gz or .zst is that of a compressed file, which begins
+    /// again after an interruption [default: -]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
@@ -81,6 +83,7 @@ pub(super) fn run(arguments: &ExportArgs) -> anyhow::Result<()> {
     let file = arguments.output.as_deref();
     let Some(path) = file.filter(|path| *path != Path::new("-")) else {
         let output = BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());
+        let output = Compressor::new(Compression::None, output);
         let writer = Writer::new(form, output, Vec::new());
         return report(write_all(arguments, arguments.after, writer)?);
     };
@@ -90,13 +93,15 @@ pub(super) fn run(arguments: &ExportArgs) -> anyhow::Result<()> {
         )
         .into());
     }
-    let unfinished = Unfinished::open(path, form)?;
+    let compression = Compression::of_name(path);
+    let unfinished = Unfinished::open(path, form, compression)?;
     let after = unfinished.digests.last().copied();
     if after.is_some() {
         let messages = unfinished.digests.len() as u64;
         say(&format!("going on behind {}", plural(messages, "message")));
     }
     let output = BufWriter::with_capacity(BUFFER_BYTES, &unfinished.file);
+    let output = Compressor::new(compression, output);
     let writer = Writer::new(form, output, unfinished.digests);
     let exported = write_all(arguments, after, writer)?;
     finish(&unfinished.file, path).with_context(|| format!("cannot finish {}", path.display()))?;
@@ -113,7 +118,7 @@ fn report((written, damaged): (u64, u64)) -> anyhow::Result<()> {
 fn write_all(
     arguments: &ExportArgs,
     after: Option<Digest>,
-    mut writer: Writer<impl Write>,
+    mut writer: Writer<Compressor<impl Write>>,
 ) -> anyhow::Result<(u64, u64)> {
     let mut walk = MessageBar::new();
     let mut damaged = 0;
@@ -130,7 +135,7 @@ fn write_all(
         Some(url) => read_server(&arguments.credential.client(url)?, after, each)?,
         None => read_store(&arguments.data.data_dir, after, &mut each)?,
     }
-    written(writer.finish())?;
+    written(writer.finish().and_then(Compressor::finish))?;
     Ok((walk.messages(), damaged))
 }
 
@@ -138,7 +143,11 @@ fn write_all(
 type Each<'a> = &'a mut dyn FnMut(&Digest, Option<&Message>) -> anyhow::Result<()>;
 
 fn read_store(data_dir: &Path, mut after: Option<Digest>, each: Each<'_>) -> anyhow::Result<()> {
-    let store = match Readable::claim(data_dir)? {
+    let instead = Instead::Ask(
+        "export",
+        "have been started with --allow-export or --tokens",
+    );
+    let store = match or_ask(Readable::claim(data_dir), data_dir, instead)? {
         Readable::Held(directory) => open(directory)?,
         Readable::ReadOnly(directory) => return directory.read_all(after, each),
     };
@@ -163,7 +172,7 @@ struct Unfinished {
 
 impl Unfinished {
     /// Opens what becomes `path`, or makes it.
-    fn open(path: &Path, form: Form) -> anyhow::Result<Self> {
+    fn open(path: &Path, form: Form, compression: Compression) -> anyhow::Result<Self> {
         if path.try_exists()? {
             bail!("{} is there already", path.display());
         }
@@ -171,7 +180,11 @@ impl Unfinished {
         let context = || format!("cannot write {}", part.display());
         let mut file = open_part(&part).with_context(context)?;
         file.try_lock().with_context(context)?;
-        let (digests, end) = read_unfinished(&file, form).with_context(context)?;
+        let (digests, end) = match compression {
+            Compression::None => read_unfinished(&file, form).with_context(context)?,
+            // Where a message ends in it cannot be seen.
+            _ => (Vec::new(), 0),
+        };
         file.set_len(end).with_context(context)?;
         file.seek(SeekFrom::End(0)).with_context(context)?;
         Ok(Self { file, digests })

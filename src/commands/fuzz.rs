@@ -1,17 +1,24 @@
 //! Archives that others wrote, thrown at what imports them; see [`crate::fuzz`].
 
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::ops::ControlFlow;
 
-use super::archive::{self, Form, Item, Writer};
+use super::archive::{self, Form, Item, Writer, decompressed};
 use crate::message::Message;
 
 /// Largest message that is taken, in bytes: smaller than the inputs that a fuzzer makes.
 const MESSAGE_BYTES_MAX: usize = 1000;
 
+/// What is read of an archive that is compressed, in bytes.
+const DECOMPRESSED_BYTES_MAX: u64 = 16 << 20;
+
 /// An archive in either form.
 pub fn imports(bytes: &[u8]) {
-    let Ok(guessed) = Form::of(&mut &*bytes) else {
+    // However it is compressed: as much as a few large messages.
+    if let Ok(content) = decompressed(io::Cursor::new(bytes.to_vec())) {
+        let _ = io::copy(&mut content.take(DECOMPRESSED_BYTES_MAX), &mut io::sink());
+    }
+    let Some(guessed) = Form::of(bytes) else {
         return;
     };
     for form in [Form::Lines, Form::Tar] {

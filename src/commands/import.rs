@@ -5,13 +5,13 @@
 //! export. **Invariant:** what is counted as stored was acknowledged.
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -20,11 +20,12 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::sleep;
 
-use super::archive::{self, Form, Item};
+use super::archive::{self, Form, Item, decompressed};
+use super::in_use::{Instead, or_ask};
 use super::options::{CredentialArgs, DataArgs};
 use super::output::{IntegrityError, plural, say};
 use super::progress::Bar;
-use super::setup::{open, open_input, skip_mark};
+use super::setup::{open, open_input, peek, skip_mark, tell_who_types};
 use crate::client::{Client, Refused, Session};
 use crate::config::{self, SEGMENT_BYTES};
 use crate::message::Message;
@@ -52,7 +53,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Options of `import`.
 #[derive(Debug, Args)]
 pub(super) struct ImportArgs {
-    /// The export, in either form; `-`, or nothing at all, reads standard input. A message may be as
+    /// The export, in either form, also compressed with gzip or zstd; `-`, or nothing at all, reads standard input. A message may be as
     /// large as a segment of the store, which `digestd serve --segment-size` makes larger, or have 64 MiB
     /// with --url
     #[arg(value_name = "FILE")]
@@ -81,11 +82,12 @@ pub(super) struct ImportArgs {
 /// [`IntegrityError`] if there was something wrong in it; else what kept it from going on.
 pub(super) fn run(arguments: &ImportArgs) -> anyhow::Result<()> {
     let path = arguments.input.as_deref().unwrap_or(Path::new("-"));
+    tell_who_types(path, "an export");
     let input = open_input(path).with_context(|| format!("cannot open {}", path.display()));
     let (input, bytes) = input?;
-    let input = skip_mark(input).context("cannot read the export")?;
-    let mut input = BufReader::with_capacity(BUFFER_BYTES, input);
-    let form = Form::of(&mut input).context("cannot read the export")?;
+    let (input, bytes_read) = Counted::new(input);
+    let (form, input) = recognized(input).context("cannot read the export")?;
+    let input = BufReader::with_capacity(BUFFER_BYTES, input);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -96,9 +98,17 @@ pub(super) fn run(arguments: &ImportArgs) -> anyhow::Result<()> {
         let pool = Pool::new(&arguments.credential.client(url)?, &runtime);
         (Target::Server(pool), SERVER_MESSAGE_BYTES_MAX)
     } else {
-        let directory = DataDirectory::claim(&arguments.data.data_dir, SEGMENT_BYTES)?;
-        let message_bytes_max = directory.message_bytes_max();
-        (Target::Store(open(directory)?), message_bytes_max)
+        let path = arguments.data.data_dir.clone();
+        if DataDirectory::is_new(&path) {
+            let message_bytes_max = DataDirectory::message_bytes_max_of(SEGMENT_BYTES);
+            (Target::New(path), message_bytes_max)
+        } else {
+            let claimed = DataDirectory::claim(&path, SEGMENT_BYTES);
+            let instead = Instead::Ask("import", "allow it to write");
+            let directory = or_ask(claimed, &path, instead)?;
+            let message_bytes_max = directory.message_bytes_max();
+            (Target::Store(open(directory)?), message_bytes_max)
+        }
     };
     let import = Import {
         form,
@@ -109,11 +119,44 @@ pub(super) fn run(arguments: &ImportArgs) -> anyhow::Result<()> {
         window: VecDeque::new(),
         window_bytes: 0,
         stored: 0,
+        known: 0,
         wrong: 0,
         done: 0,
         bar: Bar::of_input(bytes),
+        bytes_read,
     };
     import.run(input, &stop)
+}
+
+/// The form of what is in `input`, however it is compressed, and all of that without a byte order mark.
+fn recognized(input: impl Read + Send + 'static) -> anyhow::Result<(Form, impl Read)> {
+    let (start, input) = peek(skip_mark(decompressed(input)?)?, archive::START_BYTES)?;
+    let form = Form::of(&start).context(
+        "it is neither NDJSON nor tar, the forms that `digestd export` writes, nor one of them compressed with gzip or zstd",
+    )?;
+    Ok((form, input))
+}
+
+/// Counts what is read.
+struct Counted<R> {
+    input: R,
+    bytes: Arc<AtomicU64>,
+}
+
+impl<R: Read> Counted<R> {
+    fn new(input: R) -> (Self, Arc<AtomicU64>) {
+        let bytes = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&bytes);
+        (Self { input, bytes }, counter)
+    }
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        self.bytes.fetch_add(read as u64, Relaxed);
+        Ok(read)
+    }
 }
 
 /// Becomes true with the order to stop. A second order ends the process, and so does what takes too
@@ -143,17 +186,30 @@ struct Import {
     window: VecDeque<OnItsWay>,
     window_bytes: usize,
     stored: u64,
+    /// Those of them that were there before.
+    known: u64,
     wrong: u64,
     /// Everything up to this item is stored, or was named.
     done: u64,
     bar: Bar,
+    /// Of the input, as it is on the disk.
+    bytes_read: Arc<AtomicU64>,
 }
 
 /// A message that is being stored.
 struct OnItsWay {
     number: u64,
     bytes: usize,
-    result: Pin<Box<dyn Future<Output = Result<(), Failure>>>>,
+    result: Storing,
+}
+
+/// Becomes whether the message was new or known, where that is said.
+type Storing = Pin<Box<dyn Future<Output = Result<Option<Novelty>, Failure>>>>;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Novelty {
+    New,
+    Known,
 }
 
 /// Why a message was not stored.
@@ -191,14 +247,20 @@ impl Import {
                 self.done
             )
         })?;
-        say(&format!("{} stored", plural(self.stored, "message")));
+        let stored = plural(self.stored, "message");
+        say(&match self.target {
+            Target::Server(_) => format!("{stored} stored"),
+            Target::Store(_) | Target::New(_) => format!(
+                "{stored} stored: {} new, {} known",
+                self.stored - self.known,
+                self.known
+            ),
+        });
         Ok(IntegrityError::if_any(self.wrong)?)
     }
 
     fn take(&mut self, item: Item) -> anyhow::Result<ControlFlow<()>> {
-        if let Some(end) = item.end {
-            self.bar.set_done(end);
-        }
+        self.bar.set_done(self.bytes_read.load(Relaxed));
         match item.content {
             Ok(message) => self.send(item.number, message)?,
             Err(wrong) => self.complain(item.number, &wrong.to_string()),
@@ -218,7 +280,7 @@ impl Import {
         {
             self.finish_first()?;
         }
-        let result = self.target.put(message);
+        let result = self.target.put(message)?;
         self.window_bytes += bytes;
         self.window.push_back(OnItsWay {
             number,
@@ -241,7 +303,10 @@ impl Import {
         };
         self.window_bytes -= first.bytes;
         match self.runtime.block_on(first.result) {
-            Ok(()) => self.stored += 1,
+            Ok(novelty) => {
+                self.stored += 1;
+                self.known += u64::from(novelty == Some(Novelty::Known));
+            }
             Err(Failure::This(reason)) => self.complain(first.number, &reason),
             Err(Failure::All(error)) => return Err(error),
         }
@@ -259,18 +324,24 @@ impl Import {
 
 /// Where messages are stored.
 enum Target {
+    /// A store that is made with the first message: there may be none.
+    New(PathBuf),
     Store(EmbeddedStore),
     Server(Pool),
 }
 
 impl Target {
-    fn put(&self, message: Message) -> Pin<Box<dyn Future<Output = Result<(), Failure>>>> {
-        match self {
+    fn put(&mut self, message: Message) -> anyhow::Result<Storing> {
+        if let Self::New(path) = self {
+            *self = Self::Store(open(DataDirectory::claim(path, SEGMENT_BYTES)?)?);
+        }
+        Ok(match self {
             Self::Store(store) => {
                 let put = store.put(message);
                 Box::pin(async move {
                     match put.await {
-                        Ok(_receipt) => Ok(()),
+                        Ok(receipt) if receipt.is_known() => Ok(Some(Novelty::Known)),
+                        Ok(_) => Ok(Some(Novelty::New)),
                         Err(error @ (StoreError::TooLarge | StoreError::PrefixTaken)) => {
                             Err(Failure::This(error.to_string()))
                         }
@@ -278,14 +349,18 @@ impl Target {
                     }
                 })
             }
-            Self::Server(pool) => Box::pin(pool.put(message)),
-        }
+            Self::Server(pool) => {
+                let put = pool.put(message);
+                Box::pin(async move { put.await.map(|()| None) })
+            }
+            Self::New(_) => unreachable!("it was made"),
+        })
     }
 
     fn close(&self) -> anyhow::Result<()> {
         match self {
             Self::Store(store) => Ok(store.close()?),
-            Self::Server(_) => Ok(()),
+            Self::Server(_) | Self::New(_) => Ok(()),
         }
     }
 }

@@ -52,6 +52,13 @@ impl Listening {
         Self::new(text.lines().filter_map(Place::parse).collect())
     }
 
+    /// Where clients reach it on this machine, with TLS only if there is nothing else.
+    pub(super) fn for_clients(&self) -> Option<(Kind, SocketAddr)> {
+        let mut places = self.0.iter().filter(|place| place.kind != Kind::Admin);
+        let place = places.next()?;
+        Some((place.kind, reachable(place.address).next()?))
+    }
+
     /// Where it is reached on this machine, and by which certificate, in the order in which to try.
     pub(super) fn candidates(&self) -> impl Iterator<Item = (SocketAddr, Option<Digest>)> {
         let of_place = |place: &Place| {

@@ -4,7 +4,7 @@
 //! in the order of the file; a file with the name of a digest is whole.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, BufWriter, ErrorKind, IsTerminal, Read, StdoutLock, Write};
+use std::io::{self, BufWriter, ErrorKind, Read, StdoutLock, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use clap::Args;
 
 use super::options::ServerArgs;
 use super::output::{say, written};
-use super::setup::{block_on, open_input, skip_mark};
+use super::setup::{block_on, open_input, skip_mark, tell_who_types};
 use crate::client::{Client, LineAnswer, LineRefusal, NotFound};
 use crate::message::Message;
 use crate::ndjson;
@@ -49,11 +49,7 @@ pub(super) struct OutputArgs {
 pub(super) fn run(arguments: &LookUpArgs) -> anyhow::Result<()> {
     let client = arguments.server.client()?;
     let path = arguments.input.as_deref().unwrap_or(Path::new("-"));
-    if path == Path::new("-") && io::stdin().is_terminal() {
-        say(
-            "reading digests from standard input, one a line; Ctrl-D on a line of its own ends them",
-        );
-    }
+    tell_who_types(path, "digests, one a line,");
     let unreadable = || format!("cannot read {}", path.display());
     let (input, _) = open_input(path).with_context(unreadable)?;
     let input = skip_mark(input).with_context(unreadable)?;

@@ -22,6 +22,7 @@ mod has;
 mod hash;
 mod healthcheck;
 mod import;
+mod in_use;
 mod listening;
 mod lookup;
 mod options;
@@ -168,7 +169,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
         Command::CrashWriter(arguments) => crash::run(&arguments),
         Command::Healthcheck(arguments) => healthcheck::run(arguments),
         Command::Token(arguments) => token::run(arguments),
-        Command::Completions(arguments) => shell::complete(&arguments, definition()),
+        Command::Completions(arguments) => shell::complete(&arguments, &definition()),
         Command::Man(arguments) => shell::man(&arguments, definition()),
     };
     match result {

@@ -12,7 +12,7 @@ use clap::Args;
 use super::options::{ServerArgs, TextArgs};
 use super::output::{print_line, say, unless_gone};
 use super::progress::Bar;
-use super::setup::{block_on, open_input, skip_mark};
+use super::setup::{block_on, open_input, skip_mark, tell_who_types};
 use crate::client::{Client, LineAnswer};
 use crate::digest::Digest;
 
@@ -47,6 +47,7 @@ pub(super) fn run(arguments: PutArgs) -> anyhow::Result<()> {
 /// # Errors
 /// If lines were refused, or what [`Client::put_batch`] says.
 fn put_batch(client: &Client, path: &Path) -> anyhow::Result<()> {
+    tell_who_types(path, "messages, {\"message\": \"…\"} a line,");
     let input = open_input(path).with_context(|| format!("cannot read {}", path.display()));
     let (input, bytes) = input?;
     let input = skip_mark(input).with_context(|| format!("cannot read {}", path.display()))?;

@@ -12,6 +12,7 @@ use tokio::runtime::Builder;
 
 use super::archive::Form;
 use super::color::Color;
+use super::output::say;
 use crate::config::{self, LogConfig, LogFormat};
 use crate::logging;
 use crate::store::{DataDirectory, EmbeddedStore, OpenError, Options};
@@ -46,11 +47,43 @@ pub(super) fn block_on<T>(answer: impl Future<Output = anyhow::Result<T>>) -> an
 /// Opens what a command reads, and says how long it is if that is known; `-` is standard input.
 pub(super) fn open_input(path: &Path) -> io::Result<(Box<dyn Read + Send>, Option<u64>)> {
     if path == Path::new("-") {
-        return Ok((Box::new(io::stdin()), None));
+        return Ok((Box::new(EndsOnce(Some(io::stdin()))), None));
     }
     let file = File::open(path)?;
     let bytes = file.metadata()?.len();
     Ok((Box::new(file), Some(bytes)))
+}
+
+/// Input that is not read any more once it has ended: a terminal would go on, and want to be ended again.
+struct EndsOnce<R>(Option<R>);
+
+impl<R: Read> Read for EndsOnce<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(input) = &mut self.0 else {
+            return Ok(0);
+        };
+        let read = input.read(buffer)?;
+        if read == 0 && !buffer.is_empty() {
+            self.0 = None;
+        }
+        Ok(read)
+    }
+}
+
+/// The start of `input`, of up to `bytes`, and all of it.
+pub(super) fn peek(mut input: impl Read, bytes: u64) -> io::Result<(Vec<u8>, impl Read)> {
+    let mut start = Vec::new();
+    input.by_ref().take(bytes).read_to_end(&mut start)?;
+    Ok((start.clone(), io::Cursor::new(start).chain(input)))
+}
+
+/// Says that what a person types is read, as the text of `what`.
+pub(super) fn tell_who_types(path: &Path, what: &str) {
+    if path == Path::new("-") && io::stdin().is_terminal() {
+        say(&format!(
+            "reading {what} from standard input; Ctrl-D on a line of its own ends it"
+        ));
+    }
 }
 
 /// Skips a byte order mark at the start of `input`, which is text, or a tar: that begins with a name.

@@ -9,6 +9,7 @@ use std::path::Path;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::in_use::{Instead, or_ask};
 use super::options::{CredentialArgs, DataArgs};
 use super::output::{IntegrityError, plural, unless_gone};
 use super::progress::{Bar, MessageBar};
@@ -79,7 +80,11 @@ impl Printer {
 }
 
 fn verify_directory(data_dir: &Path, printer: &mut Printer) -> anyhow::Result<Verified> {
-    let directory = Readable::claim(data_dir)?;
+    let instead = Instead::Ask(
+        "verify",
+        "have been started with --allow-export or --tokens",
+    );
+    let directory = or_ask(Readable::claim(data_dir), data_dir, instead)?;
     let bar = Bar::of_bytes();
     let progress = |done, total| bar.set(done, total);
     let tell = |finding: &Finding| {

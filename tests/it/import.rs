@@ -1,8 +1,8 @@
 //! `digestd import`: what an export has is stored, and nothing that is not what it says it is.
 
 use std::collections::HashSet;
-use std::fs;
-use std::io::Write;
+use std::fs::{self, OpenOptions};
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 use std::thread;
@@ -10,7 +10,9 @@ use std::thread;
 use digestd::digest::Digest;
 use digestd::message::Message;
 use digestd::ndjson;
+use flate2::write::GzEncoder;
 use rustix::process::Signal;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::disk::BadDisk;
 use crate::process::{Launch, Outcome, Process, digestd, run};
@@ -65,6 +67,192 @@ fn what_was_exported_is_imported_in_both_forms_and_comes_out_the_same() {
             assert!(export(copy.path(), format) == archive);
         }
     }
+}
+
+#[test]
+fn an_import_says_how_many_messages_were_known() {
+    let lines = lines_of(&texts(0..500));
+    let data = empty();
+    for (input, said) in [
+        (
+            &lines_of(&texts(0..200)),
+            "200 messages stored: 200 new, 0 known",
+        ),
+        (&lines, "500 messages stored: 300 new, 200 known"),
+        (&lines, "500 messages stored: 0 new, 500 known"),
+    ] {
+        let outcome = import(data.path(), &[], input);
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert!(outcome.stderr.contains(said), "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_compressed_export_is_made_by_its_name_and_recognised_by_its_content() {
+    let data = Data::with(&texts(0..2000));
+    let directory = tempfile::tempdir().unwrap();
+    for format in ["ndjson", "tar"] {
+        let plain = export(data.path(), format);
+        for (ending, magic) in [("gz", &b"\x1f\x8b"[..]), ("zst", b"\x28\xb5\x2f\xfd")] {
+            let file = directory.path().join(format!("{format}.{ending}"));
+            // What an interrupted one left is no start.
+            fs::write(
+                directory.path().join(format!("{format}.{ending}.part")),
+                "half",
+            )
+            .unwrap();
+            let mut command = digestd();
+            command
+                .args(["export", "--format", format, "--data-dir"])
+                .arg(data.path());
+            let outcome = run(command.arg("-o").arg(&file), b"");
+            assert_eq!(outcome.code, Some(0), "{outcome:?}");
+            let archive = fs::read(&file).unwrap();
+            assert!(archive.starts_with(magic) && archive.len() < plain.len() * 9 / 10);
+            let anonymous = directory.path().join("archive");
+            fs::write(&anonymous, &archive).unwrap();
+            for (options, input) in [
+                (&[anonymous.to_str().unwrap()][..], &b""[..]),
+                (&[], &archive),
+            ] {
+                let copy = empty();
+                let outcome = import(copy.path(), options, input);
+                assert_eq!(outcome.code, Some(0), "{format}.{ending}: {outcome:?}");
+                assert!(export(copy.path(), format) == plain);
+            }
+            let cut = import(empty().path(), &[], &archive[..archive.len() / 2]);
+            assert_eq!(cut.code, Some(1), "{format}.{ending}: {cut:?}");
+            assert!(cut.stderr.contains("stopped behind"), "{cut:?}");
+        }
+    }
+}
+
+/// A gigabyte that a few kilobytes stand for, as one line and as the content of a message.
+#[test]
+fn a_bomb_is_one_message_that_is_too_large() {
+    let mut bomb = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    bomb.write_all(b"{\"digest\": \"").unwrap();
+    let piece = vec![b'x'; 1 << 20];
+    for _ in 0..512 {
+        bomb.write_all(&piece).unwrap();
+    }
+    bomb.write_all(b"\n").unwrap();
+    bomb.write_all(&lines_of(&["the next one".into()])).unwrap();
+    let data = empty();
+    let mut command = digestd();
+    command
+        .args(["import", "--keep-going", "--data-dir"])
+        .arg(data.path());
+    let outcome = run(&mut command, &bomb.finish().unwrap());
+    assert_eq!(outcome.code, Some(3), "{outcome:?}");
+    assert!(
+        outcome.stderr.contains("line 1: larger than"),
+        "{outcome:?}"
+    );
+    assert!(outcome.stderr.contains("1 message stored"), "{outcome:?}");
+}
+
+#[test]
+fn what_is_no_export_is_told_so_and_makes_no_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("store");
+    let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(b"hello").unwrap();
+    let gzip = gzip.finish().unwrap();
+    for input in [
+        &b"hello, world\n"[..],
+        b"[]",
+        b"PK\x03\x04",
+        b"\x7fELF",
+        &gzip,
+    ] {
+        let outcome = import(&store, &[], input);
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        assert!(
+            outcome.stderr.contains("neither NDJSON nor tar"),
+            "{outcome:?}"
+        );
+    }
+    // Nor does one without a message, or whose first one is wrong.
+    let wrong = b"{\"digest\": \"foo\"}\n";
+    for (input, code) in [(&b""[..], 0), (b"\n \n", 0), (&[0; 1024], 0), (wrong, 3)] {
+        let outcome = import(&store, &[], input);
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
+        assert!(
+            outcome.stderr.contains("0 messages stored: 0 new, 0 known"),
+            "{outcome:?}"
+        );
+    }
+    assert!(!store.exists());
+    let outcome = import(&store, &[], &lines_of(&texts(0..1)));
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(store.exists());
+}
+
+#[test]
+fn a_person_at_a_terminal_is_told_what_is_read_and_ends_it_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Launch::new(&directory.path().join("server")).start();
+    let url = server.url();
+    let store = directory.path().join("store");
+    for (words, said) in [
+        (
+            &["import", "--data-dir", store.to_str().unwrap()][..],
+            "reading an export",
+        ),
+        (&["lookup", "--url", &url], "reading digests"),
+        (&["put", "--batch", "-", "--url", &url], "reading messages"),
+    ] {
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&terminal).unwrap();
+        unlockpt(&terminal).unwrap();
+        let name = ptsname(&terminal, Vec::new()).unwrap();
+        let mut far_end = OpenOptions::new();
+        let far_end = far_end
+            .read(true)
+            .write(true)
+            .open(name.to_str().unwrap())
+            .unwrap();
+        // Ctrl-D.
+        rustix::io::write(&terminal, b"\x04").unwrap();
+        let mut command = digestd();
+        command.args(words).stdin(far_end).stderr(Stdio::piped());
+        let mut child = Process(command.spawn().unwrap());
+        assert_eq!(child.wait().code(), Some(0), "{words:?}");
+        let mut stderr = String::new();
+        child
+            .0
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut stderr)
+            .unwrap();
+        assert!(
+            stderr.contains(said) && stderr.contains("Ctrl-D"),
+            "{stderr}"
+        );
+    }
+    server.stop();
+}
+
+#[test]
+fn a_store_in_use_is_said_to_be_asked_through_its_server() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Launch::new(data.path()).start();
+    for verb in ["verify", "export", "import"] {
+        let outcome = run(digestd().args([verb, "--data-dir"]).arg(data.path()), b"");
+        assert_eq!(outcome.code, Some(4), "{outcome:?}");
+        let said = format!("`digestd {verb} --url {}`", server.url());
+        assert!(outcome.stderr.contains(&said), "{outcome:?}");
+        assert!(outcome.stderr.contains(" is in use by pid "), "{outcome:?}");
+    }
+    let outcome = run(
+        digestd().args(["compact", "--data-dir"]).arg(data.path()),
+        b"",
+    );
+    assert_eq!(outcome.code, Some(4), "{outcome:?}");
+    assert!(outcome.stderr.contains("stop it first"), "{outcome:?}");
+    server.stop();
 }
 
 #[test]

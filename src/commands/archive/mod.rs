@@ -4,6 +4,7 @@
 //! Both are believed nothing when they are read: what is handed on is a [`Message`], or why it is
 //! none. This room refuses to know stores and servers.
 
+mod compression;
 mod item;
 mod lines;
 mod tarball;
@@ -13,6 +14,7 @@ use std::ops::ControlFlow;
 
 use clap::ValueEnum;
 
+pub(in crate::commands) use self::compression::{Compression, Compressor, decompressed};
 pub(in crate::commands) use self::item::Item;
 use self::tarball::TarWriter;
 use crate::digest::Digest;
@@ -30,14 +32,14 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    /// What `input` looks like by its first byte: a tar begins with a name.
-    pub(in crate::commands) fn of(input: &mut impl BufRead) -> io::Result<Self> {
-        let first = input.fill_buf()?.first().copied();
-        Ok(if first.is_some_and(Self::is_start_of_name) {
-            Self::Tar
-        } else {
-            Self::Lines
-        })
+    /// What an archive that begins with `start`, [`START_BYTES`] of it unless it is shorter, looks like: lines begin
+    /// with an object, a tar with a header that has its sum, or with the zeros at its end.
+    pub(in crate::commands) fn of(start: &[u8]) -> Option<Self> {
+        match start.trim_ascii_start() {
+            [] | [b'{', ..] => Some(Self::Lines),
+            _ if tarball::is_header(start) => Some(Self::Tar),
+            _ => None,
+        }
     }
 
     /// Whether the name of a file in a tar may begin with `byte`.
@@ -53,6 +55,9 @@ impl Form {
         }
     }
 }
+
+/// Bytes by which a form is known: a header of a tar, but not of blank lines.
+pub(in crate::commands) const START_BYTES: u64 = tarball::BLOCK_BYTES;
 
 /// Reads an archive to its end, or until `each` has enough. No message in it is larger than
 /// `message_bytes_max`, or it is none.
@@ -100,13 +105,14 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Writes what comes last.
-    pub(in crate::commands) fn finish(self) -> io::Result<()> {
+    /// Writes what comes last, and gives back where to.
+    pub(in crate::commands) fn finish(self) -> io::Result<W> {
         let mut output = match self {
             Self::Lines { output, .. } => output,
             Self::Tar(tar) => tar.finish()?,
         };
-        output.flush()
+        output.flush()?;
+        Ok(output)
     }
 }
 
@@ -147,7 +153,7 @@ mod tests {
     fn what_is_written_is_read_back_in_both_forms() {
         for form in FORMS {
             let archive = write(form, &messages());
-            assert_eq!(Form::of(&mut archive.as_slice()).unwrap(), form);
+            assert_eq!(Form::of(&archive), Some(form));
             let (items, result) = items(form, &archive);
             result.unwrap();
             let numbers: Vec<_> = items.iter().map(|item| item.number).collect();
@@ -158,6 +164,28 @@ mod tests {
                 .collect();
             assert_eq!(read, messages());
         }
+    }
+
+    #[test]
+    fn what_is_neither_lines_nor_a_tar_is_told() {
+        let mut almost = write(Form::Tar, &messages());
+        almost[0] ^= 1;
+        for start in [
+            &b"hello"[..],
+            b"[]",
+            b"\"foo\"",
+            b"\xff",
+            b"PK\x03\x04",
+            &[b'a'; 512],
+            &almost,
+            &almost[..100],
+        ] {
+            assert_eq!(Form::of(start), None, "{:?}", &start[..start.len().min(8)]);
+        }
+        for start in [&b""[..], b" \n\r\n", b"\n {", b"{"] {
+            assert_eq!(Form::of(start), Some(Form::Lines), "{start:?}");
+        }
+        assert_eq!(Form::of(&[0; 1024]), Some(Form::Tar));
     }
 
     #[test]

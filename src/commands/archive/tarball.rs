@@ -20,7 +20,10 @@ use crate::message::Message;
 const SUMS_NAME: &str = "SHA256SUMS";
 
 /// Files in a tar start at multiples of this.
-const BLOCK_BYTES: u64 = 512;
+pub(super) const BLOCK_BYTES: u64 = 512;
+
+/// A header has a block.
+const HEADER_BYTES: usize = 512;
 
 /// Two digests, two spaces, and the end of the line.
 const SUM_LINE_BYTES: u64 = 64 + 2 + 64 + 1;
@@ -78,6 +81,24 @@ fn header(bytes: u64) -> Header {
     header.set_mode(FILE_MODE);
     header.set_mtime(0);
     header
+}
+
+/// Whether `start` begins with a header, by its sum, or with zeros, as a tar ends.
+pub(super) fn is_header(start: &[u8]) -> bool {
+    let Some((block, _)) = start.split_first_chunk::<HEADER_BYTES>() else {
+        return false;
+    };
+    let header = Header::from_byte_slice(block);
+    // The sum counts itself as eight spaces.
+    let bytes = block.iter().enumerate();
+    let sum = bytes.map(|(place, &byte)| match place {
+        148..156 => u32::from(b' '),
+        _ => u32::from(byte),
+    });
+    block.iter().all(|&byte| byte == 0)
+        || header
+            .cksum()
+            .is_ok_and(|stated| stated == sum.sum::<u32>())
 }
 
 pub(super) fn read(
