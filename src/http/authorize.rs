@@ -43,13 +43,17 @@ const PASSED_ON: [HeaderName; 7] = [
     HeaderName::from_static("x-real-ip"),
 ];
 
+/// What helps where the host that a request names may not be the one that the browser asked.
+const PROXY_ADVICE: &str = "A proxy in front has to pass on Host with its port, or to be named with \
+    --trusted-proxy and send X-Forwarded-Host; ";
+
 /// Figures are part of what `/metrics` says, and follow from what may be read.
 const FIGURES_SCOPES: [Scope; 2] = [Scope::Metrics, Scope::Read];
 
 /// Whether a program of this machine made a connection, for itself: it may always ask how the service is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Locality {
-    /// Another machine did, or a proxy that speaks for others.
+    /// Another machine did, or a proxy that began the connection with whom it speaks for.
     Elsewhere,
     /// One of this machine did.
     Here,
@@ -67,15 +71,14 @@ pub(super) enum Denied {
     #[error(transparent)]
     Host(#[from] HostError),
     #[error(
-        "The request is for a host that this service does not answer to; --host NAME makes it answer."
+        "The request is for the host {0}, which this service does not answer to; --host NAME makes it answer."
     )]
-    OtherHost,
+    OtherHost(Box<str>),
     #[error("{}", rate_text(*.0))]
     Rate(Duration),
     #[error(
-        "A page of another site may not write here: the page is of {}, the request is for {}. A proxy in front has \
-         to pass on Host with its port, or to be named with --trusted-proxy and send X-Forwarded-Host; \
-         --cors-origin lists other sites.", .0.page, .0.host
+        "A page of another site may not write here: the page is of {}, the request is for {}. {}--cors-origin \
+         lists other sites.", .0.page, .0.host, if .0.is_certain { "" } else { PROXY_ADVICE }
     )]
     Site(Box<OtherSite>),
     #[error("The X-Forwarded-Prefix of a proxy cannot be used: {0}.")]
@@ -89,6 +92,8 @@ pub(super) enum Denied {
 pub(super) struct OtherSite {
     page: String,
     host: String,
+    /// The browser itself says that it is another site: the address that it asked is the public one.
+    is_certain: bool,
 }
 
 fn refusal_text(refusal: Refusal) -> &'static str {
@@ -198,8 +203,9 @@ pub(super) fn check(
         return Err(Denied::Network);
     }
     let host = RequestHost::of(head)?;
-    if checks_hosts && host.is_some_and(|host| !access.answers_to(host.host)) {
-        return Err(Denied::OtherHost);
+    let is_other = |host: &RequestHost<'_>| !access.answers_to(host.host);
+    if checks_hosts && let Some(host) = host.filter(is_other) {
+        return Err(Denied::OtherHost(host.named()));
     }
     let scope = resource.scope(method);
     if !resource.is_unlimited(method) {
@@ -269,6 +275,7 @@ fn check_page(access: &Access, peer: Peer, head: &Parts) -> Result<(), Denied> {
         .collect();
     let unnamed = || "a host without a name".to_owned();
     Err(Denied::Site(Box::new(OtherSite {
+        is_certain: page.sec_fetch_site.is_some(),
         page: of_page.unwrap_or_else(unnamed),
         host: Some(hosts.join(" and "))
             .filter(|hosts| !hosts.is_empty())

@@ -198,7 +198,7 @@ impl HttpError {
                 Denied::Network => kept_out(S::FORBIDDEN, "network", "Network not let in", K::Network),
                 Denied::Host(_) => wrong(S::BAD_REQUEST, "host", "Not exactly one valid host"),
                 Denied::Prefix(_) => wrong(S::BAD_REQUEST, "forwarded-prefix", "Unusable prefix of a proxy"),
-                Denied::OtherHost => kept_out(S::MISDIRECTED_REQUEST, "other-host", "Not a host of this service", K::OtherHost),
+                Denied::OtherHost(_) => kept_out(S::MISDIRECTED_REQUEST, "other-host", "Not a host of this service", K::OtherHost),
                 Denied::Rate(wait) => kept_out(S::TOO_MANY_REQUESTS, "rate", "Too many requests", K::Rate).retry(seconds(*wait)),
                 Denied::Site(_) => kept_out(S::FORBIDDEN, "other-site", "Page of another site", K::OtherSite),
                 Denied::Token(Refusal::NoToken) => kept_out(S::UNAUTHORIZED, "no-token", "No token", K::NoToken),

@@ -101,6 +101,9 @@ impl App {
                 result
             })
             .and(prefix.map_err(Denied::from));
+        if let Err(Denied::OtherHost(host)) = &admitted {
+            record.set_refused_host(host.clone());
+        }
         let result = self
             .handle(info.role, resource, &head, &public, admitted, body)
             .await;

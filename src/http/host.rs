@@ -83,19 +83,48 @@ impl<'a> RequestHost<'a> {
     /// With its port, where it has nothing but what names and addresses in use have: for people to read, and a
     /// shell to take as it is. Not if it is longer than a name can be.
     pub(super) fn shown(self) -> Option<String> {
-        let is_usual = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte);
         let is_shown = !self.host.is_empty()
             && self.host.len() + self.port.len() <= NAME_BYTES_MAX
-            && self.host.iter().all(is_usual);
+            && self.host.iter().copied().all(is_usual);
         let host = str::from_utf8(self.host).ok().filter(|_| is_shown)?;
         let port = str::from_utf8(self.port).ok()?;
         let colon = if port.is_empty() { "" } else { ":" };
         Some([host, colon, port].concat())
     }
 
+    /// The host for people and logs, whatever it is: no more of it than a name can have, and all but what names
+    /// and addresses in use have as an escape.
+    pub(super) fn named(self) -> Box<str> {
+        let mut named = String::new();
+        for byte in self.host.iter().copied().take(NAME_BYTES_MAX) {
+            push_escaped(&mut named, byte, |byte| is_usual(*byte));
+        }
+        if self.host.len() > NAME_BYTES_MAX {
+            named.push('…');
+        }
+        named.into()
+    }
+
     fn is_same(self, other: Self) -> bool {
         self.host.eq_ignore_ascii_case(other.host) && self.port == other.port
     }
+}
+
+/// Appends an ASCII character if it `is_plain`, and any other byte as an escape.
+pub(super) fn push_escaped(text: &mut String, byte: u8, is_plain: impl Fn(&u8) -> bool) {
+    if is_plain(&byte) {
+        text.push(char::from(byte));
+    } else {
+        let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or_default();
+        let digits = [byte >> 4, byte & 15].map(digit);
+        text.push('%');
+        text.extend(digits.map(|digit| digit.to_ascii_uppercase()));
+    }
+}
+
+/// Whether names and addresses in use have it.
+fn is_usual(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte)
 }
 
 /// The length of `"[" ( IPv6address / "v" 1*HEXDIG "." 1*( unreserved / sub-delims / ":" ) ) "]"` at the

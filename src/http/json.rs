@@ -13,6 +13,7 @@ use bytestring::ByteString;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use crate::access::tokens::Scope;
 use crate::digest::Digest;
 use crate::ndjson::write_string;
 use crate::service::{Health, Stats};
@@ -57,10 +58,10 @@ pub(super) fn digest_text(body: &ByteString) -> Result<ByteString, JsonError> {
 }
 
 fn text(body: &ByteString, shape: Shape) -> Result<ByteString, JsonError> {
-    let mut reader = serde_json::Deserializer::from_str(body);
     if body.starts_with('\u{feff}') {
         return Err(JsonError::Mark);
     }
+    let mut reader = serde_json::Deserializer::from_str(body);
     let text = reader.deserialize_any(ValueVisitor(Some(shape)))?;
     reader.end()?;
     Ok(match text {
@@ -81,8 +82,8 @@ pub(super) fn object(name: &str, text: &str) -> Vec<u8> {
     body
 }
 
-/// The state and the figures of the service, as people read them.
-pub(super) fn figures(health: &Health, stats: Option<Stats>) -> Vec<u8> {
+/// The state and the figures of the service, and what needs a token, as people read them.
+pub(super) fn figures(health: &Health, stats: Option<Stats>, with_token: &[Scope]) -> Vec<u8> {
     let reason = health.reads.as_ref().and(health.writes.as_ref()).err();
     let mut figures = Map::new();
     let mut tell = |name: &str, value: Value| figures.insert(name.into(), value);
@@ -94,6 +95,10 @@ pub(super) fn figures(health: &Health, stats: Option<Stats>) -> Vec<u8> {
     if let Some(stats) = stats {
         tell("messages", stats.messages.into());
         tell("disk_bytes", stats.disk_bytes.into());
+    }
+    if !with_token.is_empty() {
+        let names: Vec<_> = with_token.iter().map(|scope| scope.name()).collect();
+        tell("needs_token", names.into());
     }
     format!("{:#}\n", Value::from(figures)).into()
 }

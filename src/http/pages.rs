@@ -22,6 +22,7 @@ use super::negotiation::{Form, Home, names_etag};
 use super::public::PublicAddress;
 use super::response;
 use crate::access::Access;
+use crate::access::tokens::Scope;
 use crate::digest::Digest;
 use crate::service::Service;
 
@@ -64,13 +65,16 @@ const POLICY: &str = "default-src 'none'; connect-src 'self'; img-src 'self'; \
     script-src 'self'; style-src 'self'; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// How to use curl, with the place of the address left open. The digest is that of `foo`.
+/// Where a token is asked for, to be filled in.
+const TOKEN: &str = "-H \"Authorization: Bearer $TOKEN\" ";
+
+/// How to use curl, with the places of the address and of tokens left open. The digest is that of `foo`.
 const HELP: &str = "\
 digestd keeps messages and finds them by their SHA-256 digest. All of it: URL/docs, URL/openapi.yaml
 
-  curl -H 'Content-Type: application/json' -d '{\"message\": \"foo\"}' 'URL/messages'
-  curl -H 'Content-Type: text/plain' --data-binary @FILE 'URL/messages'
-  curl 'URL/messages/2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae'
+  curl WRITE-H 'Content-Type: application/json' -d '{\"message\": \"foo\"}' 'URL/messages'
+  curl WRITE-H 'Content-Type: text/plain' --data-binary @FILE 'URL/messages'
+  curl READ'URL/messages/2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae'
 ";
 
 /// All files, named by what is in them.
@@ -117,6 +121,13 @@ impl Pages {
     }
 }
 
+/// What needs a token, of what the page and the help are about.
+fn scopes_with_token(access: &Access) -> Vec<Scope> {
+    let mut scopes = vec![Scope::Read, Scope::Write];
+    scopes.retain(|scope| !access.allows(&[*scope], None));
+    scopes
+}
+
 /// `GET /`; figures for those who may see them, state for everybody.
 pub(super) fn home(
     pages: &Pages,
@@ -128,16 +139,21 @@ pub(super) fn home(
     let fields = &head.headers;
     let mut response = match Home::wanted(fields) {
         // A base path by itself.
-        Home::Page if !head.uri.path().ends_with('/') => response::with_slash(),
+        Home::Page if !head.uri.path().ends_with('/') => response::with_slash(head.uri.query()),
         Home::Page => pages.file(HOME, fields)?,
         Home::Figures => {
             let may_see_figures = may_see_figures(access, fields);
             let stats = service.stats().filter(|_| may_see_figures);
-            let figures = json::figures(&service.health(), stats);
+            let figures = json::figures(&service.health(), stats, &scopes_with_token(access));
             response::new(StatusCode::OK, Form::Json.kind(), figures.into())
         }
         Home::Help => {
-            let help = HELP.replace("URL", &public.url(access, head));
+            let scopes = scopes_with_token(access);
+            let token = |scope| if scopes.contains(&scope) { TOKEN } else { "" };
+            let help = HELP
+                .replace("curl WRITE", &format!("curl {}", token(Scope::Write)))
+                .replace("curl READ", &format!("curl {}", token(Scope::Read)))
+                .replace("URL", &public.url(access, head));
             response::plain(StatusCode::OK, help)
         }
     };

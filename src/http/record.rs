@@ -72,6 +72,8 @@ pub(super) struct RequestRecord {
     id: RequestId,
     trace_id: Option<Box<str>>,
     peer: Arc<str>,
+    /// The host that it is for, if it was refused for that.
+    refused_host: Option<Box<str>>,
     method: &'static str,
     route: &'static str,
     is_quiet: bool,
@@ -109,6 +111,7 @@ impl RequestRecord {
             reporters,
             id,
             peer,
+            refused_host: None,
             trace_id: trace::trace_id(&head.headers).map(Box::from),
             method: name(&head.method),
             route: resource.name(),
@@ -146,6 +149,10 @@ impl RequestRecord {
     /// Notes what it turned out to be about.
     pub(super) fn set_digest(&mut self, digest: Digest) {
         self.digest = Some(digest.first_digits());
+    }
+
+    pub(super) fn set_refused_host(&mut self, host: Box<str>) {
+        self.refused_host = Some(host);
     }
 
     pub(super) fn set_status(&mut self, status: StatusCode) {
@@ -188,6 +195,7 @@ impl Drop for RequestRecord {
             token: self.token.as_ref().map(Name::as_str),
             digest: self.digest,
             user_agent: self.user_agent.as_deref(),
+            refused_host: self.refused_host.as_deref(),
         });
     }
 }

@@ -13,6 +13,7 @@ use hyper::body::Body;
 
 use super::body::{Response, ResponseBody};
 use super::digest_fields;
+use super::host::push_escaped;
 use super::json;
 use super::negotiation::Form;
 use crate::digest::{DIGEST_DIGITS, Digest};
@@ -102,11 +103,19 @@ pub(super) fn options(methods: &str) -> Response {
     response
 }
 
-/// 308 to the same path with a slash at its end, from which the addresses of a page lead on.
-pub(super) fn with_slash() -> Response {
+/// 308 to the same path with a slash at its end, from which the addresses of a page lead on, and the same query.
+pub(super) fn with_slash(query: Option<&str>) -> Response {
     let text = "The page is at this path with a slash at its end.\n";
     let mut response = plain(StatusCode::PERMANENT_REDIRECT, text);
-    insert(response.headers_mut(), LOCATION, Bytes::from_static(b"/"));
+    let mut location = "/".to_owned();
+    if let Some(query) = query {
+        location.push('?');
+        for byte in query.bytes() {
+            // As it has to be in an address (RFC 3986, 2.1).
+            push_escaped(&mut location, byte, u8::is_ascii_graphic);
+        }
+    }
+    insert(response.headers_mut(), LOCATION, location.into());
     response
 }
 

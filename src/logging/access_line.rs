@@ -44,6 +44,8 @@ pub struct AccessLine<'a> {
     pub digest: Option<[u8; 8]>,
     /// What its client calls itself, as it was sent, or the start of that.
     pub user_agent: Option<&'a [u8]>,
+    /// The host that it is for, if it was refused for that; nothing in it needs an escape.
+    pub refused_host: Option<&'a str>,
 }
 
 /// Probes, which only ask for the state of the service, arrive every few seconds as long as it runs.
@@ -149,6 +151,9 @@ impl Buffer {
         if let Some(user_agent) = request.user_agent {
             self.quoted::<JSON>(&name!("user_agent"), &escaped(user_agent));
         }
+        if let Some(host) = request.refused_host {
+            self.word::<JSON>(&name!("host"), host);
+        }
         self.words(&[if JSON { "}\n" } else { "\n" }]);
     }
 
@@ -235,6 +240,7 @@ mod tests {
         token: None,
         digest: None,
         user_agent: None,
+        refused_host: None,
     };
 
     fn line<const JSON: bool>(request: &AccessLine<'_>) -> String {
@@ -310,6 +316,22 @@ mod tests {
             let latin1: String = name.iter().copied().map(char::from).collect();
             assert_eq!(json["user_agent"], latin1);
         }
+    }
+
+    #[test]
+    fn a_refused_host_is_the_last_field() {
+        let refused = AccessLine {
+            refused_host: Some("evil.example"),
+            ..REQUEST
+        };
+        let text = line::<false>(&refused);
+        assert!(
+            text.ends_with(" peer=127.0.0.1:4711 host=evil.example\n"),
+            "{text}"
+        );
+        let json: serde_json::Value =
+            serde_json::from_str(&line::<true>(&refused)).unwrap();
+        assert_eq!(json["host"], "evil.example");
     }
 
     #[test]

@@ -134,7 +134,7 @@ pub(super) async fn accept(
                 continue;
             }
         };
-        let is_here = !peer.is_trusted && (peer.address.is_loopback() || peer.is_on_socket_file);
+        let is_here = peer.address.is_loopback() || peer.is_on_socket_file;
         let is_let_in = is_let_in(app.access(), peer);
         if !is_let_in && !is_here {
             metrics.refuse_connection(Refused::Denied);
@@ -241,6 +241,7 @@ async fn introduce(
         }
     };
     info.origin = app.access().peer(address.ip());
+    info.locality = Locality::Elsewhere;
     info.peer = address.to_string().into();
     let result = if is_let_in(app.access(), info.origin) {
         admission.assign(info.origin)

@@ -311,3 +311,28 @@ fn a_note_that_cannot_be_read_is_said_with_its_file() {
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     assert!(outcome.stderr.contains("is no regular file"), "{outcome:?}");
 }
+
+#[test]
+fn a_server_that_trusts_proxies_of_this_machine_is_found_whatever_networks_it_allows() {
+    let data = data();
+    let server = Launch::new(data.path())
+        .option("--trusted-proxy", "127.0.0.1,::1")
+        .option("--allow", "192.0.2.0/24")
+        .start();
+    assert_healthy(data.path(), "trusted");
+    let status = |path: &str, fields: &[(&str, &str)]| {
+        let mut client = server.client();
+        client.ask("GET", path, fields, b"").unwrap().status
+    };
+    assert_eq!(status("/readyz", &[]), 200);
+    // The proxy speaks for others, and nothing else is asked for by the machine itself.
+    assert_eq!(
+        status("/readyz", &[("X-Forwarded-For", "198.51.100.1")]),
+        403
+    );
+    assert_eq!(status("/readyz", &[("X-Forwarded-For", "127.0.0.1")]), 403);
+    assert_eq!(status("/readyz", &[("X-Forwarded-For", "192.0.2.7")]), 200);
+    assert_eq!(status("/readyz?verbose", &[]), 403);
+    assert_eq!(status("/metrics", &[]), 403);
+    assert_eq!(status("/messages", &[]), 403);
+}

@@ -12,8 +12,8 @@ use digestd::message::Message;
 use crate::process::{Client, Digestd, Launch, address_in};
 use crate::support::{Answer, Ask, FOO, Protocol, TestServer};
 
-const REFUSAL: &str =
-    "The request is for a host that this service does not answer to; --host NAME makes it answer.";
+const REFUSAL: &str = "The request is for the host evil.example, which this service does not answer to; \
+    --host NAME makes it answer.";
 
 /// Answers to the `listed` names, or on loopback to few.
 fn answering_to(listed: &[&str], settings: Settings) -> TestServer {
@@ -309,4 +309,39 @@ fn what_is_no_host_name_is_an_error_of_usage() {
         "{}",
         outcome.stderr
     );
+}
+
+#[test]
+fn a_refused_host_is_named_in_the_answer_and_in_the_log() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Launch::new(data.path())
+        .option("--log-format", "json")
+        .start();
+    let endless = "a".repeat(300);
+    let cut = format!("{}…", "a".repeat(255));
+    for (host, shown) in [
+        ("evil.example", "evil.example"),
+        ("Evil.example:81", "Evil.example"),
+        ("a'b;$(x)%41", "a%27b%3B%24%28x%29%2541"),
+        (&endless, &cut),
+    ] {
+        let mut client = server.client();
+        let request = format!("GET /messages HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        client.send(request.as_bytes()).unwrap();
+        let answer = client.answer().unwrap();
+        assert_eq!(answer.status, 421, "{host}");
+        let json: serde_json::Value = serde_json::from_str(answer.text()).unwrap();
+        let said = format!("The request is for the host {shown}, which");
+        assert!(json["error"].as_str().unwrap().starts_with(&said), "{json}");
+        let line = server.wait_for("\"status\":421");
+        assert!(!line.is_empty());
+    }
+    server.client().get(&Digest::of(b"none")).unwrap();
+    let log = server.stop();
+    for line in log.lines().filter(|line| line.contains("\"status\":")) {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["status"] == 421, line["host"].is_string(), "{line}");
+    }
+    assert!(log.contains("\"host\":\"evil.example\""), "{log}");
+    assert!(log.contains(&format!("\"host\":\"{cut}\"")), "{log}");
 }

@@ -1,6 +1,11 @@
 //! The pages from outside: who gets which, how they are kept, and that nothing in them needs or
 //! trusts anything else. What they do in a browser is in `browser`.
 
+use std::fs;
+use std::sync::Arc;
+
+use digestd::access::{Access, Settings};
+use digestd::digest::Digest;
 use digestd::store::{Fault, StoreError};
 use serde_json::{Value, json};
 
@@ -194,5 +199,42 @@ async fn only_the_files_of_the_pages_are_there() {
         "/openapi.yml",
     ] {
         assert_eq!(server.ask(&browse(path)).await.status, 404, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn curl_lines_have_a_token_where_one_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let tokens = directory.path().join("tokens");
+    fs::write(&tokens, format!("ci read {}\n", Digest::of(b"secret"))).unwrap();
+    for (has_tokens, public_read, expected) in [
+        (false, false, [false, false, false]),
+        (true, true, [true, true, false]),
+        (true, false, [true, true, true]),
+    ] {
+        let settings = Settings {
+            tokens: has_tokens.then(|| tokens.clone()),
+            public_read,
+            ..Settings::default()
+        };
+        let server = TestServer::guarded(&Arc::new(Access::new(settings).unwrap()));
+        let help = server.ask(&Ask::get("/").field("accept", "*/*")).await;
+        let lines = help
+            .text()
+            .lines()
+            .filter(|line| line.starts_with("  curl "));
+        let lines: Vec<_> = lines.collect();
+        let has_token = |line: &&str| line.contains("-H \"Authorization: Bearer $TOKEN\" ");
+        assert_eq!(lines.iter().map(has_token).collect::<Vec<_>>(), expected);
+        let scopes = ["write", "write", "read"].into_iter().zip(expected);
+        let mut scopes: Vec<_> = scopes.filter(|(_, is)| *is).map(|(name, _)| name).collect();
+        scopes.sort_unstable();
+        scopes.dedup();
+        let figures = figures(&server).await;
+        if scopes.is_empty() {
+            assert!(figures.get("needs_token").is_none(), "{figures}");
+        } else {
+            assert_eq!(figures["needs_token"], json!(scopes));
+        }
     }
 }

@@ -189,6 +189,12 @@ async fn a_page_is_right_below_the_base_path_and_nowhere_else() {
     assert_eq!(answer.field("location"), Some("/digestd/"));
     let answer = server.ask(&page("/digestd").field(PREFIX, "/other")).await;
     assert_eq!(answer.field("location"), Some("/other/"));
+    for query in ["", "x", "x=1&y=%20", "https://evil.example/", "a?b"] {
+        let answer = server.ask(&page(&format!("/digestd?{query}"))).await;
+        assert_eq!(answer.status, 308);
+        let expected = format!("/digestd/?{query}");
+        assert_eq!(answer.field("location"), Some(&*expected));
+    }
     // Everything else is the root of the service.
     let help = server.ask(&Ask::get("/digestd")).await;
     assert!(help.text().contains("curl "), "{help:?}");

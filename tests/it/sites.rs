@@ -176,10 +176,9 @@ async fn a_refusal_names_both_hosts_and_nothing_that_is_none() {
         let expected = format!("the page is of {of_page}, the request is for {asked}.");
         let error = answer.error();
         assert!(error.contains(&expected), "{fields:?}: {error}");
-        assert!(
-            error.contains("Host") && error.contains("--trusted-proxy"),
-            "{error}"
-        );
+        let is_certain = fields.iter().any(|(name, _)| *name == "sec-fetch-site");
+        let is_about_proxies = error.contains("Host") && error.contains("--trusted-proxy");
+        assert_eq!(is_about_proxies, !is_certain, "{error}");
     }
 }
 
@@ -491,5 +490,33 @@ async fn a_site_that_is_listed_beside_a_star_may_do_everything() {
         preflight("/messages/lookup", OTHER, "POST", ""),
     ] {
         assert_eq!(allowed(&server.ask(&ask).await), None);
+    }
+}
+
+#[tokio::test]
+async fn what_a_proxy_may_have_to_do_with_it_is_said_where_the_browser_does_not_know_better() {
+    let server = TestServer::start();
+    for (site, is_about_proxies) in [
+        (None, true),
+        (Some("cross-site"), false),
+        (Some("same-site"), false),
+    ] {
+        let mut ask = Ask::publish("foo").field("origin", "https://elsewhere.example");
+        if let Some(site) = site {
+            ask = ask.field("sec-fetch-site", site);
+        }
+        let answer = server.ask(&ask).await;
+        assert_eq!(answer.status, 403, "{site:?}");
+        let error = answer.error();
+        assert_eq!(
+            error.contains("A proxy in front"),
+            is_about_proxies,
+            "{error}"
+        );
+        assert!(error.contains("elsewhere.example"), "{error}");
+        assert!(
+            error.ends_with(" --cors-origin lists other sites."),
+            "{error}"
+        );
     }
 }

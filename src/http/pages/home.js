@@ -7,6 +7,8 @@ import { copies, here, make, own, quoted } from './common.js';
 
 const DIGEST_DIGITS = 64;
 const STATE_INTERVAL_MS = 5000;
+/** What is asked for with a token; the state of the service says it. */
+let needsToken = [];
 /** Longer lines than this do no terminal good. */
 const CURL_CHARACTERS_MAX = 2000;
 
@@ -35,6 +37,11 @@ async function ask(path, { headers, ...options }) {
   if (response.ok) return response;
   const body = await response.json().catch(() => ({}));
   throw new Error(body.error ?? `The service answered ${response.status}.`);
+}
+
+/** The field of a curl line where a token is asked for, to be filled in by the shell. */
+function token(scope) {
+  return needsToken.includes(scope) ? '-H "Authorization: Bearer $TOKEN" ' : '';
 }
 
 function say(element, kind, ...content) {
@@ -70,7 +77,7 @@ async function showDigest() {
     ? '--data-binary @message.txt'
     : `--data-raw ${quoted(text)}`;
   at('store-curl').textContent =
-    `curl -H 'Content-Type: text/plain' ${body} ${quoted(`${here}/messages`)}`;
+    `curl ${token('write')}-H 'Content-Type: text/plain' ${body} ${quoted(`${here}/messages`)}`;
   const digest = await digestOf(text);
   // A longer text may take longer than the next one.
   if (turn !== typed) return;
@@ -132,7 +139,7 @@ at('store').addEventListener('submit', (event) => {
 function showLookUpLine() {
   const digest = wanted.value.trim() || '<digest>';
   at('look-up-curl').textContent =
-    `curl -H 'Accept: text/plain' ${quoted(`${here}/messages/${digest}`)}`;
+    `curl ${token('read')}-H 'Accept: text/plain' ${quoted(`${here}/messages/${digest}`)}`;
 }
 
 /** What is wrong with a digest, if anything. */
@@ -193,7 +200,13 @@ async function showState() {
   let text, kind;
   try {
     const response = await ask('/', { headers: { Accept: 'application/json' } });
-    const { reads, writes, reason, messages, disk_bytes: bytes } = await response.json();
+    const { reads, writes, reason, messages, disk_bytes: bytes, needs_token: scopes = [] } =
+      await response.json();
+    if (scopes.join() !== needsToken.join()) {
+      needsToken = scopes;
+      showDigest();
+      showLookUpLine();
+    }
     kind = writes ? 'good' : reads ? 'warning' : 'error';
     text = writes ? 'Ready' : reads ? `Read only: ${reason}` : `Not ready: ${reason}`;
     if (messages !== undefined) {
