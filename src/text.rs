@@ -117,9 +117,95 @@ fn is_printable(symbol: char) -> bool {
     !symbol.is_control() && !is_hidden
 }
 
+/// The sections of PEM (RFC 7468) in a text, with line ends where they belong, and with the labels of today: what
+/// stands in one line, is indented, or has `\n` written out, as values of variables and of YAML are, is the same.
+/// One with fields before its content, or without an end, is left out.
+#[must_use]
+pub fn tidy_pem(text: &str) -> String {
+    const LINE_BYTES: usize = 64;
+    let mut tidy = String::new();
+    let mut rest = text;
+    while let Some((label, begun)) = next_pem_label(rest) {
+        rest = begun;
+        let Some((content, after)) = begun.split_once(&format!("-----END {label}-----")) else {
+            continue;
+        };
+        rest = after;
+        let content = content.replace("\\r", "").replace("\\n", "");
+        let symbols: Vec<_> = content
+            .chars()
+            .filter(|it| !it.is_ascii_whitespace())
+            .collect();
+        if symbols.contains(&':') {
+            continue;
+        }
+        let label = match label {
+            "X509 CERTIFICATE" | "X.509 CERTIFICATE" => "CERTIFICATE",
+            label => label,
+        };
+        tidy.extend(["-----BEGIN ", label, "-----\n"]);
+        for line in symbols.chunks(LINE_BYTES) {
+            tidy.extend(line);
+            tidy.push('\n');
+        }
+        tidy.extend(["-----END ", label, "-----\n"]);
+    }
+    tidy
+}
+
+/// The labels of the sections that begin in a text.
+pub fn pem_labels(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (label, begun) = next_pem_label(rest)?;
+        rest = begun;
+        Some(label)
+    })
+}
+
+/// The label of the section that begins next, and what follows it.
+fn next_pem_label(text: &str) -> Option<(&str, &str)> {
+    let (_, begun) = text.split_once("-----BEGIN ")?;
+    begun.split_once("-----")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pem_has_its_lines_however_it_came() {
+        let base64 = "QUJD".repeat(20);
+        let lines = format!("{}\n{}\n", &base64[..64], &base64[64..]);
+        let expected = format!("-----BEGIN CERTIFICATE-----\n{lines}-----END CERTIFICATE-----\n");
+        for label in ["CERTIFICATE", "X509 CERTIFICATE", "X.509 CERTIFICATE"] {
+            let (begin, end) = (
+                format!("-----BEGIN {label}-----"),
+                format!("-----END {label}-----"),
+            );
+            for text in [
+                format!("{begin}\n{lines}{end}"),
+                format!("{begin}{base64}{end}"),
+                format!("\"{begin} {base64} {end}\""),
+                format!("Bag Attributes\r\n  {begin}\r\n\t{base64}\r\n  {end}\r\n"),
+                format!("{begin}\\n{base64}\\r\\n{end}\\n"),
+                // What has no end, or fields, is none.
+                format!("{begin}\nA: b\n\nQUJD\n{end}\n{begin}{base64}{end}\n{begin}\nQUJD"),
+            ] {
+                assert_eq!(tidy_pem(&text), expected, "{text:?}");
+            }
+        }
+        for text in [
+            "",
+            "QUJD",
+            "-----BEGIN A",
+            "-----BEGIN A-----\nQUJD\n-----END B-----",
+        ] {
+            assert_eq!(tidy_pem(text), "", "{text:?}");
+        }
+        let both = "-----BEGIN A----------END A----------BEGIN B-----";
+        assert_eq!(pem_labels(both).collect::<Vec<_>>(), ["A", "B"]);
+    }
 
     fn utf_16(text: &str, to_bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
         text.encode_utf16().flat_map(to_bytes).collect()

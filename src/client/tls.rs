@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail};
 use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{
@@ -23,6 +23,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 
 use super::url::ServerUrl;
 use crate::digest::Digest;
+use crate::text;
 
 /// Who is believed that a server is the one that was meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,18 +91,45 @@ fn with_trust(
     Ok(builder.with_custom_certificate_verifier(Arc::new(pinned)))
 }
 
-/// The certificates in a file, in PEM.
+/// What an ASN.1 sequence begins with, and so a certificate in DER; no text does.
+const DER_SEQUENCE: u8 = 0x30;
+
+/// The certificates in a file, in PEM, or the one in it in DER.
 fn authorities(file: &Path) -> anyhow::Result<RootCertStore> {
     let shown = file.display();
-    let pem = fs::read(file).with_context(|| format!("cannot read {shown}"))?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.with_context(|| format!("{shown} is not in PEM"))?;
-        roots
-            .add(certificate)
-            .with_context(|| format!("a certificate in {shown} cannot be used"))?;
+    let bytes = fs::read(file).with_context(|| format!("cannot read {shown}"))?;
+    let pem = text::tidy_pem(&String::from_utf8_lossy(&bytes));
+    let mut certificates = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        // The error itself shows what it stumbled over.
+        certificates.push(certificate.ok().with_context(|| {
+            format!("{shown} is damaged: it has something that is not Base64; copy it again")
+        })?);
     }
-    ensure!(!roots.is_empty(), "{shown} has no certificate");
+    if certificates.is_empty() && bytes.first() == Some(&DER_SEQUENCE) && bytes.contains(&0) {
+        certificates.push(bytes.into());
+    } else if certificates.is_empty() {
+        let text = String::from_utf8_lossy(&bytes);
+        let found = match text::pem_labels(&text).next() {
+            None => "it is not PEM: it has no line -----BEGIN CERTIFICATE-----",
+            Some("CERTIFICATE") => "it is cut short: a line -----END CERTIFICATE----- is missing",
+            Some(_) => "what is in it is something else",
+        };
+        bail!(
+            "{shown} has no certificate: {found}; --cacert takes what is in PEM, as `openssl x509 -in FILE` prints \
+             it, or one certificate in DER"
+        );
+    }
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        let added = roots.add(certificate);
+        added.ok().with_context(|| {
+            format!(
+                "a certificate in {shown} cannot be used: it is damaged or cut short; `openssl x509 -noout -text \
+                 -in {shown}` shows how far it can be read"
+            )
+        })?;
+    }
     Ok(roots)
 }
 

@@ -157,9 +157,13 @@ impl Files {
         let certificate = chain.first().cloned();
         let certificate =
             certificate.ok_or_else(|| TlsError::certificate(path, &"there is none in it"))?;
-        let facts = Facts::of(&chain).map_err(|error| TlsError::certificate(path, &error))?;
+        let facts = Facts::of(&chain).map_err(|error| {
+            let reason = format!("it is damaged or cut short ({error}); copy it again");
+            TlsError::certificate(path, &reason)
+        })?;
         let key = pem::read_key(&self.key)
             .map_err(|error| TlsError::file("read the key", &self.key, &error))?;
+        pem::check_key(&key).map_err(|error| TlsError::file("use the key", &self.key, &error))?;
         let mut config = ServerConfig::builder_with_provider(ring::default_provider().into())
             .with_safe_default_protocol_versions()
             .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use digestd::digest::Digest;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;
 use time::{Duration, OffsetDateTime};
 
@@ -223,12 +225,31 @@ fn the_wrong_scheme_is_told_of() {
 fn authorities_that_cannot_be_read_are_named() {
     let directory = tempfile::tempdir().unwrap();
     let pair = pair(directory.path(), "good", |_| {});
-    let empty = directory.path().join("empty");
+    let [empty, der, indented, cut, letters, short] =
+        ["empty", "der", "indented", "cut", "letters", "short"].map(|it| directory.path().join(it));
     fs::write(&empty, "").unwrap();
+    let pem = fs::read_to_string(&pair.certificate).unwrap();
+    let bytes = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    fs::write(&der, &bytes).unwrap();
+    fs::write(&short, &bytes[..bytes.len() - 9]).unwrap();
+    fs::write(
+        &indented,
+        pem.replace('\n', "\n  ").replace("CERT", "X509 CERT"),
+    )
+    .unwrap();
+    fs::write(&cut, &pem[..pem.len() / 2]).unwrap();
+    fs::write(&letters, pem.replacen("\nMI", "\n!!", 1)).unwrap();
+    for file in [&der, &indented] {
+        let outcome = put(&["--url", "https://localhost:1", "--cacert", text(file)]);
+        assert_eq!(outcome.code, Some(7), "{outcome:?}");
+    }
     for (file, reason) in [
         (&directory.path().join("missing"), "cannot read "),
         (&empty, "has no certificate"),
-        (&pair.key, "has no certificate"),
+        (&pair.key, "what is in it is something else"),
+        (&cut, "cut short"),
+        (&letters, "not Base64"),
+        (&short, "damaged or cut short"),
     ] {
         let outcome = put(&["--url", "https://localhost:1", "--cacert", text(file)]);
         assert_eq!(outcome.code, Some(1), "{outcome:?}");

@@ -153,6 +153,23 @@ printf '\357\273\277' | cat - good.crt >bom.crt
 cat parameters.pem >ec.key; openssl ecparam -name prime256v1 -genkey -noout >>ec.key
 printf -- '-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n' >ssh.key
 head -c 400 good.key >half.key
+head -c 400 good.crt >half.crt
+for curve in secp521r1 secp256k1; do openssl ecparam -name $curve -genkey -noout >$curve; done
+mv secp521r1 p521.key; openssl pkcs8 -topk8 -nocrypt -in secp256k1 -out k1.key
+openssl genpkey -algorithm ed448 -out ed448.key
+openssl genrsa -out rsa512.key 1024
+short() {
+  echo -----BEGIN $2-----; head -c 500 $1 | openssl base64; echo -----END $2-----
+}
+short key.der 'PRIVATE KEY' >short.key
+short crt.der CERTIFICATE >short.crt
+sed '3s/..../!!!!/' good.key >letters.key
+for kind in crt key; do
+  tr -d '\n' <good.$kind >line.$kind
+  sed 's/^/    /' good.$kind >indented.$kind
+  sed 's/$/\\n/' good.$kind | tr -d '\n' >escaped.$kind
+  sed 's/ CERTIFICATE/ X509 CERTIFICATE/' good.$kind >x509.$kind
+done
 ";
 
 #[test]
@@ -186,7 +203,16 @@ fn what_is_in_a_file_instead_of_a_certificate_or_a_key_is_named_with_what_mends_
         ("empty", &["the file is empty"]),
         ("rubbish", &["not PEM"]),
         ("utf16.key", &["UTF-16 instead of UTF-8"]),
-        ("half.key", &["damaged"]),
+        ("half.key", &["cut short"]),
+        (
+            "p521.key",
+            &["cannot use the key", "P-521", "`openssl genpkey"],
+        ),
+        ("k1.key", &["cannot use the key", "secp256k1", "P-256"]),
+        ("ed448.key", &["cannot use the key", "Ed448"]),
+        ("rsa512.key", &["cannot use the key", "2048 to 4096 bits"]),
+        ("short.key", &["cannot use the key", "cut short"]),
+        ("letters.key", &["not Base64"]),
         ("missing.key", &["No such file"]),
         ("other.key", &["belongs to another key"]),
     ] {
@@ -208,6 +234,8 @@ fn what_is_in_a_file_instead_of_a_certificate_or_a_key_is_named_with_what_mends_
         ("good.csr", &["a request for a certificate"]),
         ("empty", &["the file is empty"]),
         ("utf16.key", &["UTF-16 instead of UTF-8"]),
+        ("half.crt", &["cut short"]),
+        ("short.crt", &["damaged or cut short"]),
     ] {
         let outcome = serve(certificate, "good.key");
         assert_eq!(outcome.code, Some(1), "{certificate}: {outcome:?}");
@@ -215,12 +243,14 @@ fn what_is_in_a_file_instead_of_a_certificate_or_a_key_is_named_with_what_mends_
             assert!(outcome.stderr.contains(word), "{certificate}: {outcome:?}");
         }
     }
-    // A byte order mark hides neither.
-    let server = launch(&data)
-        .option("--tls-cert", directory.path().join("bom.crt"))
-        .option("--tls-key", directory.path().join("bom.key"))
-        .start();
-    server.stop();
+    // A byte order mark hides neither, nor do other line ends, spaces and labels.
+    for name in ["bom", "line", "indented", "escaped", "x509"] {
+        let server = launch(&data)
+            .option("--tls-cert", directory.path().join(format!("{name}.crt")))
+            .option("--tls-key", directory.path().join(format!("{name}.key")))
+            .start();
+        server.stop();
+    }
 }
 
 #[test]

@@ -3,11 +3,11 @@
 //! It refuses to know what a certificate says. **Invariant:** what is wrong with a file is said with the command
 //! that mends it, and nothing of what is in it.
 
-use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use rustls::pki_types::pem::PemObject;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::text::{self, Encoding, NotUtf8};
@@ -25,10 +25,19 @@ enum Wanted {
 /// What is there instead, and what to do, in words.
 pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let bytes = read(path)?;
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text::skip_mark(&bytes)).collect();
+    let read = |bytes: &[u8]| CertificateDer::pem_slice_iter(bytes).collect();
+    let all: Result<Vec<_>, _> = read(text::skip_mark(&bytes));
     match all {
         Ok(all) if !all.is_empty() => Ok(all),
-        all => Err(explain(path, &bytes, Wanted::Certificate, all.err())),
+        all => match read(&tidy(&bytes)) {
+            Ok(tidied) if !tidied.is_empty() => Ok(tidied),
+            _ => Err(explain(
+                path,
+                &bytes,
+                Wanted::Certificate,
+                all.as_ref().err(),
+            )),
+        },
     }
 }
 
@@ -39,21 +48,137 @@ pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
 pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let bytes = read(path)?;
     PrivateKeyDer::from_pem_slice(text::skip_mark(&bytes))
-        .map_err(|error| explain(path, &bytes, Wanted::Key, Some(error)))
+        .or_else(|error| PrivateKeyDer::from_pem_slice(&tidy(&bytes)).map_err(|_| error))
+        .map_err(|error| explain(path, &bytes, Wanted::Key, Some(&error)))
 }
+
+fn tidy(bytes: &[u8]) -> Vec<u8> {
+    text::tidy_pem(&String::from_utf8_lossy(bytes)).into_bytes()
+}
+
+/// Whether TLS can be spoken with a key.
+///
+/// # Errors
+/// What kind of key it is, and what to do, in words.
+pub(super) fn check_key(key: &PrivateKeyDer<'static>) -> Result<(), String> {
+    let provider = ring::default_provider().key_provider;
+    match provider.load_private_key(key.clone_key()) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(explain_key(key.secret_der())),
+    }
+}
+
+/// Why a key is of no use.
+fn explain_key(der: &[u8]) -> String {
+    let has = |id: &[u8]| der.windows(id.len()).any(|bytes| bytes == id);
+    let kind = KEY_KINDS.iter().find(|(id, _)| has(id));
+    match kind.map(|(_, kind)| *kind) {
+        Some(kind) if kind.is_usual => format!(
+            "it is a {} key that is damaged or cut short{}; copy it again",
+            kind.name,
+            if kind.name == "RSA" {
+                ", or not of 2048 to 4096 bits"
+            } else {
+                ""
+            }
+        ),
+        Some(kind) => format!(
+            "it is a key for {}, and this server uses P-256, P-384, Ed25519 and RSA; `openssl genpkey -algorithm EC \
+             -pkeyopt ec_paramgen_curve:P-256 -out NEW.key` makes one, which needs a certificate of its own",
+            kind.name
+        ),
+        // In the form before PKCS#8 an RSA key does not say what it is.
+        None => "it is damaged or cut short, or an RSA key not of 2048 to 4096 bits; copy it again"
+            .into(),
+    }
+}
+
+/// What a key is for.
+#[derive(Clone, Copy, Debug)]
+struct KeyKind {
+    name: &'static str,
+    /// Whether a good one can be used.
+    is_usual: bool,
+}
+
+impl KeyKind {
+    const fn usual(name: &'static str) -> Self {
+        Self {
+            name,
+            is_usual: true,
+        }
+    }
+
+    const fn other(name: &'static str) -> Self {
+        Self {
+            name,
+            is_usual: false,
+        }
+    }
+}
+
+/// The object identifiers that tell keys: of curves (SEC 2, RFC 5639), of RFC 8410, and of RFC 8017.
+const KEY_KINDS: [(&[u8], KeyKind); 13] = [
+    (
+        b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07",
+        KeyKind::usual("P-256"),
+    ),
+    (b"\x06\x05\x2b\x81\x04\x00\x22", KeyKind::usual("P-384")),
+    (b"\x06\x05\x2b\x81\x04\x00\x23", KeyKind::other("P-521")),
+    (b"\x06\x05\x2b\x81\x04\x00\x21", KeyKind::other("P-224")),
+    (b"\x06\x05\x2b\x81\x04\x00\x0a", KeyKind::other("secp256k1")),
+    (
+        b"\x06\x09\x2b\x24\x03\x03\x02\x08\x01\x01",
+        KeyKind::other("a Brainpool curve"),
+    ),
+    (b"\x06\x03\x2b\x65\x70", KeyKind::usual("Ed25519")),
+    (b"\x06\x03\x2b\x65\x71", KeyKind::other("Ed448")),
+    (
+        b"\x06\x03\x2b\x65\x6e",
+        KeyKind::other("X25519, which signs nothing"),
+    ),
+    (
+        b"\x06\x03\x2b\x65\x6f",
+        KeyKind::other("X448, which signs nothing"),
+    ),
+    (
+        b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01",
+        KeyKind::usual("RSA"),
+    ),
+    (
+        b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0a",
+        KeyKind::other("RSA-PSS alone"),
+    ),
+    (
+        b"\x06\x07\x2a\x86\x48\xce\x38\x04\x01",
+        KeyKind::other("DSA"),
+    ),
+];
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|error| error.to_string())
 }
 
 /// Why there is nothing wanted in a file.
-fn explain(path: &Path, bytes: &[u8], wanted: Wanted, error: Option<impl fmt::Display>) -> String {
+fn explain(path: &Path, bytes: &[u8], wanted: Wanted, error: Option<&pem::Error>) -> String {
     let path = path.display();
     let found = Found::of(bytes);
+    // The errors themselves have what they stumbled over in them.
     let damaged = || {
-        error.map_or("it is damaged".into(), |error| {
-            format!("it is damaged: {error}")
-        })
+        match error {
+        Some(pem::Error::MissingSectionEnd { .. }) => {
+            "it is cut short: a line -----END …----- is missing; copy the whole file again".into()
+        }
+        Some(pem::Error::IllegalSectionStart { .. }) => {
+            "it is damaged: a line -----BEGIN …----- is not whole; copy the file again".into()
+        }
+        Some(pem::Error::Base64Decode(_)) => {
+            "it is damaged: what stands between -----BEGIN …----- and -----END …----- is not Base64; copy the file \
+             again"
+                .into()
+        }
+        _ => "it is damaged; copy it again".into(),
+    }
     };
     let (a_key, a_certificate) = (wanted == Wanted::Key, wanted == Wanted::Certificate);
     match found {
@@ -159,14 +284,8 @@ impl Found {
         let text = String::from_utf8_lossy(text::skip_mark(bytes));
         let is_encrypted = text
             .lines()
-            .any(|line| line.starts_with("Proc-Type: 4,ENCRYPTED"));
-        let mut sections: Vec<_> = text
-            .lines()
-            .filter_map(|line| {
-                line.trim()
-                    .strip_prefix("-----BEGIN ")?
-                    .strip_suffix("-----")
-            })
+            .any(|line| line.trim_start().starts_with("Proc-Type: 4,ENCRYPTED"));
+        let mut sections: Vec<_> = text::pem_labels(&text)
             .map(|label| Self::of_label(label, is_encrypted))
             .collect();
         // Parameters stand before the key that is made with them.
@@ -177,7 +296,7 @@ impl Found {
     /// By the label of a section, and whether one in the file is encrypted in the way before PKCS#8.
     fn of_label(label: &str, is_encrypted: bool) -> Self {
         match label {
-            "CERTIFICATE" | "X509 CERTIFICATE" => Self::Certificate,
+            "CERTIFICATE" | "X509 CERTIFICATE" | "X.509 CERTIFICATE" => Self::Certificate,
             "TRUSTED CERTIFICATE" => Self::TrustedCertificate,
             "DSA PRIVATE KEY" => Self::DsaKey,
             "RSA PRIVATE KEY" | "EC PRIVATE KEY" if is_encrypted => Self::EncryptedKey,
@@ -299,7 +418,7 @@ mod tests {
         for (label, _) in SECTIONS {
             let text = section(label).replace("AAAA", "c2VjcmV0 s3cret");
             for wanted in [Wanted::Certificate, Wanted::Key] {
-                let said = explain("file.pem".as_ref(), text.as_bytes(), wanted, Some("damage"));
+                let said = explain("file.pem".as_ref(), text.as_bytes(), wanted, None);
                 assert!(!said.contains("s3cret") && !said.contains("c2Vj"), "{said}");
             }
         }
