@@ -31,6 +31,7 @@ use super::index::{self, Checkpoint};
 use super::log::{
     HEADER_BYTES, Log, Position, RECORD_ALIGNMENT, SEGMENTS_LOST_MAX, is_segment_size,
 };
+use super::unused::Unused;
 
 /// The log in the making, and then the old one on its way out.
 pub(super) const ASIDE_NAME: &str = "log.new";
@@ -42,8 +43,9 @@ const FORMAT_NAME: &str = "FORMAT";
 
 pub(super) const LOCK_NAME: &str = "LOCK";
 
-const CHECKPOINT_NAME: &str = "checkpoint";
 pub(super) const NOTE_NAME: &str = "NOTE";
+
+const CHECKPOINT_NAME: &str = "checkpoint";
 
 const DURABILITY_NAME: &str = "DURABILITY";
 
@@ -94,7 +96,6 @@ pub enum OpenError {
         /// What is wrong.
         reason: String,
     },
-    /// Its segments are too small for the largest message.
     /// It is not the backup that it would have to be.
     #[error("{directory} cannot be the backup of this store: {reason}")]
     NotItsBackup {
@@ -103,6 +104,7 @@ pub enum OpenError {
         /// What is wrong.
         reason: String,
     },
+    /// Its segments are too small for the largest message.
     #[error(
         "messages of up to {message_bytes_max} bytes do not fit into the segments of this data directory, {segment_bytes} bytes each; lower the limit or start with an empty directory and larger segments"
     )]
@@ -214,6 +216,8 @@ impl Medium {
 pub struct DataDirectory {
     pub(super) path: PathBuf,
     pub(super) segment_bytes: u32,
+    /// Before the lock: what it removes is removed under the lock.
+    pub(super) unused: Option<Unused>,
     pub(super) lock: Lock,
     /// Whether messages may be put into it or deleted, after which it is no backup any more.
     pub(super) is_for_writing: bool,
@@ -245,6 +249,7 @@ impl DataDirectory {
         if !is_segment_size(segment_bytes) {
             return Err(OpenError::SegmentSize { segment_bytes });
         }
+        let mut unused = Unused::before(path);
         disk::create_directory(path).map_err(OpenError::io(format!(
             "create the data directory {}",
             path.display()
@@ -254,13 +259,16 @@ impl DataDirectory {
             require_empty(path, others)?;
         }
         let lock = take_lock(path)?;
-        let segment_bytes = match read_format(path)? {
-            Some(known) => known,
-            None => write_format(path, segment_bytes)?,
+        let (segment_bytes, unused) = if let Some(known) = read_format(path)? {
+            (known, None)
+        } else {
+            unused.is_made_of(&[FORMAT_NAME, NOTE_NAME, LOCK_NAME]);
+            (write_format(path, segment_bytes)?, Some(unused))
         };
         Ok(Self {
             path: path.to_owned(),
             segment_bytes,
+            unused,
             lock,
             is_for_writing: true,
         })
@@ -284,6 +292,7 @@ impl DataDirectory {
         Ok(Self {
             path: path.to_owned(),
             segment_bytes,
+            unused: None,
             lock,
             is_for_writing: false,
         })
@@ -318,22 +327,10 @@ impl DataDirectory {
             .map_err(OpenError::io("remove what a crash left"))
     }
 
-    /// Whether there is no data directory at `path`, so that a claim would make one, or refuse to.
-    #[must_use]
-    pub fn is_new(path: &Path) -> bool {
-        matches!(read_format(path), Ok(None))
-    }
-
     /// The largest message that fits its segments, in bytes of text.
     #[must_use]
     pub fn message_bytes_max(&self) -> u64 {
-        Self::message_bytes_max_of(self.segment_bytes)
-    }
-
-    /// The same of one with segments of `segment_bytes`.
-    #[must_use]
-    pub fn message_bytes_max_of(segment_bytes: u32) -> u64 {
-        u64::from(segment_bytes.saturating_sub(HEADER_BYTES))
+        u64::from(self.segment_bytes - HEADER_BYTES)
     }
 }
 

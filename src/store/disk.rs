@@ -502,6 +502,12 @@ impl Lock {
             }
             Err(TryLockError::Error(error)) => return Err(LockError::Io(error)),
         }
+        // A start that failed has removed the file meanwhile, and another process may have the next one.
+        let inode = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let locked = file.metadata().map(inode).map_err(LockError::Io)?;
+        if fs::metadata(path).map(inode).ok() != Some(locked) {
+            return Err(LockError::Held(String::new()));
+        }
         let holder = format!(
             "pid {}\nstarted {}\n",
             std::process::id(),

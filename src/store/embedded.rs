@@ -83,6 +83,8 @@ impl EmbeddedStore {
             path,
             segment_bytes,
             lock,
+            // Dropped before the lock.
+            unused: _unused,
             ..
         } = directory;
         let full = reserve::release_if_full(&path).map_err(OpenError::io("give up the reserve"))?;

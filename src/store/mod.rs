@@ -132,6 +132,7 @@ mod state;
 mod verify;
 mod watchdog;
 
+mod unused;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 

@@ -347,3 +347,46 @@ fn verbs_need_as_many_descriptors_as_there_are_segments() {
     }
     fs::remove_file(data.path().with_extension("all")).unwrap();
 }
+
+#[test]
+fn a_failed_start_leaves_nothing_in_a_new_directory() {
+    let above = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let empty = above.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let missing = above.path().join("not/there");
+    for options in [
+        ["--listen", &address],
+        ["--free-min", "1000TB"],
+        ["--tokens", "/nowhere/tokens"],
+        ["--body-max", "1GiB"],
+    ] {
+        for directory in [&empty, &missing] {
+            let mut command = digestd();
+            command
+                .args(["serve", "--segment-size", "64KiB", "--data-dir"])
+                .arg(directory);
+            if options[0] != "--listen" {
+                command.args(["--listen", "127.0.0.1:0"]);
+            }
+            let outcome = run(command.args(options), b"");
+            assert!([Some(1), Some(5)].contains(&outcome.code), "{outcome:?}");
+            let left = fs::read_dir(above.path()).unwrap();
+            let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(left, ["empty"], "{options:?}");
+            assert_eq!(fs::read_dir(&empty).unwrap().count(), 0, "{options:?}");
+        }
+    }
+    // What was there stays.
+    let server = Launch::new(&empty).start();
+    let digest = server.client().publish("kept").unwrap();
+    server.stop();
+    let mut command = digestd();
+    command
+        .args(["serve", "--listen", &address, "--data-dir"])
+        .arg(&empty);
+    assert_eq!(run(&mut command, b"").code, Some(5));
+    let server = Launch::new(&empty).start();
+    assert_eq!(server.client().fetch(&digest), Some("kept".into()));
+}
