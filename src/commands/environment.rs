@@ -200,7 +200,7 @@ pub(super) fn with_sources(
     for name in named.split_whitespace().filter_map(long_name) {
         let option = format!("--{name}");
         if let Some(variable) = source(&option, &arguments, running) {
-            text += &format!("; {variable} sets {option}");
+            text.extend(["; ", &variable, " sets ", &option]);
         }
     }
     text
