@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use super::disk::{self, Lack};
 use super::erasures::Erasure;
 use super::index::{self, Checkpoint, IndexError, Key};
-use super::log::{Appender, Draft, Group, Place, Position};
+use super::log::{Appender, Draft, Group, Place, Position, WriteError};
 use super::queue::{Entry, Job};
 use super::state::{Known, Shared};
 use super::{Commit, Deleted, Durability, Receipt, StoreError};
@@ -298,9 +298,10 @@ impl Committer {
         })?;
         if let Some(group) = group {
             let begun = Instant::now();
-            self.appender
-                .write(group, durability == Durability::Disk)
-                .map_err(|error| self.shared.fail(&format!("cannot write the log: {error}")))?;
+            let written = self
+                .appender
+                .try_write(group, durability == Durability::Disk);
+            written.map_err(|error| self.refuse_write(&error, durability))?;
             self.report(&plan, begun.elapsed());
             self.carry_out(plan.steps)
                 .map_err(|error| self.shared.fail(&error.to_string()))?;
@@ -428,6 +429,23 @@ impl Committer {
             None => self
                 .shared
                 .fail(&format!("cannot make a log segment: {error}")),
+        }
+    }
+
+    /// What it means that a group could not be written. A lack of room that the first call reports leaves the log
+    /// as it was, where what was written before is synced: then the error can be of no earlier write either (over
+    /// NFS, a write reports what became of those before it).
+    fn refuse_write(&self, error: &WriteError, durability: Durability) -> StoreError {
+        match error {
+            WriteError::Nothing(error)
+                if durability == Durability::Disk
+                    && matches!(disk::lack(error), Some(Lack::Room | Lack::Quota)) =>
+            {
+                self.refuse(error)
+            }
+            WriteError::Nothing(error) | WriteError::Unknown(error) => {
+                self.shared.fail(&format!("cannot write the log: {error}"))
+            }
         }
     }
 

@@ -749,24 +749,36 @@ impl Appender {
     ///
     /// # Panics
     /// If another group was written since this one was laid out: it would be written over.
+    pub fn write(&mut self, group: Group, sync: bool) -> io::Result<()> {
+        self.try_write(group, sync).map_err(|error| match error {
+            WriteError::Nothing(error) | WriteError::Unknown(error) => error,
+        })
+    }
+
+    /// The same; the error says whether the log is as it was.
     #[expect(
         clippy::indexing_slicing,
         reason = "each part ends where the bytes ended when it was noted, and they only grew; a panic here stops the store before it acknowledges what was not written"
     )]
-    pub fn write(&mut self, group: Group, sync: bool) -> io::Result<()> {
+    pub(super) fn try_write(&mut self, group: Group, sync: bool) -> Result<(), WriteError> {
         assert_eq!(group.start, self.end, "another group was written since");
         let Buffer { bytes, parts } = &group.buffer;
-        for (at, range) in parts {
+        for (index, (at, range)) in parts.iter().enumerate() {
             let file = self.log.require_segment(at.segment)?;
-            let bytes = &bytes[range.clone()];
-            self.log
-                .watched(|| file.write_all_at(bytes, u64::from(at.offset)))?;
+            let (mut bytes, mut offset) = (&bytes[range.clone()], u64::from(at.offset));
+            if index == 0 {
+                let written = self.log.watched(|| write_some_at(&file, bytes, offset));
+                let written = written.map_err(WriteError::Nothing)?;
+                bytes = &bytes[written..];
+                offset += written as u64;
+            }
+            self.log.watched(|| file.write_all_at(bytes, offset))?;
         }
         self.end = group.end;
         self.buffer = group.buffer;
         self.touched = self.touched.max(self.end);
         let not_synced = group.end.segment + u32::from(sync);
-        self.log.sync(group.start.segment..not_synced)
+        Ok(self.log.sync(group.start.segment..not_synced)?)
     }
 
     /// Writes zeros behind the end, unless there are enough of them, or groups are so large that they
@@ -790,6 +802,31 @@ impl Appender {
             self.touched.offset += bytes;
         }
         Ok(())
+    }
+}
+
+/// One write, tried again where it was interrupted; returns how much was written.
+fn write_some_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    loop {
+        match file.write_at(bytes, offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            written => return written,
+        }
+    }
+}
+
+/// Why a group was not written.
+#[derive(Debug)]
+pub(super) enum WriteError {
+    /// The very first call wrote nothing.
+    Nothing(io::Error),
+    /// Nobody knows what the disk holds.
+    Unknown(io::Error),
+}
+
+impl From<io::Error> for WriteError {
+    fn from(error: io::Error) -> Self {
+        Self::Unknown(error)
     }
 }
 

@@ -73,7 +73,10 @@
 //!   (`no_ack_follows_a_failed_fdatasync`, `…_write`, `…_fsync`,
 //!   `what_was_not_covered_by_a_checkpoint_is_written_again_before_it_is_served`)
 //! * *it is full*: shows while a segment is made, before anything is written, and is no failure; the
-//!   floor under the free space makes sure that it hardly ever comes so far. A full one is opened in
+//!   floor under the free space makes sure that it hardly ever comes so far. On file systems that take room for what
+//!   is written over (copy on write, NFS), it shows in the first write of a group: if that wrote nothing, and all
+//!   before is synced, the log is as it was, and that is no failure either
+//!   (`a_write_into_the_log_that_finds_no_room_refuses_its_messages_and_nothing_else`). A full one is opened in
 //!   the room of the `reserve`. (`a_disk_filled_to_the_last_block_opens_for_reading_and_later_for_writing`,
 //!   `a_disk_that_is_full_all_of_a_sudden_costs_nothing_that_was_acked`)
 //! * *it does not answer*: neither does the store; the `watchdog` says so and then ends the process,
@@ -129,10 +132,10 @@ mod recovery;
 mod reserve;
 mod scrub;
 mod state;
+mod unused;
 mod verify;
 mod watchdog;
 
-mod unused;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 

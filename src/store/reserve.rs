@@ -4,7 +4,7 @@
 //! **Invariant:** the file is either whole or not there; it is never written to after it was made.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 use super::disk;
@@ -42,6 +42,23 @@ pub(super) fn keep(directory: &Path) -> io::Result<()> {
         })
 }
 
+/// What is written to see whether the disk takes it, in bytes: as much as a group of some messages.
+const TRIAL_BYTES: usize = 64 << 10;
+
+/// Writes a little and removes it again.
+///
+/// # Errors
+/// If it cannot be written: there is no room, whatever the disk says of it.
+pub(super) fn try_room(directory: &Path) -> io::Result<()> {
+    let path = directory.join("room.new");
+    let mut file = disk::create(&path)?;
+    let written = file
+        .write_all(&vec![0; TRIAL_BYTES])
+        .and_then(|()| file.sync_all());
+    fs::remove_file(&path)?;
+    written
+}
+
 /// What the reserve takes at the moment, in bytes. Costs one system call.
 pub(super) fn bytes(directory: &Path) -> u64 {
     fs::metadata(directory.join(NAME)).map_or(0, |file| file.len())
@@ -67,6 +84,14 @@ mod tests {
         keep(directory.path()).unwrap();
         assert_eq!(length(), RESERVE_BYTES);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_trial_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        try_room(directory.path()).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        try_room(&directory.path().join("missing")).unwrap_err();
     }
 
     #[test]

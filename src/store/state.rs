@@ -413,8 +413,9 @@ impl Shared {
             .max(RESERVE_BYTES + u64::from(self.log.segment_bytes()));
         let was_full = self.full.load(Ordering::Relaxed);
         let is_low = space.free < if was_full { ceiling } else { floor };
-        // Free space may be out of reach, as with a quota: the next segment shows it.
-        let full = is_low || was_full && !self.has_failed() && !self.make_segment();
+        // Free space may be out of reach, as with a quota: the next segment shows it, or what is written does.
+        let has_room = || self.make_segment() && self.can_write();
+        let full = is_low || was_full && !self.has_failed() && !has_room();
         self.set_full(full, space.free);
         if !full && space.free >= ceiling {
             self.keep_reserve();
@@ -469,6 +470,15 @@ impl Shared {
         if !self.full.load(Ordering::Relaxed) {
             self.make_segment();
         }
+    }
+
+    /// Whether the disk takes a little that is written.
+    fn can_write(&self) -> bool {
+        let written = reserve::try_room(&self.path);
+        // Whatever else is wrong with the disk, the committer finds it, and answers for it.
+        written
+            .err()
+            .is_none_or(|error| disk::lack(&error).is_none())
     }
 
     /// Makes the next segment if it is not there; returns whether there is room for it.

@@ -4,6 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use digestd::digest::Digest;
 use digestd::message::Message;
@@ -13,7 +14,7 @@ use rustix::process::getuid;
 use crate::disk::BadDisk;
 use crate::failure::inject;
 use crate::full::as_root;
-use crate::process::{Digestd, Launch, Outcome, digestd, run};
+use crate::process::{Digestd, Launch, Outcome, PATIENCE, digestd, run};
 use crate::store_support::{Data, close, delete, put, put_all, text_of, texts};
 
 /// A command line of the binary as a user whom permissions bind: root without what lets it pass them.
@@ -358,6 +359,58 @@ fn a_quota_that_is_used_up_refuses_new_messages_and_is_named() {
     );
     // Free space that is nobody's to take is no reason to say so again every second.
     assert_eq!(log.matches("the quota of this user").count(), 1, "{log}");
+}
+
+/// As on file systems that copy what is written over, and over NFS: a group is refused whose first write finds no
+/// room, and the store goes on when there is.
+#[test]
+#[ignore = "needs strace"]
+fn a_write_into_the_log_that_finds_no_room_refuses_its_messages_and_nothing_else() {
+    for (error, is_refused) in [("EDQUOT", true), ("ENOSPC", true), ("EIO", false)] {
+        let data = tempfile::tempdir().unwrap();
+        let server = inject(
+            data.path(),
+            "pwrite64",
+            &format!("error={error}:when=20..23"),
+        )
+        .through(["-P", data.path().join("log/00000001.log").to_str().unwrap()])
+        .start();
+        let mut client = server.client();
+        let (mut acked, mut refused) = (Vec::new(), Vec::new());
+        for number in 0..60 {
+            let text = format!("{error} {number}");
+            match client.post(&text).unwrap().status {
+                201 => acked.push(text),
+                507 if is_refused => refused.push(text),
+                503 if !is_refused => refused.push(text),
+                status => panic!("{error}: {status}"),
+            }
+        }
+        assert!(!acked.is_empty() && !refused.is_empty(), "{error}");
+        if is_refused {
+            server.wait_for("the disk has room again");
+        }
+        for text in &acked {
+            let digest = Digest::of(text.as_bytes());
+            assert_eq!(client.fetch(&digest).as_ref(), Some(text));
+        }
+        for text in &refused {
+            let started = Instant::now();
+            let mut post = || client.post(text).unwrap().status;
+            let mut status = post();
+            while status == 507 && started.elapsed() < PATIENCE {
+                status = post();
+            }
+            assert_eq!(status, if is_refused { 201 } else { 503 }, "{error}");
+        }
+        assert_eq!(server.log().contains("ERROR"), !is_refused, "{error}");
+        server.kill();
+        let outcome = run(
+            digestd().arg("verify").arg("--data-dir").arg(data.path()),
+            b"",
+        );
+        assert_eq!(outcome.code, Some(0), "{error}: {outcome:?}");
+    }
 }
 
 /// Under `ulimit -f` a write beyond it would end the process by a signal.
