@@ -329,8 +329,7 @@ mod tests {
             text.ends_with(" peer=127.0.0.1:4711 host=evil.example\n"),
             "{text}"
         );
-        let json: serde_json::Value =
-            serde_json::from_str(&line::<true>(&refused)).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&line::<true>(&refused)).unwrap();
         assert_eq!(json["host"], "evil.example");
     }
 
