@@ -36,8 +36,10 @@ fn advice(data_dir: &Path, instead: Instead) -> String {
         Instead::Ask(verb, must) => (verb, must),
         Instead::Stop(advice) => return advice.into(),
     };
-    let noted = read_note(data_dir).map(|note| Listening::parse(&note));
-    let url = noted.and_then(|listening| {
+    // Only for the advice, which says URL without it.
+    let note = read_note(data_dir).ok().flatten();
+    let url = note.and_then(|note| {
+        let listening = Listening::parse(&note);
         let (kind, address) = listening.for_clients()?;
         let scheme = if kind == Kind::Https { "https" } else { "http" };
         Some(format!("{scheme}://{address}"))

@@ -186,6 +186,7 @@ mod tests {
         token: Some("ci"),
         digest: Some(*b"7f83b165"),
         user_agent: Some(b"curl/8.5.0"),
+        refused_host: None,
     };
 
     /// Without its time of day.

@@ -327,10 +327,22 @@ impl DataDirectory {
             .map_err(OpenError::io("remove what a crash left"))
     }
 
+    /// Whether there is no data directory at `path`, so that a claim would make one, or refuse to.
+    #[must_use]
+    pub fn is_new(path: &Path) -> bool {
+        matches!(read_format(path), Ok(None))
+    }
+
     /// The largest message that fits its segments, in bytes of text.
     #[must_use]
     pub fn message_bytes_max(&self) -> u64 {
-        u64::from(self.segment_bytes - HEADER_BYTES)
+        Self::message_bytes_max_of(self.segment_bytes)
+    }
+
+    /// The same of one with segments of `segment_bytes`.
+    #[must_use]
+    pub fn message_bytes_max_of(segment_bytes: u32) -> u64 {
+        u64::from(segment_bytes.saturating_sub(HEADER_BYTES))
     }
 }
 
