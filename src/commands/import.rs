@@ -31,6 +31,7 @@ use crate::config::{self, SEGMENT_BYTES};
 use crate::message::Message;
 use crate::server::StopSignals;
 use crate::store::{DataDirectory, EmbeddedStore, Store, StoreError};
+use crate::text::{self, Encoding, NotUtf8};
 
 /// Messages on their way at once: what the store lets wait, less than which leaves the disk idle.
 const WINDOW_MESSAGES_MAX: usize = 1024;
@@ -131,9 +132,14 @@ pub(super) fn run(arguments: &ImportArgs) -> anyhow::Result<()> {
 /// The form of what is in `input`, however it is compressed, and all of that without a byte order mark.
 fn recognized(input: impl Read + Send + 'static) -> anyhow::Result<(Form, impl Read)> {
     let (start, input) = peek(skip_mark(decompressed(input)?)?, archive::START_BYTES)?;
-    let form = Form::of(&start).context(
-        "it is neither NDJSON nor tar, the forms that `digestd export` writes, nor one of them compressed with gzip or zstd",
-    )?;
+    // A second mark is named with its line.
+    let form = Form::of(text::skip_mark(&start)).ok_or_else(|| match Encoding::of(&start) {
+        Some(encoding) => NotUtf8::Encoding(encoding).into(),
+        None => anyhow!(
+            "it is neither NDJSON nor tar, the forms that `digestd export` writes, nor one of them compressed with \
+             gzip or zstd"
+        ),
+    })?;
     Ok((form, input))
 }
 

@@ -327,10 +327,13 @@ impl DataDirectory {
             .map_err(OpenError::io("remove what a crash left"))
     }
 
-    /// Whether there is no data directory at `path`, so that a claim would make one, or refuse to.
+    /// Whether there is nothing at `path`, so that a claim would make a data directory.
     #[must_use]
     pub fn is_new(path: &Path) -> bool {
-        matches!(read_format(path), Ok(None))
+        match fs::read_dir(path) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 
     /// The largest message that fits its segments, in bytes of text.

@@ -399,6 +399,7 @@ async fn the_body_of_a_client_that_goes_away_is_not_stored() {
         // Room for one body of a client, so that the next shows that its room is free again.
         limits.body.all_large_bytes_max = 200_000;
         limits.body.bytes_max = 100_000;
+        limits.room_timeout = milliseconds(100);
     });
     let text = "a".repeat(100_000);
     for reset in [false, true] {

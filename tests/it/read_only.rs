@@ -316,9 +316,12 @@ fn a_file_system_that_does_not_sync_directories_is_named() {
     let source = Data::with(&texts(0..3));
     let destination = directory.path().join("copy");
     let backup = ["backup", destination.to_str().unwrap()];
+    let lines = directory.path().join("lines");
+    fs::write(&lines, lines_of(&texts(0..1))).unwrap();
+    let import = ["import", lines.to_str().unwrap()];
     for (words, path) in [
         (&["serve", "--listen", "127.0.0.1:0"][..], &*data),
-        (&["import"], &data),
+        (&import, &data),
         (&backup, source.path()),
     ] {
         let outcome = verb(disk.digestd(), words, path);

@@ -1,5 +1,8 @@
 use slab::Slab;
 
+/// digestd: a buffer that gets empty gives back what it has beyond so many slots.
+const SLOTS_KEPT: usize = 64;
+
 /// Buffers frames for multiple streams.
 #[derive(Debug)]
 pub struct Buffer<T> {
@@ -78,6 +81,12 @@ impl Deque {
         }
     }
 
+    /// digestd: the last frame.
+    pub fn back_mut<'a, T>(&self, buf: &'a mut Buffer<T>) -> Option<&'a mut T> {
+        let indices = self.indices.as_ref()?;
+        Some(&mut buf.slab.get_mut(indices.tail)?.value)
+    }
+
     pub fn pop_front<T>(&mut self, buf: &mut Buffer<T>) -> Option<T> {
         match self.indices {
             Some(mut idxs) => {
@@ -89,6 +98,9 @@ impl Deque {
                 } else {
                     idxs.head = slot.next.take().unwrap();
                     self.indices = Some(idxs);
+                }
+                if buf.slab.is_empty() && buf.slab.capacity() > SLOTS_KEPT {
+                    buf.slab = Slab::new();
                 }
 
                 Some(slot.value)

@@ -131,7 +131,8 @@ impl Counts {
             self.data_frame_budget
                 .consume(DEFAULT_DATA_FRAME_OVERHEAD_THRESHOLD - payload_len)
         } else {
-            // digestd: larger ones add nothing. They would pay for small ones of another stream that nobody reads.
+            self.data_frame_budget
+                .replenish(payload_len - DEFAULT_DATA_FRAME_OVERHEAD_THRESHOLD);
             Ok(())
         }
     }

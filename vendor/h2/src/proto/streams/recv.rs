@@ -69,7 +69,32 @@ pub(super) enum Event {
 #[derive(Debug)]
 pub(super) struct DataEvent {
     pub(super) payload: Bytes,
-    pub(super) is_budgeted: bool,
+    /// digestd: the length that was taken from the budget, which is that of the payload as it came.
+    pub(super) budgeted: usize,
+}
+
+/// digestd: payloads that nobody has read are joined up to this, so that one in many small frames takes little more
+/// than its bytes.
+const JOINED_MAX: usize = 8 << 10;
+
+impl DataEvent {
+    /// Appends `more` to a payload that nobody else has and that is short enough with it.
+    fn join(&mut self, more: &[u8]) -> bool {
+        if self.payload.len() + more.len() > JOINED_MAX {
+            return false;
+        }
+        match std::mem::take(&mut self.payload).try_into_mut() {
+            Ok(mut payload) => {
+                payload.extend_from_slice(more);
+                self.payload = payload.freeze();
+                true
+            }
+            Err(payload) => {
+                self.payload = payload;
+                false
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -648,7 +673,12 @@ impl Recv {
         stream.pending_recv.is_empty()
     }
 
-    pub fn recv_data(&mut self, frame: frame::Data, stream: &mut store::Ptr) -> Result<(), Error> {
+    /// digestd: returns what the frame takes of the budget for small ones, or `None` if it was joined to another.
+    pub fn recv_data(
+        &mut self,
+        frame: frame::Data,
+        stream: &mut store::Ptr,
+    ) -> Result<Option<usize>, Error> {
         // could include padding
         let sz = frame.flow_controlled_len();
 
@@ -682,7 +712,8 @@ impl Recv {
                 "recv_data; frame ignored on locally reset {:?} for some time",
                 stream.id,
             );
-            return self.ignore_data(sz);
+            self.ignore_data(sz)?;
+            return Ok(Some(frame.payload().len()));
         }
 
         // Ensure that there is enough capacity on the connection before acting
@@ -734,7 +765,7 @@ impl Recv {
                 stream.id,
             );
             self.release_connection_capacity(sz, &mut None);
-            return Ok(());
+            return Ok(Some(frame.payload().len()));
         }
 
         // Update stream level flow control
@@ -764,20 +795,26 @@ impl Recv {
         // message. Padding has already been accounted for and released above,
         // so there is no event to pass to the user.
         if frame.payload().is_empty() && !frame.is_end_stream() {
-            return Ok(());
+            return Ok(Some(0));
         }
 
-        let is_budgeted = !frame.is_end_stream();
-        let event = Event::Data(DataEvent {
-            payload: frame.into_payload(),
-            is_budgeted,
-        });
+        let is_end_stream = frame.is_end_stream();
+        let payload = frame.into_payload();
+        let len = payload.len();
+        if let Some(Event::Data(last)) = stream.pending_recv.back_mut(&mut self.buffer) {
+            if last.join(&payload) {
+                stream.notify_recv();
+                return Ok(None);
+            }
+        }
+        let budgeted = if is_end_stream { 0 } else { len };
+        let event = Event::Data(DataEvent { payload, budgeted });
 
         // Push the frame onto the recv buffer
         stream.pending_recv.push_back(&mut self.buffer, event);
         stream.notify_recv();
 
-        Ok(())
+        Ok(Some(len))
     }
 
     pub fn ignore_data(&mut self, sz: WindowSize) -> Result<(), Error> {
@@ -963,9 +1000,7 @@ impl Recv {
         let mut to_release: WindowSize = 0;
         while let Some(event) = stream.pending_recv.pop_front(&mut self.buffer) {
             if let Event::Data(data) = &event {
-                if data.is_budgeted {
-                    counts.release_data_frame(data.payload.len());
-                }
+                counts.release_data_frame(data.budgeted);
                 to_release = to_release
                     .saturating_add(data.payload.len() as WindowSize)
                     .min(stream.in_flight_recv_data);
@@ -1305,7 +1340,7 @@ mod tests {
                 &mut recv.buffer,
                 Event::Data(DataEvent {
                     payload: data.clone(),
-                    is_budgeted: true,
+                    budgeted: FRAME_LEN,
                 }),
             );
         }
