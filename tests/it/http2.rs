@@ -188,6 +188,29 @@ async fn a_head_without_an_end_ends_the_connection() {
     is_served(&server).await;
 }
 
+#[tokio::test]
+async fn trailers_of_more_than_a_kibibyte_end_their_stream_alone() {
+    // Listed with 32 bytes more than it has.
+    const FIELD_BYTES: usize = 32 + 1 + 93;
+    let field = literal_named("a", &"v".repeat(93));
+    let server = TestServer::start();
+    let mut client = connect(&server).await;
+    for (stream, fields, kind) in [(1, 8, HEADERS), (3, 9, RST_STREAM), (5, 1, HEADERS)] {
+        assert_eq!(fields * FIELD_BYTES > 1024, kind == RST_STREAM);
+        client
+            .send(frame(HEADERS, END_HEADERS, stream, &post()))
+            .await;
+        client.send(frame(DATA, 0, stream, b"foo")).await;
+        let flags = END_STREAM | END_HEADERS;
+        client
+            .send(frame(HEADERS, flags, stream, &field.repeat(fields)))
+            .await;
+        while !streams(kind, client.unread()).contains(&stream) {
+            client.read_more().await.expect("an answer");
+        }
+    }
+}
+
 /// `POST /messages HTTP/2` with a text.
 fn post() -> Vec<u8> {
     let mut head = b"\x83\x86\x41\x01x\x04\x09/messages".to_vec();

@@ -3,6 +3,7 @@ use crate::codec::UserError;
 use crate::frame::{PushPromiseHeaderError, Reason, DEFAULT_INITIAL_WINDOW_SIZE};
 use crate::proto;
 
+use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response};
 
 use std::cmp::Ordering;
@@ -76,6 +77,14 @@ pub(super) struct DataEvent {
 /// digestd: payloads that nobody has read are joined up to this, so that one in many small frames takes little more
 /// than its bytes.
 const JOINED_MAX: usize = 8 << 10;
+
+/// digestd: trailers, as RFC 9113 lists them, have at most this. They wait to be read, and nobody counts them.
+const TRAILERS_MAX: usize = 1 << 10;
+
+fn trailers_len(trailers: &HeaderMap) -> usize {
+    let field = |(name, value): (&HeaderName, &HeaderValue)| 32 + name.as_str().len() + value.len();
+    trailers.iter().map(field).sum()
+}
 
 impl DataEvent {
     /// Appends `more` to a payload that nobody else has and that is short enough with it.
@@ -453,6 +462,13 @@ impl Recv {
         }
 
         let trailers = frame.into_fields();
+        if trailers_len(&trailers) > TRAILERS_MAX {
+            proto_err!(stream: "recv_trailers: more than {} bytes; stream={:?};", TRAILERS_MAX, stream.id);
+            return Err(Error::library_reset(
+                stream.id,
+                Reason::ENHANCE_YOUR_CALM,
+            ));
+        }
 
         // Push the frame onto the stream's recv buffer
         stream
