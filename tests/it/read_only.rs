@@ -259,12 +259,16 @@ fn a_data_directory_of_another_user_says_whose_it_is_and_what_mends_it() {
         as_root("chown", &["-R", "12345:12345"], path);
     }
     let missing = above.path().join("data/store");
+    let directory = tempfile::tempdir().unwrap();
+    let lines = directory.path().join("lines");
+    fs::write(&lines, lines_of(&texts(0..1))).unwrap();
+    let import = ["import", lines.to_str().unwrap()];
     for (path, mends) in [
         (data.path(), "`chown -R 0 "),
         (fresh.path(), "`chown -R 0 "),
         (&missing, "`chown 0 "),
     ] {
-        for words in [&["serve", "--listen", "127.0.0.1:0"][..], &["import"]] {
+        for words in [&["serve", "--listen", "127.0.0.1:0"][..], &import] {
             let outcome = verb(bound(), words, path);
             assert_eq!(outcome.code, Some(1), "{outcome:?}");
             for part in ["belongs to user 12345, and this process is user 0", mends] {
