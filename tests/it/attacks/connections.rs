@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::Attacked;
 use super::attacker::post;
 use super::healthy::Question;
+use super::{Attacked, is_long};
 use crate::http2::{DATA, PING, SETTINGS, frame};
 use crate::process::address_in;
 use crate::support::connect_from;
@@ -59,8 +59,10 @@ fn connections_of_many_addresses_keep_no_probe_out() {
     });
 }
 
-/// Connections that flood.
-const FLOODS: usize = 100;
+/// Connections that flood; in two seconds, so many that one of them gets to its end on a slow machine.
+fn floods() -> usize {
+    if is_long() { 100 } else { 20 }
+}
 
 /// In one step; a few are too much for the server.
 const FRAMES: usize = 1000;
@@ -74,11 +76,11 @@ fn floods_beside_a_body_that_trickles_hinder_nobody() {
         Attacked::start().survives(async move |target| {
             let body = frame(DATA, 0, 1, b"x");
             let flood: Arc<[u8]> = [flood.repeat(FRAMES), body].concat().into();
-            let mut floods = JoinSet::new();
-            for _ in 0..FLOODS {
+            let mut held = JoinSet::new();
+            for _ in 0..floods() {
                 let (target, flood) = (Arc::clone(&target), Arc::clone(&flood));
                 let ended = Arc::clone(&counter);
-                floods.spawn(async move {
+                held.spawn(async move {
                     loop {
                         let mut client = target.connect_h2(1 << 16).await;
                         let _ = client.try_send(&post(0, 1 << 20, &[])).await;
@@ -89,7 +91,7 @@ fn floods_beside_a_body_that_trickles_hinder_nobody() {
                     }
                 });
             }
-            floods
+            held
         });
         let ended = ended.load(Relaxed);
         println!("  {ended} floods were ended");
