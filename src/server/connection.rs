@@ -33,8 +33,6 @@ const H2_STREAM_WINDOW_BYTES: u32 = 64 << 10;
 const H2_CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// Bytes of answers buffered for a stream.
 const H2_SEND_BUFFER_BYTES: usize = 64 << 10;
-/// Streams reset by the client that may wait for their end (CVE-2023-44487).
-const H2_PENDING_RESETS_MAX: usize = 20;
 /// Streams reset by us for errors of the client before the connection ends (RUSTSEC-2024-0003).
 const H2_LOCAL_RESETS_MAX: usize = 256;
 
@@ -200,7 +198,6 @@ fn builder(limits: &ConnectionLimits, streams: StreamExecutor) -> auto::Builder<
         .initial_stream_window_size(H2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(H2_SEND_BUFFER_BYTES)
-        .max_pending_accept_reset_streams(H2_PENDING_RESETS_MAX)
         // No PING to ask whether a client is there: the answer of one that downloads slowly comes behind what lies in
         // the socket. The times of `timeouts` find out.
         .max_local_error_reset_streams(H2_LOCAL_RESETS_MAX);

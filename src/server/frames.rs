@@ -3,7 +3,8 @@
 //! h2 answers pings and settings without end, whatever else a connection does. So the heads of all frames,
 //! nine bytes each (RFC 9113, 4.1), are read as they pass, and control frames are charged in full. Requests
 //! pay for them, and bytes that are sent either way, so that a client may say what belongs to those; beyond
-//! that a connection has an allowance. HEADERS, CONTINUATION and DATA with something in it are not charged,
+//! that a connection has an allowance. Resets are counted as well, since a request that is given up costs the server
+//! as much as another (CVE-2023-44487). HEADERS, CONTINUATION and DATA with something in it are not charged,
 //! whichever stream they are for: h2 counts the streams that it refuses or resets, those beyond the open ones
 //! among them, and ends the connection after 256 (`H2_LOCAL_RESETS_MAX`); time and size limit the others.
 //!
@@ -25,6 +26,13 @@ const REQUEST_ALLOWANCE_BYTES: u64 = 128;
 /// two windows for each 4 KiB if it is read in such pieces: 26 bytes, one for 157.
 const SENT_BYTES_PER_ALLOWANCE: u64 = 128;
 
+/// A client may give up every second request, one for so many bytes that are sent either way, and some more:
+/// rapid reset is requests given up before anything is sent, one after the other. Envoy has the same bounds
+/// (`overload.premature_reset_total_stream_count`).
+const RESETS: u64 = 500;
+const REQUESTS_PER_RESET: u64 = 2;
+const SENT_BYTES_PER_RESET: u64 = 4 << 10;
+
 const HEAD_BYTES: usize = 9;
 /// Of a head, its length and type.
 const NAMED_BYTES: usize = 4;
@@ -32,6 +40,7 @@ const NAMED_BYTES: usize = 4;
 // Types of frames (RFC 9113, 6).
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const CONTINUATION: u8 = 9;
 
 /// Whether a connection has frames, and which came.
@@ -50,6 +59,7 @@ pub(super) struct Frames {
     part: Part,
     charged_bytes: u64,
     data_bytes: u64,
+    resets: u64,
 }
 
 /// What the next byte belongs to.
@@ -95,6 +105,7 @@ impl Frames {
             part: Part::HEAD,
             charged_bytes: 0,
             data_bytes: 0,
+            resets: 0,
         }
     }
 
@@ -104,7 +115,9 @@ impl Frames {
         let allowed = ALLOWANCE_BYTES
             .saturating_add(REQUEST_ALLOWANCE_BYTES.saturating_mul(requests))
             .saturating_add(sent_bytes / SENT_BYTES_PER_ALLOWANCE);
-        self.charged_bytes > allowed
+        let resets_allowed =
+            RESETS + requests / REQUESTS_PER_RESET + sent_bytes / SENT_BYTES_PER_RESET;
+        self.charged_bytes > allowed || self.resets > resets_allowed
     }
 
     fn read(&mut self, mut bytes: &[u8]) {
@@ -141,6 +154,7 @@ impl Frames {
             _ => {
                 let bytes = HEAD_BYTES as u64 + length;
                 self.charged_bytes = self.charged_bytes.saturating_add(bytes);
+                self.resets += u64::from(kind == RST_STREAM);
             }
         }
         Part::payload(length)
@@ -174,27 +188,42 @@ mod tests {
         [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
     }
 
-    /// What is charged for `frames`, and the data in them.
-    fn counted(frames: &[Vec<u8>]) -> (u64, u64) {
+    /// What is charged for `frames`, the data in them, and the resets.
+    fn counted(frames: &[Vec<u8>]) -> (u64, u64, u64) {
         let mut counter = FrameCounter::new();
         let bytes = [PREFACE, &frames.concat()].concat();
         let frames = counter.read(&bytes).unwrap();
-        (frames.charged_bytes, frames.data_bytes)
+        (frames.charged_bytes, frames.data_bytes, frames.resets)
     }
 
     #[test]
     fn control_frames_are_charged_and_requests_and_data_are_not() {
-        for kind in [2, 3, SETTINGS, 5, PING, 7, WINDOW_UPDATE, 16, UNKNOWN] {
-            assert_eq!(counted(&[frame(kind, 0, &[0; 8])]), (17, 0), "{kind}");
+        for kind in [
+            2,
+            RST_STREAM,
+            SETTINGS,
+            5,
+            PING,
+            7,
+            WINDOW_UPDATE,
+            16,
+            UNKNOWN,
+        ] {
+            let resets = u64::from(kind == RST_STREAM);
+            assert_eq!(
+                counted(&[frame(kind, 0, &[0; 8])]),
+                (17, 0, resets),
+                "{kind}"
+            );
         }
-        assert_eq!(counted(&[frame(SETTINGS, 0, &[])]), (9, 0));
+        assert_eq!(counted(&[frame(SETTINGS, 0, &[])]), (9, 0, 0));
         let request = [
             frame(HEADERS, 0, &[0; 16_000]),
             frame(CONTINUATION, 4, &[0; 16_000]),
             frame(DATA, 1, &[0; 16_000]),
         ];
-        assert_eq!(counted(&request), (0, 16_000));
-        assert_eq!(counted(&[frame(DATA, 1, &[])]), (9, 0));
+        assert_eq!(counted(&request), (0, 16_000, 0));
+        assert_eq!(counted(&[frame(DATA, 1, &[])]), (9, 0, 0));
     }
 
     #[test]
@@ -238,9 +267,12 @@ mod tests {
             frame(WINDOW_UPDATE, 0, &[0; 4]),
             frame(PING, 0, &[0; 8]),
             frame(DATA, 1, &[]),
-            frame(3, 0, &[0; 4]),
         ]
         .concat()
+    }
+
+    fn reset() -> Vec<u8> {
+        frame(RST_STREAM, 0, &[0; 4])
     }
 
     #[test]
@@ -248,9 +280,30 @@ mod tests {
         let mut counter = FrameCounter::new();
         counter.read(PREFACE);
         for number in 1..=10_000 {
-            let frames = counter.read(&talkative_request()).unwrap();
+            let mut frames = counter.read(&talkative_request()).unwrap();
+            if number % 2 == 0 {
+                frames = counter.read(&reset()).unwrap();
+            }
             assert!(!frames.are_too_many(number, number * 100), "{number}");
         }
+    }
+
+    /// How many requests a client may give up in a row, each after so many bytes of its answer.
+    fn given_up_in_a_row(sent_bytes: u64) -> Option<u64> {
+        let mut counter = FrameCounter::new();
+        counter.read(PREFACE);
+        (1..10_000).find(|&number| {
+            let given_up = [talkative_request(), reset()].concat();
+            let frames = counter.read(&given_up).unwrap();
+            frames.are_too_many(number, sent_bytes * number)
+        })
+    }
+
+    #[test]
+    fn requests_that_are_given_up_one_after_the_other_are_a_flood() {
+        assert_eq!(given_up_in_a_row(0), Some(1001));
+        assert_eq!(given_up_in_a_row(40), Some(1019));
+        assert_eq!(given_up_in_a_row(2048), None);
     }
 
     #[test]
@@ -269,7 +322,7 @@ mod tests {
         fn the_charge_is_the_same_wherever_the_bytes_are_cut(
             frames in prop::collection::vec(
                 (
-                    prop::sample::select(vec![DATA, HEADERS, SETTINGS, PING, CONTINUATION, UNKNOWN]),
+                    prop::sample::select(vec![DATA, HEADERS, RST_STREAM, SETTINGS, PING, CONTINUATION, UNKNOWN]),
                     any::<u8>(),
                     prop::collection::vec(any::<u8>(), 0..40),
                 ),
@@ -283,9 +336,9 @@ mod tests {
                 .collect();
             let whole = counted(&frames);
             // Each by itself makes the sum of all.
-            let sum = frames.iter().fold((0, 0), |(charged, data), one| {
+            let sum = frames.iter().fold((0, 0, 0), |(charged, data, resets), one| {
                 let one = counted(std::slice::from_ref(one));
-                (charged + one.0, data + one.1)
+                (charged + one.0, data + one.1, resets + one.2)
             });
             prop_assert_eq!(whole, sum);
             let bytes = [PREFACE, &frames.concat()].concat();
@@ -301,7 +354,7 @@ mod tests {
             let FrameCounter::Http2(cut) = counter else {
                 panic!("the preface was not seen");
             };
-            prop_assert_eq!((cut.charged_bytes, cut.data_bytes), whole);
+            prop_assert_eq!((cut.charged_bytes, cut.data_bytes, cut.resets), whole);
         }
     }
 }

@@ -10,8 +10,8 @@ pub fn frames(bytes: &[u8]) {
         return;
     };
     let begun = [PREFACE, rest].concat();
-    let (charged, data) = charge(rest);
-    let expected = format!("charged_bytes: {charged}, data_bytes: {data} ");
+    let (charged, data, resets) = charge(rest);
+    let expected = format!("charged_bytes: {charged}, data_bytes: {data}, resets: {resets} ");
     for bytes in [rest, &begun] {
         let mut counter = FrameCounter::new();
         let whole = counter.read(bytes).map(|frames| format!("{frames:?}"));
@@ -30,17 +30,20 @@ pub fn frames(bytes: &[u8]) {
     }
 }
 
-/// What frames are charged, and the data in them, read as RFC 9113 has them (4.1).
-fn charge(mut bytes: &[u8]) -> (usize, usize) {
-    let (mut charged, mut data) = (0, 0);
+/// What frames are charged, the data in them, and how many of them are resets, read as RFC 9113 has them (4.1).
+fn charge(mut bytes: &[u8]) -> (usize, usize, usize) {
+    let (mut charged, mut data, mut resets) = (0, 0, 0);
     while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = bytes {
         let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
         match kind {
             0 if length > 0 => data += length,
             1 | 9 => {}
-            _ => charged += 9 + length,
+            _ => {
+                charged += 9 + length;
+                resets += usize::from(*kind == 3);
+            }
         }
         bytes = rest.get(length..).unwrap_or_default();
     }
-    (charged, data)
+    (charged, data, resets)
 }

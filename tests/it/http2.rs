@@ -143,15 +143,27 @@ async fn a_flood_of_resets_ends_the_connection() {
         resets.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
     }
     client.flood(&resets, resets.len()).await;
-    let rest = client.rest().await.bytes;
-    let (_, goaway) = frames(&rest)
-        .into_iter()
-        .find(|&(kind, _)| kind == GOAWAY)
-        .expect("a farewell");
-    // ENHANCE_YOUR_CALM.
-    assert_eq!(goaway[4..8], 11_u32.to_be_bytes());
+    let answers = streams(HEADERS, &client.rest().await.bytes).len();
+    assert!(answers < 1500, "{answers}");
     is_served(&server).await;
     is_counted_as_flood(&server).await;
+}
+
+/// A head that waited in h2 would be counted by nobody.
+#[tokio::test]
+async fn a_request_is_taken_before_what_follows_it_is_read() {
+    let server = TestServer::start();
+    let mut client = connect(&server).await;
+    let mut requests = Vec::new();
+    for stream in (1..800).step_by(2) {
+        requests.extend(frame(HEADERS, END_STREAM | END_HEADERS, stream, GET));
+        requests.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+    }
+    requests.extend(frame(HEADERS, END_STREAM | END_HEADERS, 801, GET));
+    client.send(requests).await;
+    while !streams(HEADERS, client.unread()).contains(&801) {
+        client.read_more().await.expect("an answer");
+    }
 }
 
 /// As one that downloads slowly: its answer would come behind all that lies in its socket.

@@ -317,6 +317,10 @@ where
                 State::Open => {
                     let result = match self.poll2(cx) {
                         Poll::Ready(result) => result,
+                        // The stream is taken first, and then this is called again.
+                        Poll::Pending if self.inner.streams.has_incoming() => {
+                            return Poll::Pending;
+                        }
                         // The connection is not ready to make progress
                         Poll::Pending => {
                             // Ensure all window updates have been sent.
@@ -383,6 +387,11 @@ where
                 );
             }
             ready!(self.poll_ready(cx))?;
+
+            // One head at a time: what takes it counts it.
+            if self.inner.streams.has_incoming() {
+                return Poll::Pending;
+            }
 
             match self
                 .inner

@@ -1255,6 +1255,10 @@ impl Recv {
         }
     }
 
+    pub fn has_incoming(&self) -> bool {
+        !self.pending_accept.is_empty()
+    }
+
     pub fn next_incoming(&mut self, store: &mut Store) -> Option<store::Key> {
         self.pending_accept.pop(store).map(|ptr| ptr.key())
     }

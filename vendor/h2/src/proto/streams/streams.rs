@@ -165,6 +165,11 @@ where
         })
     }
 
+    /// Whether there is a stream for [`next_incoming`](Self::next_incoming).
+    pub fn has_incoming(&self) -> bool {
+        self.inner.lock().unwrap().actions.recv.has_incoming()
+    }
+
     /// Count a refused stream toward the local error reset limit.
     pub fn count_pending_refusal(&mut self) -> Result<(), Error> {
         let mut me = self.inner.lock().unwrap();
