@@ -304,7 +304,8 @@ fn said_to(address: SocketAddr, bytes: &[u8]) -> (Vec<u8>, bool) {
 #[test]
 fn a_client_that_speaks_plain_http_is_told_to_speak_https() {
     let data = tempfile::tempdir().unwrap();
-    let server = self_signed(&data).start();
+    // What is neither is waited for.
+    let server = self_signed(&data).option("--head-timeout", "1s").start();
     let address = https_address(&server);
     let large = format!("{}{}", post("foo"), "a".repeat(500_000));
     let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
