@@ -27,7 +27,7 @@ use crate::digest::Digest;
 use crate::service::Service;
 
 /// Path, type and content of each file; [`HOME`] has no path of its own.
-const FILES: [(&str, &str, &str); 9] = [
+const FILES: [(&str, &str, &str); 10] = [
     (HOME, HTML, include_str!("pages/home.html")),
     ("/docs", HTML, include_str!("pages/docs.html")),
     (
@@ -53,6 +53,7 @@ const FILES: [(&str, &str, &str); 9] = [
         "text/css; charset=utf-8",
         include_str!("pages/style.css"),
     ),
+    ("/pages/token.js", SCRIPT, include_str!("pages/token.js")),
 ];
 
 const HOME: &str = "/";

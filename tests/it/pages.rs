@@ -119,6 +119,7 @@ async fn nothing_in_a_page_says_where_the_service_is() {
         "/pages/docs.js",
         "/pages/home.js",
         "/pages/style.css",
+        "/pages/token.js",
     ] {
         let page = server.ask(&browse(path)).await;
         for word in [
