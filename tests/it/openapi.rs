@@ -367,10 +367,63 @@ async fn the_type_of_every_problem_leads_to_its_cause() {
             for member in ["status", "title"] {
                 assert_eq!(cause[member], problem[member], "{kind}");
             }
+            let name = Value::from(pointer.strip_prefix("/x-problems/").unwrap());
+            let mut listed = elements(&exchange.response["x-problems"]);
+            assert!(listed.any(|listed| *listed == name), "{ask:?}: {name}");
             seen.insert(kind.to_owned());
         }
     }
     assert!(seen.len() > 20, "{seen:?}");
+}
+
+#[tokio::test]
+async fn every_error_lists_its_causes_and_every_cause_is_of_an_error() {
+    let spec = Spec::fetch().await;
+    let mut listed = BTreeSet::new();
+    for operation in spec.operations() {
+        for (status, response) in spec.responses(&operation) {
+            let said = format!("{} {} {status}", operation.method, operation.path);
+            let causes: Vec<_> = elements(&response["x-problems"]).collect();
+            let is_error = status.starts_with(['4', '5']);
+            assert_eq!(is_error, !causes.is_empty(), "{said}");
+            for cause in causes {
+                let name = cause.as_str().unwrap();
+                let of_cause = spec.0["x-problems"][name]["status"].to_string();
+                assert_eq!(of_cause, status, "{said}: {name}");
+                listed.insert(name);
+            }
+        }
+    }
+    // Said of a line, never of a request.
+    listed.insert("too-many-errors");
+    let all: BTreeSet<_> = members(&spec.0["x-problems"])
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(listed, all);
+}
+
+#[tokio::test]
+async fn an_alias_is_another_address_of_an_operation_that_is_none() {
+    let spec = Spec::fetch().await;
+    let mut count = 0;
+    for alias in spec.operations() {
+        let Some(name) = alias.value.get("x-alias-of") else {
+            let described = alias.value["description"].as_str().unwrap_or_default();
+            assert!(!described.starts_with("The same as `/"), "{described}");
+            continue;
+        };
+        let of = spec
+            .operations()
+            .find(|operation| operation.value["operationId"] == *name);
+        let of = of.expect("an operation");
+        assert_eq!(of.value.get("x-alias-of"), None, "{name}");
+        assert_eq!(of.method, alias.method, "{name}");
+        for member in ["tags", "security", "requestBody"] {
+            assert_eq!(of.value[member], alias.value[member], "{name}");
+        }
+        count += 1;
+    }
+    assert_eq!(count, 10);
 }
 
 #[tokio::test]
