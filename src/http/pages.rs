@@ -27,7 +27,7 @@ use crate::digest::Digest;
 use crate::service::Service;
 
 /// Path, type and content of each file; [`HOME`] has no path of its own.
-const FILES: [(&str, &str, &str); 10] = [
+const FILES: [(&str, &str, &str); 14] = [
     (HOME, HTML, include_str!("pages/home.html")),
     ("/docs", HTML, include_str!("pages/docs.html")),
     (
@@ -41,7 +41,13 @@ const FILES: [(&str, &str, &str); 10] = [
         include_str!("openapi.yaml"),
     ),
     ("/pages/common.js", SCRIPT, include_str!("pages/common.js")),
+    ("/pages/docs.css", STYLE, include_str!("pages/docs.css")),
     ("/pages/docs.js", SCRIPT, include_str!("pages/docs.js")),
+    (
+        "/pages/examples.js",
+        SCRIPT,
+        include_str!("pages/examples.js"),
+    ),
     ("/pages/home.js", SCRIPT, include_str!("pages/home.js")),
     (
         "/pages/icon.svg",
@@ -49,16 +55,19 @@ const FILES: [(&str, &str, &str); 10] = [
         include_str!("pages/icon.svg"),
     ),
     (
-        "/pages/style.css",
-        "text/css; charset=utf-8",
-        include_str!("pages/style.css"),
+        "/pages/request.js",
+        SCRIPT,
+        include_str!("pages/request.js"),
     ),
+    ("/pages/spec.js", SCRIPT, include_str!("pages/spec.js")),
+    ("/pages/style.css", STYLE, include_str!("pages/style.css")),
     ("/pages/token.js", SCRIPT, include_str!("pages/token.js")),
 ];
 
 const HOME: &str = "/";
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
 
 /// What a page may do: use what comes from here, in files of its own; nothing else, in no frame, and
 /// no text becomes markup.

@@ -116,8 +116,12 @@ async fn nothing_in_a_page_says_where_the_service_is() {
         "/",
         "/docs",
         "/pages/common.js",
+        "/pages/docs.css",
         "/pages/docs.js",
+        "/pages/examples.js",
         "/pages/home.js",
+        "/pages/request.js",
+        "/pages/spec.js",
         "/pages/style.css",
         "/pages/token.js",
     ] {

@@ -27,7 +27,7 @@ export function copies(button, source) {
       status.textContent = 'Copied.';
     } catch {
       // Without HTTPS a page has no clipboard.
-      source.closest('details').open = true;
+      source.closest('details')?.setAttribute('open', '');
       getSelection().selectAllChildren(source);
       status.textContent = 'Selected: copy it with the keyboard.';
     }

@@ -1,246 +1,269 @@
-// The description of the interface, drawn from openapi.json, with a form for each request.
-//
-// It knows as much of OpenAPI as openapi.yaml uses: references within the document, parameters in
-// path and fields, bodies and answers with named examples.
+// All requests: a list to choose from, and what openapi.json says of each, with a form to send it.
 
-import { copies, here, make, own, quoted } from './common.js';
+import { here, make } from './common.js';
+import { parameterId, requestPanel, setScopes, showAll } from './request.js';
+import { bodyTypes, entries, load, named, operations, prose, resolved, sampleOf, words, written } from './spec.js';
+import { setToken, token } from './token.js';
 
-const METHODS = ['post', 'put', 'get', 'head', 'delete'];
-/** A longer answer is shown up to here. */
-const SHOWN_CHARACTERS_MAX = 100_000;
+const at = (id) => document.getElementById(id);
+const plural = (count, word) => `${count} ${word}${count === 1 ? '' : 's'}`;
 
-let spec;
+const fold = (title, ...content) =>
+  make('details', { className: 'fold' }, make('summary', {}, title), ...content);
 
-/** What a reference refers to; anything else is itself. */
-function resolved(value) {
-  if (value?.$ref === undefined) return value;
-  const names = value.$ref.replace(/^#\//, '').split('/');
-  const unescaped = (name) => name.replaceAll('~1', '/').replaceAll('~0', '~');
-  return resolved(names.reduce((inner, name) => inner[unescaped(name)], spec));
-}
-
-const entries = (object = {}) =>
-  Object.entries(object).map(([name, value]) => [name, resolved(value)]);
-
-/** Paragraphs, with `code` in them. */
-function prose(text = '') {
-  const pieces = (paragraph) =>
-    paragraph.split('`').map((piece, index) => (index % 2 ? make('code', {}, piece) : piece));
-  return text.trim().split(/\n\s*\n/).filter(Boolean)
-    .map((paragraph) => make('p', {}, ...pieces(paragraph)));
-}
-
-/** A part of a path: only what would end it is encoded, since proxies decode or refuse what need not be. */
-const segment = (value) => value.replace(/[^\w.~:+/=-]/gu, encodeURIComponent);
-
-/** An example as it is sent. */
-const written = (value) =>
-  typeof value === 'string' ? value : `${JSON.stringify(value, null, 2)}\n`;
-
-function field(labelText, control, description) {
-  control.id = `f${++field.count}`;
-  const label = make('label', { htmlFor: control.id }, labelText);
-  if (!description) return [label, control];
-  const help = make('div', { id: `${control.id}h`, className: 'aside' }, ...prose(description));
-  control.setAttribute('aria-describedby', help.id);
-  return [label, control, help];
-}
-field.count = 0;
-
-function select(values) {
-  return make('select', {}, ...values.map((value) => make('option', {}, value)));
-}
-
-/** The types among which `Accept` chooses when an operation succeeds. */
-function answerTypes(operation) {
-  const chosen = entries(operation.responses)
-    .filter(([status, { headers }]) => status.startsWith('2') && headers?.Vary);
-  return chosen.flatMap(([, { content = {} }]) => Object.keys(content));
-}
-
-/** A form that sends the request of an operation. */
-function tryOut(method, path, operation, parameters) {
-  const form = make('form', { className: 'try' });
-  const optional = make('details', {}, make('summary', {}, 'More fields'));
-  const controls = parameters.map((parameter) => {
-    const [example] = entries(parameter.examples).map(([, { value }]) => value);
-    const { required = false } = parameter;
-    const suggestion = example ?? parameter.schema.enum?.[0] ?? '';
-    const input = make('input', {
-      className: 'mono', required, spellcheck: false, autocomplete: 'off', autocapitalize: 'off',
-      [required ? 'value' : 'placeholder']: suggestion,
-    });
-    (parameter.required ? form : optional).append(
-      ...field(parameter.name, input, parameter.description));
-    return [parameter, input];
+/** A link to the part of the page around it, which copies its address as well. */
+function anchor(id, title) {
+  const link = make('a', { href: `#${id}`, className: 'anchor', ariaLabel: `Link to: ${title}` }, '#');
+  const status = make('span', { className: 'aside', role: 'status' });
+  link.addEventListener('click', async () => {
+    // Without HTTPS a page has no clipboard, and the address is in the bar.
+    await navigator.clipboard?.writeText(link.href).then(() => { status.textContent = 'Link copied.'; }, () => {});
+    setTimeout(() => { status.textContent = ''; }, 4000);
   });
+  return [link, status];
+}
 
-  const types = answerTypes(operation);
-  const accept = types.length > 1 ? select(types) : null;
-  if (accept) form.append(...field('Accept', accept));
+const methodMark = ({ method }) => make('b', { className: `method ${method.toLowerCase()}` }, method);
 
-  const body = resolved(operation.requestBody);
-  const type = body && select(Object.keys(body.content));
-  const text = body && make('textarea', { rows: 4, spellcheck: false, autocomplete: 'off' });
-  if (body) {
-    const fill = () => {
-      const [[, example]] = entries(body.content[type.value].examples);
-      text.value = written(example.value);
-    };
-    fill();
-    type.addEventListener('change', fill);
-    form.append(...field('Content-Type', type), ...field('Body', text));
+/** Method, path, and what a token has to allow where tokens are asked for. */
+function address(operation) {
+  const line = make('p', { className: 'address' }, methodMark(operation), ' ', make('code', {}, operation.path));
+  const scope = make('a', { href: '#tokens', className: 'aside' }, 'scope ', make('code', {}, operation.scope));
+  if (operation.scope) line.append(' ', scope);
+  return line;
+}
+
+function parameters(operation) {
+  const list = (parameters) => make('dl', { className: 'names' }, ...parameters.flatMap((parameter) =>
+    named(parameter.name, parameter.schema, { ...parameter, id: parameterId(operation, parameter) })));
+  const isField = ({ in: place }) => place === 'header';
+  const fields = operation.own.filter(isField);
+  const others = operation.own.filter((parameter) => !isField(parameter));
+  return [
+    ...(others.length > 0 ? [make('h4', {}, 'Parameters'), list(others)] : []),
+    ...(fields.length > 0 ? [fold(plural(fields.length, 'header field'), list(fields))] : []),
+  ];
+}
+
+function body({ requestBody }) {
+  if (!requestBody) return [];
+  const { description, content } = resolved(requestBody);
+  return [make('h4', {}, 'Body'), ...prose(description), bodyTypes(content)];
+}
+
+/** Named examples of what is answered, each as it is sent. */
+const examples = (content) => entries(content).flatMap(([type, { examples }]) =>
+  entries(examples).map(([name, { summary = name, value }]) => make('figure', {},
+    make('figcaption', {}, ...words(summary), ' ', make('span', { className: 'aside' }, type)),
+    make('pre', {}, written(value)))));
+
+/** A success: its meaning, its body, its fields. */
+function answer([status, { description, headers, content }], isOpen) {
+  const [first, ...rest] = prose(description);
+  const fields = entries(headers).flatMap(([name, { schema, ...header }]) => named(name, schema, header));
+  const shown = make('details', { className: 'fold status', open: isOpen },
+    make('summary', {}, make('b', { className: 'good' }, status), ' ', ...first.childNodes), ...rest);
+  if (content) shown.append(bodyTypes(content));
+  const found = examples(content);
+  if (found.length > 0) shown.append(fold(plural(found.length, 'example'), ...found));
+  shown.append(fold(plural(Object.keys(headers).length, 'field'), make('dl', { className: 'names' }, ...fields)));
+  return shown;
+}
+
+/** Rows of causes: status, `type`, meaning. */
+const causeRows = (names, causes, cell) => names.map((name) => {
+  const { status, title, description } = causes[name];
+  return make('tr', {}, make('td', {}, String(status)), make('td', {}, cell(name)),
+    make('td', {}, title, '. ', ...words(description)));
+});
+
+function causeTable(...bodies) {
+  const titles = ['Status', 'Type', 'Meaning'].map((title) => make('th', { scope: 'col' }, title));
+  return make('table', {}, make('thead', {}, make('tr', {}, ...titles)), ...bodies);
+}
+
+const causesOf = ({ errors }) => errors.flatMap(([, response]) => response['x-problems'] ?? []);
+
+/** The errors of an operation, but for those of every one. */
+function errors(operation, causes, common) {
+  const own = causesOf(operation).filter((name) => !common.includes(name));
+  const link = (name) => make('a', { href: `#error-${name}` }, make('code', {}, name));
+  const found = operation.errors.flatMap(([, { content = {} }]) =>
+    examples({ 'application/json': content['application/json'] ?? {} }));
+  const rest = make('p', { className: 'aside' }, 'Also those of ',
+    make('a', { href: '#errors' }, 'every request'), '.');
+  if (own.length === 0) return [make('h4', {}, 'Errors'), rest];
+  const statuses = new Set(own.map((name) => causes[name].status));
+  return [make('h4', {}, 'Errors'), fold([...statuses].join(' · '),
+    causeTable(make('tbody', {}, ...causeRows(own, causes, link))), rest,
+    ...(found.length > 0 ? [fold(plural(found.length, 'example'), ...found)] : []))];
+}
+
+/** Another address of an operation. */
+const alias = (operation) => make('div', { className: 'operation alias', id: operation.id },
+  address(operation), ...prose(operation.description), ...parameters(operation), requestPanel(operation));
+
+function article(operation, aliases, causes, common) {
+  const { id, summary } = operation;
+  const [lead, ...rest] = prose(operation.description);
+  const title = make('h3', { id: `${id}-title` }, summary, ' ', ...anchor(id, summary));
+  const shown = make('article', { className: 'operation', id },
+    make('div', { className: 'lead' }, title, address(operation), ...(lead ? [lead] : [])),
+    requestPanel(operation),
+    make('div', { className: 'details' },
+      ...(rest.length > 0 ? [fold('More about it', ...rest)] : []),
+      ...parameters(operation), ...body(operation),
+      make('h4', {}, 'Answers'), ...operation.answers.map((one) => answer(one, one[0] === sampleOf(operation)?.status)),
+      ...errors(operation, causes, common),
+      ...(aliases.length > 0
+        ? [make('h4', {}, 'Other addresses'),
+          fold(aliases.map(({ path }) => path).join(' · '), ...aliases.map(alias))]
+        : [])));
+  shown.setAttribute('aria-labelledby', title.id);
+  return shown;
+}
+
+/** A part of the page and of the list. */
+function part(id, title, ...content) {
+  const heading = make('h2', { id: `${id}-title` }, title);
+  const section = make('section', { id }, heading, ...content);
+  at('main').append(section);
+  return section;
+}
+
+function group(title, links) {
+  const heading = make('p', { className: 'group' }, title);
+  heading.id = `list-${title.toLowerCase().replaceAll(' ', '-')}`;
+  const list = make('ul', {}, ...links.map((link) => make('li', {}, link)));
+  list.setAttribute('aria-labelledby', heading.id);
+  at('groups').append(make('div', {}, heading, list));
+}
+
+function listLink(operation, aliases) {
+  const link = make('a', { href: `#${operation.id}` }, methodMark(operation), ' ', operation.summary);
+  const all = [operation, ...aliases].flatMap(({ id, path }) => [id, path]);
+  link.dataset.words = [operation.method, operation.summary, ...all].join(' ').toLowerCase();
+  return link;
+}
+
+/** Shows what has all the words that are typed. */
+function filter() {
+  const typed = at('filter').value.toLowerCase().split(/\s+/);
+  let count = 0;
+  for (const list of at('groups').children) {
+    const links = [...list.querySelectorAll('a')];
+    const found = links.filter((link) => typed.every((word) => link.dataset.words.includes(word)));
+    links.forEach((link) => { link.parentElement.hidden = !found.includes(link); });
+    list.hidden = found.length === 0;
+    count += found.length;
   }
+  at('filtered').textContent = at('filter').value === '' ? '' : `${plural(count, 'request')} found`;
+}
 
-  const request = () => {
-    let target = path;
-    const query = [];
-    const headers = {};
-    for (const [{ name, in: place, allowEmptyValue }, { value }] of controls) {
-      if (place === 'path') target = target.replace(`{${name}}`, () => segment(value));
-      else if (value === '') continue;
-      else if (place !== 'query') headers[name] = value;
-      else query.push(allowEmptyValue ? name : `${name}=${encodeURIComponent(value)}`);
-    }
-    if (query.length > 0) target += `?${query.join('&')}`;
-    if (accept) headers.Accept = accept.value;
-    if (body) headers['Content-Type'] = type.value;
-    return { target, headers, body: text?.value };
-  };
+function setMenu(isOpen) {
+  at('menu').ariaExpanded = String(isOpen);
+}
 
-  const line = make('pre', { tabIndex: 0, role: 'region', ariaLabel: 'Curl line of this request' });
-  const showLine = () => {
-    const { target, headers, body } = request();
-    const fields = Object.entries(headers).map(([name, value]) => `-H ${quoted(`${name}: ${value}`)}`);
-    const verb = { get: [], head: ['--head'], post: [] }[method] ?? [`-X ${method.toUpperCase()}`];
-    const data = body === undefined ? [] : [`--data-raw ${quoted(body)}`];
-    line.textContent = ['curl', ...verb, ...fields, ...data, quoted(here + target)].join(' ');
-  };
-  form.addEventListener('input', showLine);
-  showLine();
-
-  const copy = make('button', { type: 'button', ariaLabel: 'Copy the curl line' }, 'Copy curl line');
-  const result = make('div', { className: 'result', role: 'status' });
-  form.append(
-    optional,
-    make('div', { className: 'actions' },
-      make('button', { className: 'main' }, 'Send'), copy, make('span', { role: 'status' })),
-    line, result,
-  );
-  copies(copy, line);
-  form.addEventListener('submit', (event) => {
-    event.preventDefault();
-    send(method, request(), result);
+function listenToList() {
+  at('filter').addEventListener('input', filter);
+  at('filter').addEventListener('keydown', (event) => {
+    if (event.key === 'Enter') at('groups').querySelector('div:not([hidden]) li:not([hidden]) a')?.click();
   });
-  return form;
+  at('menu').addEventListener('click', () => setMenu(at('menu').ariaExpanded !== 'true'));
+  at('groups').addEventListener('click', (event) => {
+    if (event.target.closest('a')) setMenu(false);
+  });
+  at('list').addEventListener('keydown', (event) => {
+    if (event.key !== 'Escape' || at('menu').ariaExpanded !== 'true') return;
+    setMenu(false);
+    at('menu').focus();
+  });
+  const links = new Map([...at('groups').querySelectorAll('a')].map((link) => [link.hash.slice(1), link]));
+  const observer = new IntersectionObserver((seen) => {
+    const entered = seen.findLast(({ isIntersecting }) => isIntersecting);
+    if (!entered) return;
+    for (const [id, link] of links) link.ariaCurrent = id === entered.target.id ? 'true' : null;
+  }, { rootMargin: '-20% 0px -79% 0px' });
+  for (const id of links.keys()) observer.observe(at(id));
 }
 
-async function send(method, { target, headers, body }, result) {
-  result.replaceChildren(make('p', { className: 'aside' }, 'Sending …'));
-  try {
-    const started = performance.now();
-    const response = await fetch(here + target, {
-      method: method.toUpperCase(), headers: { ...own, ...headers }, body, cache: 'no-store',
-    });
-    const text = await response.text();
-    const taken = Math.round(performance.now() - started);
-    const fields = Array.from(response.headers, ([name, value]) => `${name}: ${value}\n`);
-    const kind = response.status < 400 ? 'good' : 'error';
-    const shown = text.slice(0, SHOWN_CHARACTERS_MAX);
-    const cut = shown.length < text.length ? ', cut' : '';
-    result.replaceChildren(
-      make('p', { className: `answer ${kind}` },
-        `${response.status} ${response.statusText} in ${taken} ms`),
-      make('pre', { tabIndex: 0, role: 'region', ariaLabel: 'Fields of the answer' }, fields.join('')),
-    );
-    if (shown !== '') {
-      const label = `Body of the answer${cut}`;
-      result.append(make('pre', { tabIndex: 0, role: 'region', ariaLabel: label }, shown));
-    }
-  } catch {
-    // The browser does not say why.
-    const sorry = 'The service cannot be reached, or the browser does not send this.';
-    result.replaceChildren(make('p', { className: 'answer error' }, sorry));
-  }
+async function listenToToken() {
+  at('token').value = token();
+  const show = () => {
+    at('forget').hidden = token() === '';
+    showAll();
+  };
+  at('token').addEventListener('input', () => { setToken(at('token').value); show(); });
+  at('forget').addEventListener('click', () => {
+    setToken('');
+    at('token').value = '';
+    at('token').focus();
+    show();
+  });
+  show();
+  const response = await fetch(`${here}/`, { headers: { Accept: 'application/json' } });
+  const { needs_token: scopes = [] } = await response.json();
+  setScopes(scopes);
+  if (scopes.length > 0) at('asked').textContent = `Asked for to ${scopes.join(' and ')}. `;
 }
 
-/** What an operation answers: a status, its meaning, its fields, examples. */
-function answer(status, response) {
-  const fields = entries(response.headers).map(([name, header]) =>
-    make('li', {}, make('code', {}, name), ' ', ...prose(header.description).flatMap((p) => [...p.childNodes])));
-  const examples = entries(response.content).flatMap(([type, { examples }]) =>
-    entries(examples).map(([name, example]) => make('figure', {},
-      make('figcaption', {}, ...prose(example.summary ?? name)[0].childNodes, ' ', make('span', { className: 'aside' }, type)),
-      make('pre', {}, written(example.value)))));
-  const kind = status < '4' ? 'good' : 'error';
-  return make('details', { className: 'status' },
-    make('summary', {}, make('b', { className: kind }, status), ' ',
-      ...prose(response.description)[0].childNodes),
-    ...prose(response.description).slice(1),
-    make('ul', { className: 'fields' }, ...fields),
-    ...examples);
-}
-
-/** The field that shows a token, where an operation may take one. */
-function credential({ security = [] }) {
-  const scopes = security.flatMap(({ bearer = [] }) => bearer);
-  const description = 'Where the operator asks for tokens: `Bearer`, a space, and one that allows '
-    + `\`${scopes}\`.`;
-  return scopes.map(() => ({ name: 'Authorization', in: 'header', description, schema: {} }));
-}
-
-function draw(path, item, method) {
-  const operation = item[method];
-  const parameters = [...(item.parameters ?? []), ...(operation.parameters ?? [])].map(resolved)
-    .concat(credential(operation));
-  return make('details', { className: 'operation', id: operation.operationId },
-    make('summary', {},
-      make('b', { className: `method ${method}` }, method.toUpperCase()), ' ',
-      make('code', {}, path), ' ',
-      make('span', { className: 'aside' }, operation.summary)),
-    ...prose(operation.description),
-    make('h3', {}, 'Try it'),
-    tryOut(method, path, operation, parameters),
-    make('h3', {}, 'Answers'),
-    ...entries(operation.responses).map(([status, response]) => answer(status, response)));
-}
-
-/** Opens what the address names. */
+/** Opens what the address names, and what it is in. */
 function openNamed() {
-  const named = document.getElementById(location.hash.slice(1));
-  if (named?.matches('details')) {
-    named.open = true;
-    named.scrollIntoView();
+  setMenu(false);
+  const found = at(location.hash.slice(1));
+  if (!found) return;
+  for (let outer = found.closest('details'); outer; outer = outer.parentElement.closest('details')) {
+    outer.open = true;
   }
+  found.scrollIntoView();
 }
 
 async function main() {
-  const response = await fetch(`${here}/openapi.json`);
-  spec = await response.json();
-  const { info, tags, paths } = spec;
-  const about = document.getElementById('about');
-  about.before(make('p', {}, info.summary, ` Version ${info.version}.`));
-  about.before(...prose(info.description));
-  const operations = entries(paths).flatMap(([path, item]) =>
-    METHODS.filter((method) => item[method]).map((method) => ({ path, item, method })));
+  const { info, tags, components, 'x-problems': causes } = await load();
+  at('version').textContent = `Version ${info.version}`;
+  const all = operations();
+  const listed = all.filter(({ aliasOf }) => !aliasOf);
+  const aliasesOf = ({ id }) => all.filter(({ aliasOf }) => aliasOf === id);
+  const common = Object.keys(causes).filter((name) => listed.every((one) => causesOf(one).includes(name)));
+
   for (const { name, description } of tags) {
-    const drawn = operations.filter(({ item, method }) => item[method].tags.includes(name))
-      .map(({ path, item, method }) => draw(path, item, method));
-    document.getElementById('main').append(make('section', {},
-      make('h2', {}, name), make('p', { className: 'aside' }, description), ...drawn));
+    const found = listed.filter((operation) => operation.tags.includes(name));
+    part(name.toLowerCase(), name, make('p', { className: 'aside' }, description),
+      ...found.map((operation) => article(operation, aliasesOf(operation), causes, common)));
+    group(name, found.map((operation) => listLink(operation, aliasesOf(operation))));
   }
-  const causes = Object.entries(spec['x-problems']).map(([name, { status, title, description }]) =>
-    make('li', {}, make('code', {}, name), ` ${status} ${title}. `,
-      ...prose(description).flatMap((paragraph) => [...paragraph.childNodes])));
-  document.getElementById('main').append(make('section', {},
-    make('h2', {}, 'Causes of errors'),
-    make('p', { className: 'aside' }, 'As the type of a problem document ends.'),
-    make('ul', { className: 'fields' }, ...causes)));
+
+  const more = [
+    part('about', 'About all requests', ...prose(info.description)),
+    part('tokens', 'Tokens', ...prose(components.securitySchemes.bearer.description)),
+    part('errors', 'Errors', ...errorsOfAll(causes, common)),
+  ];
+  group('More', more.map(({ id, firstChild: { textContent } }) => {
+    const link = make('a', { href: `#${id}` }, textContent);
+    link.dataset.words = textContent.toLowerCase();
+    return link;
+  }));
+  listenToList();
   addEventListener('hashchange', openNamed);
   openNamed();
+  await listenToToken();
+}
+
+/** All causes of errors: those of every request first. */
+function errorsOfAll(causes, common) {
+  const cell = (name) => make('code', { id: `error-${name}` }, name);
+  const rows = (title, names) => make('tbody', {},
+    make('tr', {}, make('th', { scope: 'rowgroup', colSpan: 3 }, title)),
+    ...causeRows(names.toSorted((one, other) => causes[one].status - causes[other].status), causes, cell));
+  const others = Object.keys(causes).filter((name) => !common.includes(name));
+  return [
+    make('p', {}, ...words('With `Accept: application/problem+json` an error has a `type`, which ends with one of '
+      + 'these names after `openapi.yaml#/x-problems/`.')),
+    causeTable(rows('Of every request', common), rows('Of some requests', others)),
+  ];
 }
 
 main().catch(() => {
   const sorry = 'The description cannot be fetched: the service cannot be reached.';
-  document.getElementById('main').append(make('p', { className: 'error', role: 'alert' }, sorry));
+  at('main').append(make('p', { className: 'error', role: 'alert' }, sorry));
 });
