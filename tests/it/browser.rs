@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use crate::process::{Client, Digestd, Launch, PATIENCE, Process};
 use crate::proxied::Front;
 
+mod accessibility;
 mod docs;
 
 /// Keys that are no characters, as `WebDriver` writes them.
