@@ -244,6 +244,14 @@ pub(super) fn may_see_figures(access: &Access, fields: &HeaderMap) -> bool {
     access.allows(&FIGURES_SCOPES, token(fields))
 }
 
+/// What a request with the token of this one may do; nothing where it has none.
+pub(super) fn scopes_of_token(access: &Access, fields: &HeaderMap) -> Option<Vec<Scope>> {
+    let token = token(fields)?;
+    let mut scopes = Vec::from(Scope::ALL);
+    scopes.retain(|scope| access.allows(&[*scope], Some(token)));
+    Some(scopes)
+}
+
 /// Whether a method changes nothing (RFC 9110, 9.2.1).
 fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)

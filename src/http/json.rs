@@ -82,8 +82,14 @@ pub(super) fn object(name: &str, text: &str) -> Vec<u8> {
     body
 }
 
-/// The state and the figures of the service, and what needs a token, as people read them.
-pub(super) fn figures(health: &Health, stats: Option<Stats>, with_token: &[Scope]) -> Vec<u8> {
+/// The state and the figures of the service, what needs a token, and what the token of the request allows, as
+/// people read them.
+pub(super) fn figures(
+    health: &Health,
+    stats: Option<Stats>,
+    needs_token: &[Scope],
+    token_allows: Option<&[Scope]>,
+) -> Vec<u8> {
     let reason = health.reads.as_ref().and(health.writes.as_ref()).err();
     let mut figures = Map::new();
     let mut tell = |name: &str, value: Value| figures.insert(name.into(), value);
@@ -96,9 +102,12 @@ pub(super) fn figures(health: &Health, stats: Option<Stats>, with_token: &[Scope
         tell("messages", stats.messages.into());
         tell("disk_bytes", stats.disk_bytes.into());
     }
-    if !with_token.is_empty() {
-        let names: Vec<_> = with_token.iter().map(|scope| scope.name()).collect();
-        tell("needs_token", names.into());
+    let names = |scopes: &[Scope]| -> Value { scopes.iter().map(|scope| scope.name()).collect() };
+    if !needs_token.is_empty() {
+        tell("needs_token", names(needs_token));
+    }
+    if let Some(scopes) = token_allows {
+        tell("token_allows", names(scopes));
     }
     format!("{:#}\n", Value::from(figures)).into()
 }

@@ -14,7 +14,7 @@ use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, HeaderMap, HeaderValue, VARY};
 use http::request::Parts;
 
-use super::authorize::may_see_figures;
+use super::authorize::{may_see_figures, scopes_of_token};
 use super::body::Response;
 use super::error::HttpError;
 use super::json;
@@ -26,8 +26,19 @@ use crate::access::tokens::Scope;
 use crate::digest::Digest;
 use crate::service::Service;
 
+/// A part of a page: path, type and content.
+macro_rules! part {
+    ($name:literal, $kind:expr) => {
+        (
+            concat!("/pages/", $name),
+            $kind,
+            include_str!(concat!("pages/", $name)),
+        )
+    };
+}
+
 /// Path, type and content of each file; [`HOME`] has no path of its own.
-const FILES: [(&str, &str, &str); 14] = [
+const FILES: [(&str, &str, &str); 19] = [
     (HOME, HTML, include_str!("pages/home.html")),
     ("/docs", HTML, include_str!("pages/docs.html")),
     (
@@ -40,28 +51,21 @@ const FILES: [(&str, &str, &str); 14] = [
         "application/yaml",
         include_str!("openapi.yaml"),
     ),
-    ("/pages/common.js", SCRIPT, include_str!("pages/common.js")),
-    ("/pages/docs.css", STYLE, include_str!("pages/docs.css")),
-    ("/pages/docs.js", SCRIPT, include_str!("pages/docs.js")),
-    (
-        "/pages/examples.js",
-        SCRIPT,
-        include_str!("pages/examples.js"),
-    ),
-    ("/pages/home.js", SCRIPT, include_str!("pages/home.js")),
-    (
-        "/pages/icon.svg",
-        "image/svg+xml",
-        include_str!("pages/icon.svg"),
-    ),
-    (
-        "/pages/request.js",
-        SCRIPT,
-        include_str!("pages/request.js"),
-    ),
-    ("/pages/spec.js", SCRIPT, include_str!("pages/spec.js")),
-    ("/pages/style.css", STYLE, include_str!("pages/style.css")),
-    ("/pages/token.js", SCRIPT, include_str!("pages/token.js")),
+    part!("access.js", SCRIPT),
+    part!("common.js", SCRIPT),
+    part!("docs.css", STYLE),
+    part!("docs.js", SCRIPT),
+    part!("examples.js", SCRIPT),
+    part!("home.js", SCRIPT),
+    part!("icon.svg", "image/svg+xml"),
+    part!("look_up.js", SCRIPT),
+    part!("recent.js", SCRIPT),
+    part!("request.js", SCRIPT),
+    part!("service.js", SCRIPT),
+    part!("spec.js", SCRIPT),
+    part!("store.js", SCRIPT),
+    part!("style.css", STYLE),
+    part!("token.js", SCRIPT),
 ];
 
 const HOME: &str = "/";
@@ -154,7 +158,14 @@ pub(super) fn home(
         Home::Figures => {
             let may_see_figures = may_see_figures(access, fields);
             let stats = service.stats().filter(|_| may_see_figures);
-            let figures = json::figures(&service.health(), stats, &scopes_with_token(access));
+            let needs_token = scopes_with_token(access);
+            let token_allows = scopes_of_token(access, fields);
+            let figures = json::figures(
+                &service.health(),
+                stats,
+                &needs_token,
+                token_allows.as_deref(),
+            );
             response::new(StatusCode::OK, Form::Json.kind(), figures.into())
         }
         Home::Help => {

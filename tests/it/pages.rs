@@ -208,6 +208,32 @@ async fn only_the_files_of_the_pages_are_there() {
 }
 
 #[tokio::test]
+async fn the_figures_say_what_a_token_allows() {
+    let directory = tempfile::tempdir().unwrap();
+    let tokens = directory.path().join("tokens");
+    fs::write(
+        &tokens,
+        format!("ci write,delete {}\n", Digest::of(b"secret")),
+    )
+    .unwrap();
+    let settings = Settings {
+        tokens: Some(tokens),
+        ..Settings::default()
+    };
+    let server = TestServer::guarded(&Arc::new(Access::new(settings).unwrap()));
+    for (field, expected) in [
+        ("Bearer secret", json!(["write", "delete"])),
+        ("Bearer other", json!([])),
+        ("Basic secret", json!([])),
+    ] {
+        let ask = Ask::get("/").field("accept", "application/json");
+        let answer = server.ask(&ask.field("authorization", field)).await;
+        let figures: Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(figures["token_allows"], expected, "{field}");
+    }
+}
+
+#[tokio::test]
 async fn curl_lines_have_a_token_where_one_is_asked_for() {
     let directory = tempfile::tempdir().unwrap();
     let tokens = directory.path().join("tokens");
@@ -241,5 +267,6 @@ async fn curl_lines_have_a_token_where_one_is_asked_for() {
         } else {
             assert_eq!(figures["needs_token"], json!(scopes));
         }
+        assert!(figures.get("token_allows").is_none(), "{figures}");
     }
 }

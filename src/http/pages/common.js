@@ -18,19 +18,49 @@ export function quoted(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** A button that copies what `source` shows, and says so in the element after it. */
-export function copies(button, source) {
+/** Shows how something ended: `kind` is `good`, `warning`, `error` or nothing. */
+export function say(element, kind, ...content) {
+  element.className = `answer ${kind}`;
+  element.replaceChildren(...content);
+}
+
+/** Runs one request at a time, its button held down meanwhile; says in `status` what goes wrong. */
+export async function during(button, status, work) {
+  if (button.ariaDisabled === 'true') return;
+  button.ariaDisabled = 'true';
+  try {
+    await work();
+  } catch (error) {
+    say(status, 'error', error.message);
+  } finally {
+    button.ariaDisabled = 'false';
+  }
+}
+
+const COPIED_MS = 4000;
+
+/** Makes `button` copy what `text` returns, and say so in what `status` returns. Without HTTPS a page has no clipboard: then
+ * `source`, which shows the text, is selected, or the text is shown to be copied by hand. */
+export function copying(button, status, text, source = null) {
   button.addEventListener('click', async () => {
-    const status = button.nextElementSibling;
+    const said = status();
     try {
-      await navigator.clipboard.writeText(source.textContent);
-      status.textContent = 'Copied.';
+      await navigator.clipboard.writeText(text());
+      said.textContent = 'Copied.';
     } catch {
-      // Without HTTPS a page has no clipboard.
+      if (source === null) {
+        prompt('Copy it with the keyboard.', text());
+        return;
+      }
       source.closest('details')?.setAttribute('open', '');
       getSelection().selectAllChildren(source);
-      status.textContent = 'Selected: copy it with the keyboard.';
+      said.textContent = 'Selected: copy it with the keyboard.';
     }
-    setTimeout(() => { status.textContent = ''; }, 4000);
+    setTimeout(() => { said.textContent = ''; }, COPIED_MS);
   });
+}
+
+/** The same for a text that `source` shows, said in the element after the button. */
+export function copies(button, source) {
+  copying(button, () => button.nextElementSibling, () => source.textContent, source);
 }

@@ -24,9 +24,7 @@ fn show_as(browser: &Browser, width: u32, scheme: &str) {
         ("setDeviceMetricsOverride", screen),
         ("setEmulatedMedia", media),
     ] {
-        let command = format!("Emulation.{command}");
-        let call = json!({ "cmd": command, "params": params });
-        browser.tell("/goog/cdp/execute", &call);
+        browser.develop(&format!("Emulation.{command}"), &params);
     }
 }
 
@@ -44,7 +42,7 @@ fn axe_finds_nothing_on_either_page() {
     for (page, ready) in [
         (
             format!("/#{digest}"),
-            "document.querySelector('#found').textContent === 'foo'",
+            "document.querySelector('#found pre')?.textContent === 'foo'",
         ),
         (
             "/docs".into(),

@@ -218,10 +218,7 @@ fn the_list_is_filtered_and_leads_to_a_request_with_the_keyboard_alone() {
     for width in [1280, 390] {
         let screen =
             json!({ "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600 });
-        browser.tell(
-            "/goog/cdp/execute",
-            &json!({ "cmd": "Emulation.setDeviceMetricsOverride", "params": screen }),
-        );
+        browser.develop("Emulation.setDeviceMetricsOverride", &screen);
         browser.open_docs(&server, "");
         let is_narrow = width == 390;
         assert_eq!(
