@@ -179,7 +179,7 @@ pub(super) fn or_default(
         .to_str()
         .and_then(|port| port.parse().ok())
         .ok_or(UsageError(
-            "the environment variable PORT is not a port number",
+            "the environment variable PORT is not a port number".into(),
         ))?;
     // One socket for both families, where the machine has both.
     let all = IpAddr::from(Ipv6Addr::UNSPECIFIED);

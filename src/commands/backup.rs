@@ -38,7 +38,7 @@ pub(super) struct BackupArgs {
 pub(super) fn run(arguments: &BackupArgs) -> anyhow::Result<()> {
     if arguments.destination == Path::new("-") {
         let error = "a backup is a directory; `digestd export -o -` writes to standard output";
-        return Err(UsageError(error).into());
+        return Err(UsageError(error.into()).into());
     }
     let method = if arguments.hard_link {
         Method::HardLink

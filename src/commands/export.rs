@@ -89,7 +89,7 @@ pub(super) fn run(arguments: &ExportArgs) -> anyhow::Result<()> {
     };
     if arguments.after.is_some() {
         return Err(UsageError(
-            "--after does not go with --output FILE, which knows where to continue",
+            "--after does not go with --output FILE, which knows where to continue".into(),
         )
         .into());
     }

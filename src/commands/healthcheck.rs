@@ -102,7 +102,7 @@ fn addresses(lists: &[String]) -> Result<Vec<SocketAddr>, UsageError> {
     let wrong = "DIGESTD_LISTEN and DIGESTD_ADMIN_LISTEN must be addresses like 127.0.0.1:8080";
     lists
         .map(|lists| Endpoint::join(lists).0)
-        .map_err(|_| UsageError(wrong))
+        .map_err(|_| UsageError(wrong.into()))
 }
 
 /// Asks where the holder of `data_dir` says that it is.

@@ -3,6 +3,7 @@
 //! It refuses to know what a command does with them. **Invariant:** parsing reads the command line and the
 //! environment; files and standard input are read when a command asks for them.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{IsTerminal, Read, Write};
@@ -23,7 +24,7 @@ use crate::text::{self, NotUtf8};
 /// Arguments that are well formed and make no sense.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct UsageError(pub(super) &'static str);
+pub(super) struct UsageError(pub(super) Cow<'static, str>);
 
 /// Reads the name of one of some values, in any case; the help lists the names.
 #[derive(Clone)]

@@ -65,7 +65,9 @@ pub(super) fn man(arguments: &ManArgs, mut command: Command) -> anyhow::Result<(
             let found = command.find_subcommand(name).cloned();
             let whole = format!("{}-{name}", command.get_name());
             found
-                .ok_or(UsageError("there is no such command, see digestd --help"))?
+                .ok_or(UsageError(
+                    "there is no such command, see digestd --help".into(),
+                ))?
                 .name(whole)
         }
     };

@@ -30,8 +30,10 @@ use x509_cert::der::{self, Decode};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-const CERTIFICATE_NAME: &str = "localhost.crt";
-/// The file of the key of a certificate that is made here, in the data directory.
+/// The file of a certificate that is made here, in the data directory.
+pub const CERTIFICATE_NAME: &str = "localhost.crt";
+
+/// The file of its key.
 pub const KEY_NAME: &str = "localhost.key";
 
 /// The issuer of certificates made here …

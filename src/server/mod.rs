@@ -40,7 +40,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use self::admission::Admissions;
-pub use self::certificate::{KEY_NAME, TlsError};
+pub use self::certificate::{CERTIFICATE_NAME, KEY_NAME, TlsError};
 use self::connection::Phase;
 use self::listener::accept;
 pub use self::listener::{Listener, Socket};

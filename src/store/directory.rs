@@ -39,17 +39,17 @@ pub(super) const ASIDE_NAME: &str = "log.new";
 /// Version of the layout of a data directory. A higher one is refused.
 const FORMAT_VERSION: u32 = 1;
 
-const FORMAT_NAME: &str = "FORMAT";
+pub(super) const FORMAT_NAME: &str = "FORMAT";
 
 pub(super) const LOCK_NAME: &str = "LOCK";
 
 pub(super) const NOTE_NAME: &str = "NOTE";
 
-const CHECKPOINT_NAME: &str = "checkpoint";
+pub(super) const CHECKPOINT_NAME: &str = "checkpoint";
 
-const DURABILITY_NAME: &str = "DURABILITY";
+pub(super) const DURABILITY_NAME: &str = "DURABILITY";
 
-const MARK_NAME: &str = "BACKUP";
+pub(super) const MARK_NAME: &str = "BACKUP";
 
 const MARK: &str = "This is a backup. \"digestd backup\" brings it up to date as long as this file is here:\n\
                     the first server on it, and the first import into it, remove the file.\n";

@@ -45,6 +45,9 @@ use crate::digest::{DIGEST_BYTES, Digest};
 /// Its name in a data directory.
 pub(super) const NAME: &str = "index";
 
+/// What it is called on its way out: see [`old`].
+pub(super) const OLD_NAME: &str = "index.old";
+
 /// The one key that is no digest. Its value is the checkpoint up to which the index is complete.
 const CHECKPOINT_KEY: &[u8] = b"checkpoint";
 

@@ -13,7 +13,7 @@ use super::disk;
 /// a block.
 pub(super) const RESERVE_BYTES: u64 = 16 << 20;
 
-const NAME: &str = "reserve";
+pub(super) const NAME: &str = "reserve";
 
 /// Gives up the reserve if less than its size is free in `directory`. Returns whether that is so.
 pub(super) fn release_if_full(directory: &Path) -> io::Result<bool> {

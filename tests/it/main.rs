@@ -6,7 +6,7 @@
 //!   [`access`], [`sites`], [`proxied`], [`options`], [`hosts`], [`http2`], [`shutdown`], [`metrics`], with [`support`];
 //! * the store by itself: [`store`], [`directory`], [`damage`], [`matrix`], [`torn`], [`model`], [`reader`],
 //!   [`verify`], [`scrub`], [`read_only`], [`backup`], [`compact`], [`upgrade`], with [`store_support`];
-//! * the real binaries: [`command`], [`many`], [`tokens`], [`rates`], [`logs`], [`tls`], [`reloading`], [`supervisor`], [`healthcheck`], [`doctor`],
+//! * the real binaries: [`command`], [`many`], [`tokens`], [`rates`], [`logs`], [`log_files`], [`tls`], [`reloading`], [`supervisor`], [`healthcheck`], [`doctor`],
 //!   [`export`], [`import`], [`files`], [`rogue`], [`crash`], [`power`], [`failure`], [`sectors`], [`slow`],
 //!   [`full`], [`memory`], [`attacks`], [`soak`], [`socket_files`], [`samples`], [`readme`], [`documents`], [`browser`],
 //!   [`caches`], [`strangers`], [`find_pair`] for the second one, and [`loadgen`] for the generator of the bench
@@ -55,6 +55,7 @@ mod import;
 mod keep_alive;
 mod limits;
 mod loadgen;
+mod log_files;
 mod logs;
 mod many;
 mod matrix;

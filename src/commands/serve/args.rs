@@ -273,7 +273,7 @@ impl ServeArgs {
             ),
         ] {
             if makes_no_sense {
-                return Err(UsageError(error));
+                return Err(UsageError(error.into()));
             }
         }
         let (read_rate, write_rate) = (self.limits.read_rate, self.limits.write_rate);

@@ -100,7 +100,8 @@ impl ConnectionArgs {
         {
             return Err(UsageError(
                 "--client-connections-max is more than half of --connections-max, which no client gets; behind a \
-                 proxy, --trusted-proxy counts its clients instead",
+                 proxy, --trusted-proxy counts its clients instead"
+                    .into(),
             ));
         }
         let connection = &mut limits.connection;

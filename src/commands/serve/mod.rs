@@ -7,6 +7,7 @@ mod args;
 mod connection_args;
 mod listeners;
 mod noted;
+mod places;
 mod reloading;
 mod tls_args;
 
@@ -49,6 +50,7 @@ pub(super) fn run(
     color: Color,
 ) -> anyhow::Result<()> {
     let mut config = arguments.into_config()?;
+    places::check(&config)?;
     config.log.colors = color.is_wanted();
     let has_places = !config.listen.is_empty() || !config.socket_files.is_empty();
     if !has_places {
@@ -110,8 +112,10 @@ fn has_place_for_log(config: &Config) -> bool {
 fn claim(config: &Config) -> anyhow::Result<DataDirectory> {
     // May be there before the store is, and the directory that was made for it too.
     let log = config.log.file.iter();
-    let log: Vec<_> = log.flat_map(|file| file.path.ancestors()).collect();
-    let directory = DataDirectory::claim_beside(&config.data_dir, config.segment_bytes, &log)?;
+    let log = log.flat_map(|file| file.path.ancestors());
+    let sockets = config.socket_files.iter().map(PathBuf::as_path);
+    let others: Vec<_> = log.chain(sockets).collect();
+    let directory = DataDirectory::claim_beside(&config.data_dir, config.segment_bytes, &others)?;
     Ok(directory)
 }
 

@@ -43,18 +43,18 @@ impl TlsArgs {
             }
             (_, _, true) => {
                 return Err(UsageError(
-                    "--tls-self-signed makes a certificate; it does not go with --tls-cert and --tls-key",
+                    "--tls-self-signed makes a certificate; it does not go with --tls-cert and --tls-key".into(),
                 ));
             }
-            _ => return Err(UsageError("--tls-cert and --tls-key go together")),
+            _ => return Err(UsageError("--tls-cert and --tls-key go together".into())),
         };
         match (Address::join(self.tls_listen), certificate) {
             (listen, None) if listen.is_empty() => Ok(None),
             (listen, Some(_)) if listen.is_empty() => Err(UsageError(
-                "a certificate is of no use without --tls-listen",
+                "a certificate is of no use without --tls-listen".into(),
             )),
             (_, None) => Err(UsageError(
-                "--tls-listen needs --tls-cert and --tls-key, or --tls-self-signed",
+                "--tls-listen needs --tls-cert and --tls-key, or --tls-self-signed".into(),
             )),
             (listen, Some(certificate)) => Ok(Some(TlsConfig {
                 listen,
