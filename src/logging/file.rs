@@ -5,14 +5,18 @@
 //! or else exceeds it, and silently loses lines while the file cannot be opened; `tracing-appender`
 //! 0.2 rotates by time only.
 //!
+//! A pipe or a device is written to as it is and never rotated: its name is not ours to move.
+//!
 //! **Invariants:** no line is split between two files: one that does not fit begins the next file. There are no more old
 //! files than ordered, compressed or not.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::mpsc;
+
+use rustix::fs::{OFlags, fcntl_setfl};
 
 use super::compression::compress_when_told;
 use super::old_files::OldFiles;
@@ -33,6 +37,9 @@ pub(super) struct LogFile {
     compression: Option<mpsc::SyncSender<()>>,
     /// `None` after an error, until it can be opened again.
     file: Option<File>,
+    /// Whether it is a file that can be rotated.
+    is_regular: bool,
+    /// What is in it; of others, nothing.
     bytes: u64,
 }
 
@@ -53,6 +60,7 @@ impl LogFile {
             old,
             compression: compression.transpose()?,
             file: None,
+            is_regular: false,
             bytes: 0,
         };
         log.file = Some(log.open_file()?);
@@ -71,12 +79,23 @@ impl LogFile {
     /// Addresses of clients are for the owner alone, unless the operator made the file. Links are followed: it
     /// is the operator who names the file, `/dev/stderr` perhaps.
     fn open_file(&mut self) -> io::Result<File> {
+        #[expect(clippy::cast_possible_wrap, reason = "a pattern of bits")]
+        let flags = OFlags::NONBLOCK.bits() as i32;
         let file = File::options()
             .create(true)
             .append(true)
             .mode(FILE_MODE)
-            .open(&self.config.path)?;
-        self.bytes = file.metadata()?.len();
+            .custom_flags(flags)
+            .open(&self.config.path)
+            .map_err(|error| explained(&self.config.path, error))?;
+        let metadata = file.metadata()?;
+        if metadata.file_type().is_block_device() {
+            return Err(io::Error::other("it is a disk and no file"));
+        }
+        // Not to wait is for the opening alone: a pipe without a reader is an error there.
+        fcntl_setfl(&file, OFlags::APPEND)?;
+        self.is_regular = metadata.is_file();
+        self.bytes = metadata.len();
         Ok(file)
     }
 
@@ -91,7 +110,9 @@ impl LogFile {
             let _ = file.set_len(self.bytes);
             return Err(error);
         }
-        self.bytes += lines.len() as u64;
+        if self.is_regular {
+            self.bytes += lines.len() as u64;
+        }
         self.file = Some(file);
         Ok(())
     }
@@ -118,6 +139,23 @@ impl LogFile {
             None => lines.len(),
         }
     }
+}
+
+/// Says what stands where the log file belongs, if that is why it cannot be opened.
+fn explained(path: &Path, error: io::Error) -> io::Error {
+    let Ok(kind) = fs::metadata(path).map(|found| found.file_type()) else {
+        return error;
+    };
+    let said = if kind.is_dir() {
+        "it is a directory; name a file in it"
+    } else if kind.is_socket() {
+        "it is a socket and no file"
+    } else if kind.is_fifo() && error.kind() != io::ErrorKind::PermissionDenied {
+        "it is a pipe that nobody reads; start its reader first"
+    } else {
+        return error;
+    };
+    io::Error::new(error.kind(), said)
 }
 
 fn end_of_last_line(bytes: &[u8]) -> usize {

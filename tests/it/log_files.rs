@@ -1,12 +1,16 @@
 //! Where the log file may be, and what becomes of it when a start fails.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use digestd::store::is_own_name;
+use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::process::Signal;
 
-use crate::process::{Launch, Outcome, digestd, run};
+use crate::process::{Client, Launch, Outcome, Process, address_in, digestd, run};
 use crate::store_support::{Data, texts};
 
 /// Starts a server in `directory`, which must fail.
@@ -149,6 +153,84 @@ fn a_log_file_and_a_socket_of_other_names_may_be_in_the_data_directory() {
         launch.start_elsewhere(&file).stop();
         fs::remove_file(&file).unwrap();
     }
+}
+
+#[test]
+fn what_is_no_file_is_named_and_a_pipe_without_a_reader_keeps_no_start_waiting() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fifo(&at("pipe"));
+    fs::create_dir(at("logs")).unwrap();
+    let _socket = UnixListener::bind(at("socket")).unwrap();
+    for (log, reason) in [
+        ("pipe", "it is a pipe that nobody reads"),
+        ("logs", "it is a directory"),
+        ("socket", "it is a socket"),
+    ] {
+        let outcome = fail(
+            directory.path(),
+            &["--data-dir", "store", "--log-file", log],
+        );
+        assert_eq!(outcome.code, Some(1), "{log}: {outcome:?}");
+        let said = format!("cannot write to the log file {log}: {reason}");
+        assert!(outcome.stderr.contains(&said), "{outcome:?}");
+        assert!(!at("store").exists());
+    }
+}
+
+/// It gets every line, more than a file may have, and loses its reader without harm.
+#[test]
+fn a_pipe_with_a_reader_is_a_log_that_is_not_rotated() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    fifo(&pipe);
+    let mut reader = File::options().read(true).write(true).open(&pipe).unwrap();
+    let mut seen = String::new();
+    let mut read_until = |text: &str| {
+        while !seen.contains(text) {
+            let mut bytes = [0; 4096];
+            let length = reader.read(&mut bytes).unwrap();
+            seen.push_str(str::from_utf8(&bytes[..length]).unwrap());
+        }
+        let line = seen.lines().find(|line| line.contains(text));
+        line.unwrap().to_owned()
+    };
+    let command = Launch::new(&directory.path().join("store"))
+        .option("--log-file", &pipe)
+        .option("--log-max-size", "1KiB")
+        .command()
+        .spawn();
+    let mut server = Process(command.unwrap());
+    let mut client = Client::connect(address_in(&read_until("listening on"))).unwrap();
+    for number in 0..20 {
+        let id = format!("id{number}end");
+        let fields = [("X-Request-Id", &*id)];
+        assert_eq!(
+            client
+                .ask("GET", "/messages/0", &fields, b"")
+                .unwrap()
+                .status,
+            404
+        );
+        read_until(&id);
+    }
+    drop(reader);
+    for _ in 0..20 {
+        assert_eq!(
+            client.ask("GET", "/messages/0", &[], b"").unwrap().status,
+            404
+        );
+    }
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(0));
+    assert_eq!(
+        names(directory.path()),
+        [pipe, directory.path().join("store")]
+    );
+}
+
+fn fifo(path: &Path) {
+    mkfifoat(CWD, path, Mode::RWXU).unwrap();
 }
 
 #[test]
