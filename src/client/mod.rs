@@ -13,7 +13,7 @@ mod url;
 mod waits;
 
 use std::error::Error;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -64,9 +64,9 @@ const WORDS_BYTES_MAX: usize = 64 << 10;
 
 /// The server cannot be reached.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot reach {authority}: {reason}")]
+#[error("cannot reach {server}: {reason}")]
 pub struct Unreachable {
-    authority: String,
+    server: String,
     reason: String,
 }
 
@@ -262,7 +262,7 @@ impl Client {
         if response.status() == StatusCode::METHOD_NOT_ALLOWED {
             bail!(
                 "the server at {} was not started with --allow-export",
-                self.url.authority()
+                self.url.name()
             );
         }
         if response.status() != StatusCode::OK {
@@ -311,15 +311,18 @@ impl Client {
     /// The address at which the server is.
     ///
     /// # Errors
-    /// [`Unreachable`] if it is not.
+    /// [`Unreachable`] if it is not, or has none.
     pub async fn address(&self) -> Result<SocketAddr, Unreachable> {
-        let stream = self.connect().await?;
+        if self.url.socket().is_some() {
+            return Err(self.unreachable(&"a socket file has no address"));
+        }
+        let stream = self.connect_over_network().await?;
         stream.peer_addr().map_err(|error| self.unreachable(&error))
     }
 
     fn unreachable(&self, reason: &impl ToString) -> Unreachable {
         Unreachable {
-            authority: self.url.authority(),
+            server: self.url.name(),
             reason: reason.to_string(),
         }
     }
@@ -330,19 +333,34 @@ impl Client {
         B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
     {
         let stream = self.connect().await?;
-        stream.set_nodelay(true)?;
-        let stream: Box<dyn Transport> = match &self.secure {
-            None => Box::new(stream),
-            Some(secure) => Box::new(self.shake_hands(stream, secure).await?),
-        };
         let (sender, connection) = in_time(http1::handshake(TokioIo::new(stream))).await?;
         tokio::spawn(connection);
         Ok(sender)
     }
 
-    async fn connect(&self) -> Result<TcpStream, Unreachable> {
+    async fn connect(&self) -> anyhow::Result<Box<dyn Transport>> {
+        if let Some(path) = self.url.socket() {
+            return Ok(Box::new(self.in_time(UnixStream::connect(path)).await?));
+        }
+        let stream = self.connect_over_network().await?;
+        stream.set_nodelay(true)?;
+        Ok(match &self.secure {
+            None => Box::new(stream),
+            Some(secure) => Box::new(self.shake_hands(stream, secure).await?),
+        })
+    }
+
+    async fn connect_over_network(&self) -> Result<TcpStream, Unreachable> {
         let place = (self.url.bare_host(), self.url.port());
-        match timeout(CONNECT_TIMEOUT, TcpStream::connect(place)).await {
+        self.in_time(TcpStream::connect(place)).await
+    }
+
+    /// The connection that `connecting` makes.
+    async fn in_time<S>(
+        &self,
+        connecting: impl Future<Output = io::Result<S>>,
+    ) -> Result<S, Unreachable> {
+        match timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
                 let reason = format!(

@@ -3,14 +3,16 @@
 //! It refuses to ask anybody. **Invariant:** what is not one address is none, and nothing of it is guessed but the
 //! scheme, which is then said.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use http::Uri;
 use http::uri::Authority;
 use rustls::pki_types::ServerName;
 
-/// The address of a server: `[http://|https://]host[:port][/path]`.
+/// The address of a server: `[http://|https://]host[:port][/path]`, or `unix:` and the path of a socket file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerUrl {
     is_secure: bool,
@@ -20,13 +22,16 @@ pub struct ServerUrl {
     /// Where on the host the service is: empty, or without a `/` at its end.
     path: String,
     has_scheme: bool,
+    /// What it is reached through, instead of host and port.
+    socket: Option<PathBuf>,
 }
 
 /// The address of the server makes no sense.
 #[derive(Debug, thiserror::Error)]
-#[error("{url:?} is not the address of a server: it must be like http://localhost:8080")]
+#[error("{url:?} is not the address of a server: {advice}")]
 pub struct InvalidUrl {
     url: String,
+    advice: &'static str,
 }
 
 impl InvalidUrl {
@@ -40,7 +45,19 @@ impl InvalidUrl {
             Some(host) => format!("{scheme}//…{host}"),
             None => url.into(),
         };
-        Self { url: shown }
+        let is_port = !url.is_empty() && url.bytes().all(|byte| byte.is_ascii_digit());
+        let advice = match scheme
+            .strip_suffix(':')
+            .map(str::to_ascii_lowercase)
+            .as_deref()
+        {
+            _ if is_port => "a port alone is none; it must be like http://localhost:8080",
+            None | Some("http" | "https") => {
+                "it must be like http://localhost:8080, or unix:/path for a socket file"
+            }
+            Some(_) => "the scheme must be http or https",
+        };
+        Self { url: shown, advice }
     }
 }
 
@@ -57,14 +74,27 @@ impl ServerUrl {
             port: address.port(),
             path: String::new(),
             has_scheme: true,
+            socket: None,
+        }
+    }
+
+    /// The server that listens on the socket file at `path`.
+    #[must_use]
+    pub fn through(path: &Path) -> Self {
+        Self {
+            is_secure: false,
+            host: "localhost".into(),
+            port: 80,
+            path: String::new(),
+            has_scheme: true,
+            socket: Some(path.to_owned()),
         }
     }
 
     /// What to say of the scheme if none was written.
     #[must_use]
     pub fn assumption(&self) -> Option<String> {
-        let scheme = self.scheme();
-        (!self.has_scheme).then(|| format!("asking {scheme}://{}", self.authority()))
+        (!self.has_scheme).then(|| format!("asking {self}"))
     }
 
     /// Whether what is sent there can be read on its way: plain HTTP to another machine.
@@ -85,6 +115,18 @@ impl ServerUrl {
         &self.path
     }
 
+    pub(super) fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
+    }
+
+    /// What an error calls it.
+    pub(super) fn name(&self) -> String {
+        match &self.socket {
+            Some(path) => format!("unix:{}", path.display()),
+            None => self.authority(),
+        }
+    }
+
     pub(super) fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
@@ -96,6 +138,16 @@ impl ServerUrl {
 
     fn scheme(&self) -> &'static str {
         if self.is_secure { "https" } else { "http" }
+    }
+}
+
+/// As it is written, without its path.
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.socket {
+            Some(_) => formatter.write_str(&self.name()),
+            None => write!(formatter, "{}://{}", self.scheme(), self.authority()),
+        }
     }
 }
 
@@ -119,6 +171,9 @@ impl FromStr for ServerUrl {
 }
 
 fn parse(text: &str) -> Option<ServerUrl> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return (!path.is_empty()).then(|| ServerUrl::through(Path::new(path)));
+    }
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),
         None => (None, text),
@@ -155,6 +210,7 @@ fn parse(text: &str) -> Option<ServerUrl> {
         },
         path: path.into(),
         has_scheme: scheme.is_some(),
+        socket: None,
     })
 }
 
@@ -233,9 +289,39 @@ mod tests {
     }
 
     #[test]
+    fn an_error_says_what_is_wrong_with_the_url() {
+        for (url, said) in [
+            ("ftp://example.org", "the scheme must be http or https"),
+            ("8080", "a port alone is none"),
+            (
+                "http://example.org/?x",
+                "it must be like http://localhost:8080",
+            ),
+            ("", "it must be like"),
+            ("unix:", "unix:/path for a socket file"),
+        ] {
+            let error = url.parse::<ServerUrl>().unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_server_may_be_behind_a_socket_file() {
+        let url = url("unix:/run/a b.sock");
+        assert_eq!(url.socket(), Some(Path::new("/run/a b.sock")));
+        assert_eq!(
+            (url.name().as_str(), url.assumption()),
+            ("unix:/run/a b.sock", None)
+        );
+        assert!(!url.is_readable_on_the_way());
+    }
+
+    #[test]
     fn what_is_not_one_address_is_none() {
         for text in [
             "",
+            "8080",
+            "unix:",
             "/",
             "http://",
             "https:///x",

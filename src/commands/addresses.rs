@@ -18,7 +18,7 @@ use crate::config::{self, SOCKET_PATH_BYTES_MAX};
 pub(super) struct Address(pub(super) SocketAddr);
 
 /// Where to listen: an address, or `unix:` and the path of a socket file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Endpoint {
     Address(SocketAddr),
     SocketFile(PathBuf),
@@ -35,6 +35,15 @@ impl Endpoint {
             }
         }
         (addresses, files)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(formatter),
+            Self::SocketFile(path) => write!(formatter, "unix:{}", path.display()),
+        }
     }
 }
 

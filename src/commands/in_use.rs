@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use super::listening::{Kind, Listening};
+use super::listening::Listening;
 use crate::store::{OpenError, read_note};
 
 /// What a server does in the place of a command.
@@ -40,9 +40,7 @@ fn advice(data_dir: &Path, instead: Instead) -> String {
     let note = read_note(data_dir).ok().flatten();
     let url = note.and_then(|note| {
         let listening = Listening::parse(&note);
-        let (kind, address) = listening.for_clients()?;
-        let scheme = if kind == Kind::Https { "https" } else { "http" };
-        Some(format!("{scheme}://{address}"))
+        Some(listening.for_clients()?.to_string())
     });
     let url = url.as_deref().unwrap_or("URL");
     format!("ask the server that has it, `digestd {verb} --url {url}`, which must {must}")

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::addresses::Endpoint;
+use crate::client::ServerUrl;
 use crate::digest::Digest;
 
 /// Places, in the order in which they are asked: for operators first, and TLS last.
@@ -13,10 +15,10 @@ use crate::digest::Digest;
 pub(super) struct Listening(Vec<Place>);
 
 /// A socket that a server listens on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub(super) kind: Kind,
-    pub(super) address: SocketAddr,
+    pub(super) endpoint: Endpoint,
     /// Of what the server proves to be itself with, if it speaks TLS.
     pub(super) certificate: Option<Digest>,
 }
@@ -53,33 +55,34 @@ impl Listening {
     }
 
     /// Where clients reach it on this machine, with TLS only if there is nothing else.
-    pub(super) fn for_clients(&self) -> Option<(Kind, SocketAddr)> {
+    pub(super) fn for_clients(&self) -> Option<ServerUrl> {
         let mut places = self.0.iter().filter(|place| place.kind != Kind::Admin);
-        let place = places.next()?;
-        Some((place.kind, reachable(place.address).next()?))
+        reachable(places.next()?).next()
     }
 
     /// Where it is reached on this machine, and by which certificate, in the order in which to try.
-    pub(super) fn candidates(&self) -> impl Iterator<Item = (SocketAddr, Option<Digest>)> {
-        let of_place = |place: &Place| {
-            let certificate = place.certificate;
-            reachable(place.address).map(move |address| (address, certificate))
-        };
+    pub(super) fn candidates(&self) -> impl Iterator<Item = (ServerUrl, Option<Digest>)> {
+        let of_place = |place| reachable(place).map(|url| (url, place.certificate));
         self.0.iter().flat_map(of_place)
     }
 }
 
 impl Place {
     fn parse(line: &str) -> Option<Self> {
-        let mut words = line.split(' ');
-        let kind = words.next()?;
+        let (kind, rest) = line.split_once(' ')?;
         let kind = Kind::ALL.into_iter().find(|known| known.name() == kind)?;
-        let address = words.next()?.parse().ok()?;
-        let certificate = words.next().map(str::parse).transpose().ok()?;
-        let is_known = words.next().is_none() && certificate.is_some() == (kind == Kind::Https);
+        // The path of a socket file may have spaces in it.
+        let (endpoint, certificate) = match rest.split_once(' ') {
+            Some((address, certificate)) if kind == Kind::Https => {
+                (address, Some(certificate.parse().ok()?))
+            }
+            _ => (rest, None),
+        };
+        let endpoint = endpoint.parse().ok()?;
+        let is_known = certificate.is_some() == (kind == Kind::Https);
         is_known.then_some(Self {
             kind,
-            address,
+            endpoint,
             certificate,
         })
     }
@@ -88,7 +91,7 @@ impl Place {
 impl fmt::Display for Listening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for place in &self.0 {
-            write!(f, "{} {}", place.kind.name(), place.address)?;
+            write!(f, "{} {}", place.kind.name(), place.endpoint)?;
             match place.certificate {
                 Some(certificate) => writeln!(f, " {certificate}")?,
                 None => writeln!(f)?,
@@ -98,9 +101,21 @@ impl fmt::Display for Listening {
     }
 }
 
-/// Where to reach a server on this machine that listens on `address`. On `[::]` it is reached over IPv4 as well, and
-/// over nothing else where IPv6 is turned off.
-fn reachable(address: SocketAddr) -> impl Iterator<Item = SocketAddr> {
+/// Where to reach a server on this machine that listens there.
+fn reachable(place: &Place) -> impl Iterator<Item = ServerUrl> {
+    let is_secure = place.kind == Kind::Https;
+    let (address, socket) = match &place.endpoint {
+        Endpoint::Address(address) => (Some(*address), None),
+        Endpoint::SocketFile(path) => (None, Some(ServerUrl::through(path))),
+    };
+    let addresses = address.into_iter().flat_map(reachable_addresses);
+    let urls = addresses.map(move |address| ServerUrl::at(address, is_secure));
+    urls.chain(socket)
+}
+
+/// The same of an address. On `[::]` a server is reached over IPv4 as well, and over nothing else where IPv6 is turned
+/// off.
+fn reachable_addresses(address: SocketAddr) -> impl Iterator<Item = SocketAddr> {
     let (v4, v6) = (
         IpAddr::from(Ipv4Addr::LOCALHOST),
         IpAddr::from(Ipv6Addr::LOCALHOST),
@@ -121,7 +136,7 @@ mod tests {
     fn place(kind: Kind, address: &str) -> Place {
         Place {
             kind,
-            address: address.parse().unwrap(),
+            endpoint: address.parse().unwrap(),
             certificate: (kind == Kind::Https).then(|| Digest::of(b"a certificate")),
         }
     }
@@ -133,18 +148,20 @@ mod tests {
             place(Kind::Http, "[::]:8080"),
             place(Kind::Admin, "127.0.0.1:9000"),
             place(Kind::Http, "10.0.0.1:80"),
+            place(Kind::Http, "unix:/run/a b.sock"),
         ]);
         assert_eq!(Listening::parse(&listening.to_string()), listening);
         let candidates = listening.candidates();
-        let addresses: Vec<_> = candidates.map(|(address, _)| address.to_string()).collect();
+        let addresses: Vec<_> = candidates.map(|(url, _)| url.to_string()).collect();
         assert_eq!(
             addresses,
             [
-                "127.0.0.1:9000",
-                "10.0.0.1:80",
-                "127.0.0.1:8080",
-                "[::1]:8080",
-                "127.0.0.1:8443"
+                "http://127.0.0.1:9000",
+                "http://10.0.0.1:80",
+                "http://127.0.0.1:8080",
+                "http://[::1]:8080",
+                "unix:/run/a b.sock",
+                "https://127.0.0.1:8443"
             ]
         );
         let certificates = listening
@@ -156,7 +173,7 @@ mod tests {
     #[test]
     fn a_line_of_another_version_is_passed_over() {
         let text = "quic 127.0.0.1:1\nhttp 127.0.0.1:2\nhttp nowhere\nhttps 127.0.0.1:3\n\
-                    http 127.0.0.1:4 more\n\nhttps 127.0.0.1:5 00\n";
+                    http 127.0.0.1:4 more\n\nhttps 127.0.0.1:5 00\nhttp unix:\n";
         let expected = Listening::new(vec![place(Kind::Http, "127.0.0.1:2")]);
         assert_eq!(Listening::parse(text), expected);
         assert_eq!(Listening::parse(""), Listening::new(Vec::new()));
@@ -170,7 +187,7 @@ mod tests {
             ("10.0.0.1:80", &["10.0.0.1:80"]),
             ("[2001:db8::1]:80", &["[2001:db8::1]:80"]),
         ] {
-            let found: Vec<_> = reachable(address.parse().unwrap())
+            let found: Vec<_> = reachable_addresses(address.parse().unwrap())
                 .map(|it| it.to_string())
                 .collect();
             assert_eq!(found, reached, "{address}");

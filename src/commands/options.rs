@@ -156,7 +156,7 @@ fn read_stdin() -> anyhow::Result<Vec<u8>> {
 /// Where the server is, and what it wants to see.
 #[derive(Debug, Args)]
 pub struct ServerArgs {
-    /// Address of the server
+    /// Address of the server, or `unix:/path` of its socket file
     #[arg(long, env = "DIGESTD_URL")]
     #[arg(value_name = "URL", default_value_t = format!("http://{}", config::ADDRESS))]
     url: String,

@@ -468,7 +468,8 @@ pub(super) fn is_unfinished(path: &Path) -> bool {
 }
 
 /// Whether a directory is a data directory, of whatever version.
-pub(super) fn is_store(path: &Path) -> bool {
+#[must_use]
+pub fn is_store(path: &Path) -> bool {
     disk::read(&path.join(FORMAT_NAME)).is_ok_and(|text| text.starts_with("digestd store "))
 }
 

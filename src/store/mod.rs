@@ -149,7 +149,7 @@ use tokio::sync::oneshot;
 
 pub use self::backup::{BackedUp, Method, back_up};
 pub use self::compact::{CompactError, Compacted, compact};
-pub use self::directory::{DataDirectory, Medium, OpenError};
+pub use self::directory::{DataDirectory, Medium, OpenError, is_store};
 pub use self::embedded::EmbeddedStore;
 pub use self::finding::Finding;
 pub use self::memory::{Fault, MemoryStore};

@@ -52,21 +52,28 @@ impl Note {
 /// What the last holder of `directory` wrote; `None` if it wrote nothing. It may have ended since: see [`is_held`].
 ///
 /// # Errors
-/// If there is something that cannot be read.
+/// If there is something that cannot be read, or is no note.
 pub fn read_note(directory: &Path) -> Result<Option<String>, OpenError> {
-    let Some(note) = read_if_there(&directory.join(NOTE_NAME))? else {
+    let path = directory.join(NOTE_NAME);
+    let Some(note) = read_if_there(&path)? else {
         return Ok(None);
     };
-    let Some((of, text)) = note.split_once(SEPARATOR) else {
-        return Ok(None);
+    let whole = note.split_once(SEPARATOR).filter(|(of, _)| !of.is_empty());
+    let Some((of, text)) = whole else {
+        let reason = io::Error::new(io::ErrorKind::InvalidData, "it is not what a server writes");
+        return Err(reading(&path)(reason));
     };
-    let is_current = !of.is_empty() && holder(directory)?.as_deref() == Some(of);
+    let is_current = holder(directory)?.as_deref() == Some(of);
     Ok(is_current.then(|| text.to_owned()))
 }
 
 fn read_if_there(path: &Path) -> Result<Option<String>, OpenError> {
     let text = disk::read_if_there(path);
-    text.map_err(OpenError::io(format!("read {}", path.display())))
+    text.map_err(reading(path))
+}
+
+fn reading(path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    OpenError::io(format!("read {}", path.display()))
 }
 
 /// Whether a process has `directory` for itself. If none has, one that starts at the very same moment may be
@@ -128,14 +135,15 @@ mod tests {
     }
 
     #[test]
-    fn half_a_note_and_a_directory_without_one_say_nothing() {
+    fn half_a_note_is_an_error_and_a_directory_without_one_says_nothing() {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(read_note(directory.path()).unwrap(), None);
         assert!(!is_held(directory.path()));
         let _claimed = claim(directory.path());
-        for text in ["", "\n\n", "pid", "\n\nhttp 127.0.0.1:1\n"] {
+        for text in ["", "\n\n", "pid", "\n\nhttp 127.0.0.1:1\n", "\0\0\0\0"] {
             fs::write(directory.path().join(NOTE_NAME), text).unwrap();
-            assert_eq!(read_note(directory.path()).unwrap(), None, "{text:?}");
+            let error = read_note(directory.path()).unwrap_err().to_string();
+            assert!(error.contains("/NOTE: it is not what"), "{text:?}: {error}");
         }
     }
 

@@ -11,7 +11,7 @@ use rustix::net::sockopt::ipv6_v6only;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::process::{Digestd, Launch, Outcome, digestd, run, wait_until};
+use crate::process::{Digestd, Launch, Outcome, Process, digestd, run, wait_until};
 use crate::tls::write_certificate;
 
 /// Asks for the server of `data`, in the environment of an image that was made for another place.
@@ -310,6 +310,81 @@ fn a_note_that_cannot_be_read_is_said_with_its_file() {
     let outcome = run(command.env("DIGESTD_LISTEN", listen), b"");
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     assert!(outcome.stderr.contains("is no regular file"), "{outcome:?}");
+}
+
+#[test]
+fn where_nothing_says_where_a_server_is_none_is_asked() {
+    let asked = |data: &Path| {
+        let mut command = digestd();
+        run(command.args(["healthcheck", "--data-dir"]).arg(data), b"")
+    };
+    let directory = data();
+    let missing = asked(&directory.path().join("missing"));
+    assert_eq!(missing.code, Some(1), "{missing:?}");
+    assert!(
+        missing.stderr.contains("there is no directory"),
+        "{missing:?}"
+    );
+    let foreign = asked(directory.path());
+    assert!(
+        foreign.stderr.contains("is not a data directory"),
+        "{foreign:?}"
+    );
+    let server = Digestd::start(directory.path());
+    let note = directory.path().join("NOTE");
+    for text in ["", "\0\0\0\0", "pid 1"] {
+        fs::write(&note, text).unwrap();
+        let garbled = asked(directory.path());
+        assert_eq!(garbled.code, Some(1), "{garbled:?}");
+        assert!(
+            garbled.stderr.contains("/NOTE: it is not what"),
+            "{garbled:?}"
+        );
+        assert!(garbled.stderr.contains("--url"), "{garbled:?}");
+    }
+    fs::remove_file(&note).unwrap();
+    let silent = asked(directory.path());
+    assert_eq!(silent.code, Some(1), "{silent:?}");
+    assert!(silent.stderr.contains("no server says in"), "{silent:?}");
+    server.stop();
+}
+
+#[test]
+fn a_server_on_a_socket_file_alone_is_found_by_every_command() {
+    let directory = data();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("working")).unwrap();
+    fs::write(at("tokens"), format!("ci read {}\n", Digest::of(b"secret"))).unwrap();
+    let url = format!("unix:{}", at("http.sock").display());
+    for (option, put) in [
+        (["--log-level", "info"], 0),
+        (["--trusted-proxy", "unix"], 0),
+        (["--tokens", "../tokens"], 1),
+    ] {
+        let mut command = digestd();
+        // What is noted is of no use elsewhere as it was given.
+        command
+            .current_dir(at("working"))
+            .args(["serve", "--data-dir", "../store", "--free-min", "0B"])
+            .args(["--listen", "unix:../http.sock"]);
+        let server = Process(command.args(option).spawn().unwrap());
+        wait_until("the server", || {
+            let mut command = digestd();
+            command.args(["healthcheck", "--data-dir"]).arg(at("store"));
+            run(&mut command, b"").code == Some(0)
+        });
+        let outcome = run(digestd().args(["put", "foo", "--url", &url]), b"");
+        assert_eq!(outcome.code, Some(put), "{outcome:?}");
+        let mut by_environment = digestd();
+        by_environment.args(["healthcheck", "--data-dir", "nowhere"]);
+        let outcome = run(by_environment.env("DIGESTD_LISTEN", &url), b"");
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        drop(server);
+    }
+    let outcome = run(digestd().args(["put", "foo", "--url", &url]), b"");
+    assert_eq!(outcome.code, Some(7), "{outcome:?}");
+    let said = format!("cannot reach {url}: ");
+    assert!(outcome.stderr.contains(&said), "{outcome:?}");
 }
 
 #[test]
