@@ -119,6 +119,7 @@ pub(super) fn run(arguments: &ImportArgs) -> anyhow::Result<()> {
         target,
         window: VecDeque::new(),
         window_bytes: 0,
+        is_empty: true,
         stored: 0,
         known: 0,
         wrong: 0,
@@ -191,6 +192,8 @@ struct Import {
     /// In the order in which they were read.
     window: VecDeque<OnItsWay>,
     window_bytes: usize,
+    /// There was neither a message nor what would be one so far.
+    is_empty: bool,
     stored: u64,
     /// Those of them that were there before.
     known: u64,
@@ -241,31 +244,42 @@ impl Import {
         });
         // Whatever ended it: what is on its way counts.
         let finished = self.finish_all();
+        let is_input_wrong = taken.is_ok() && read.is_err();
         let result = taken
             .and(read.context("cannot read the export"))
             .and(finished)
             .and_then(|()| self.target.close());
         drop(self.bar);
-        result.with_context(|| {
-            format!(
-                "stopped behind {} {}; run it again to go on",
-                self.form.item(),
-                self.done
-            )
-        })?;
         let stored = plural(self.stored, "message");
-        say(&match self.target {
+        let stored = match self.target {
             Target::Server(_) => format!("{stored} stored"),
             Target::Store(_) | Target::New(_) => format!(
                 "{stored} stored: {} new, {} known",
                 self.stored - self.known,
                 self.known
             ),
+        };
+        let advice = if is_input_wrong {
+            ""
+        } else {
+            "; run it again to go on"
+        };
+        let result = result.with_context(|| {
+            let (item, done) = (self.form.item(), self.done);
+            format!("stopped behind {item} {done}{advice}")
         });
+        let is_nothing_in_it = self.is_empty && result.is_ok();
+        say(&if is_nothing_in_it {
+            format!("there is no message in the input; {stored}")
+        } else {
+            stored
+        });
+        result?;
         Ok(IntegrityError::if_any(self.wrong)?)
     }
 
     fn take(&mut self, item: Item) -> anyhow::Result<ControlFlow<()>> {
+        self.is_empty = false;
         self.bar.set_done(self.bytes_read.load(Relaxed));
         match item.content {
             Ok(message) => self.send(item.number, message)?,

@@ -175,7 +175,7 @@ fn what_is_no_export_is_told_so_and_makes_no_store() {
     }
     // Nor does one without a message, or whose first one is wrong.
     let wrong = b"{\"digest\": \"foo\"}\n";
-    for (input, code) in [(&b""[..], 0), (b"\n \n", 0), (&[0; 1024], 0), (wrong, 3)] {
+    for (input, code) in [(&b""[..], 0), (b"\n \n", 0), (&[0; 1024], 1), (wrong, 3)] {
         let outcome = import(&store, &[], input);
         assert_eq!(outcome.code, Some(code), "{outcome:?}");
         assert!(
@@ -339,6 +339,82 @@ fn a_file_of_a_tar_that_is_not_what_it_is_called_is_refused() {
         outcome.stderr.contains("stopped behind entry"),
         "{outcome:?}"
     );
+}
+
+/// Wherever it is cut: between two entries, too, where nothing in it is damaged.
+#[test]
+fn a_tar_that_ends_early_is_told_as_cut_and_what_was_stored_is_said() {
+    let data = Data::with(&["one", "two", "three"].map(String::from));
+    let archive = export(data.path(), "tar");
+    // Three files of two blocks, the sums, and the zeros of which one block is enough.
+    assert_eq!(archive.len(), 10 * 512);
+    for (blocks, stored) in [
+        (1, 0),
+        (2, 1),
+        (4, 2),
+        (5, 2),
+        (6, 3),
+        (7, 3),
+        (8, 3),
+        (9, 3),
+    ] {
+        let directory = empty();
+        let cut = &archive[..blocks * 512];
+        let outcome = import(directory.path(), &[], cut);
+        let expected = i32::from(blocks != 9);
+        assert_eq!(outcome.code, Some(expected), "{blocks}: {outcome:?}");
+        let said = format!("{stored} message");
+        assert!(outcome.stderr.contains(&said), "{outcome:?}");
+        let is_cut = outcome.stderr.contains("it was cut, or is not finished");
+        assert_eq!(is_cut, blocks != 9, "{blocks}: {outcome:?}");
+    }
+    for length in [511, 513, 600, 1030] {
+        let outcome = import(
+            empty().path(),
+            &[],
+            &[&archive[..1024], &archive[1024..][..length]].concat(),
+        );
+        assert_eq!(outcome.code, Some(1), "{length}: {outcome:?}");
+        assert!(
+            outcome.stderr.contains("it was cut"),
+            "{length}: {outcome:?}"
+        );
+    }
+}
+
+#[test]
+fn what_comes_after_the_end_of_a_tar_and_zeros_alone_are_no_success() {
+    let data = Data::with(&["one", "two", "three"].map(String::from));
+    let archive = export(data.path(), "tar");
+    let mut hole = archive.clone();
+    hole[1024..2048].fill(0);
+    let mut padded = archive.clone();
+    padded.resize(20 << 10, 0);
+    for (input, code, said) in [
+        (padded, 0, "3 messages stored: 3 new"),
+        (
+            [&archive[..], &archive].concat(),
+            1,
+            "entry 5: there is more after the zeros",
+        ),
+        (hole, 1, "entry 2: there is more after the zeros"),
+        (vec![0; 10 << 10], 1, "it is zeros"),
+        // An export of an empty store.
+        (
+            Vec::new(),
+            0,
+            "there is no message in the input; 0 messages stored",
+        ),
+        (
+            b"\xef\xbb\xbf".to_vec(),
+            0,
+            "there is no message in the input",
+        ),
+    ] {
+        let outcome = import(empty().path(), &[], &input);
+        assert_eq!(outcome.code, Some(code), "{said}: {outcome:?}");
+        assert!(outcome.stderr.contains(said), "{outcome:?}");
+    }
 }
 
 /// As large as the store could hold and a byte more, with letters that take one byte of a line and six.

@@ -34,6 +34,9 @@ const EXTENSION_BYTES_MAX: u64 = 64 << 10;
 /// Such headers before one file: its name, the target of a link, and all the rest.
 const EXTENSIONS_MAX: u32 = 3;
 
+/// Bytes of the rest of a tar that are read at once.
+const REST_BYTES: usize = 64 << 10;
+
 /// Reading it is for everybody who has the file.
 const FILE_MODE: u32 = 0o644;
 
@@ -101,26 +104,93 @@ pub(super) fn is_header(start: &[u8]) -> bool {
             .is_ok_and(|stated| stated == sum.sum::<u32>())
 }
 
+/// Reads a tar to its end: zeros, of which one block is enough, and nothing after them. What ends before is not whole,
+/// also where a header would be: programs that read such a tar silently lose what is missing.
 pub(super) fn read(
     input: impl Read,
     file_bytes_max: usize,
-    mut each: impl FnMut(Item) -> ControlFlow<()>,
+    each: impl FnMut(Item) -> ControlFlow<()>,
 ) -> io::Result<()> {
-    let mut archive = Archive::new(input);
+    let mut archive = Archive::new(Input {
+        input,
+        is_at_end: false,
+    });
     let mut number = 1;
+    let read = read_entries(&mut archive, &mut number, file_bytes_max, each);
+    let mut input = archive.into_inner();
+    match read {
+        Ok(ControlFlow::Break(())) => Ok(()),
+        Ok(ControlFlow::Continue(())) if !input.is_at_end => {
+            if number == 1 {
+                return Err(wrong(
+                    "it is zeros, which a tar without any file is, or a file that was damaged",
+                ));
+            }
+            input.require_zeros().map_err(|error| at(number, error))
+        }
+        Err(error) if !input.is_at_end => Err(error),
+        _ => Err(at(
+            number,
+            io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the tar ends here, without the zeros that end one: it was cut, or is not finished",
+            ),
+        )),
+    }
+}
+
+/// What a tar is read from.
+struct Input<R> {
+    input: R,
+    /// Nothing more came.
+    is_at_end: bool,
+}
+
+impl<R: Read> Input<R> {
+    /// Reads the rest, which says nothing.
+    fn require_zeros(&mut self) -> io::Result<()> {
+        let mut buffer = vec![0; REST_BYTES];
+        while !self.is_at_end {
+            let length = self.read(&mut buffer)?;
+            if buffer.iter().take(length).any(|&byte| byte != 0) {
+                return Err(wrong(
+                    "there is more after the zeros that end the tar: another tar, which is read from a file of its own, \
+                     or damage",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<R: Read> Read for Input<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.input.read(buffer)?;
+        self.is_at_end |= length == 0 && !buffer.is_empty();
+        Ok(length)
+    }
+}
+
+/// Reads what comes before the end; `number` becomes that of the entry after the last one.
+fn read_entries<R: Read>(
+    archive: &mut Archive<R>,
+    number: &mut u64,
+    file_bytes_max: usize,
+    mut each: impl FnMut(Item) -> ControlFlow<()>,
+) -> io::Result<ControlFlow<()>> {
     let mut extension = Extension::default();
     // Raw: the crate would read into memory whatever a header says about the next file.
     for entry in archive.entries()?.raw(true) {
         let mut entry = entry?;
         if extension
             .take(&mut entry)
-            .map_err(|error| at(number, error))?
+            .map_err(|error| at(*number, error))?
         {
             continue;
         }
         let Extension { name, bytes, .. } = mem::take(&mut extension);
         if bytes.is_some_and(|bytes| bytes != entry.size()) {
-            return Err(at(number, wrong("its length is stated twice")));
+            return Err(at(*number, wrong("its length is stated twice")));
         }
         let kind = entry.header().entry_type();
         let name = name.unwrap_or_else(|| entry.path_bytes().into_owned());
@@ -133,20 +203,23 @@ pub(super) fn read(
                 Err(Wrong::Kind)
             };
             let item = Item {
-                number,
+                number: *number,
                 content,
                 end: Some(end),
             };
             if each(item).is_break() {
-                return Ok(());
+                return Ok(ControlFlow::Break(()));
             }
         }
-        number += 1;
+        *number += 1;
     }
     if extension.headers > 0 {
-        return Err(at(number, io::ErrorKind::UnexpectedEof.into()));
+        return Err(at(
+            *number,
+            wrong("there is no file after the headers for it"),
+        ));
     }
-    Ok(())
+    Ok(ControlFlow::Continue(()))
 }
 
 /// What headers before that of a file say of it.
