@@ -87,7 +87,8 @@ pub fn back_up(
     check_place(destination, source)?;
     let log_directory = source.join("log");
     let identity = read_identity(&log_directory)?.ok_or_else(|| {
-        let error = "its log has no identity yet: start this version of digestd on it once";
+        let error =
+            "its log has no identity, or a damaged one: start this version of digestd on it once";
         OpenError::io(format!("back up {}", source.display()))(io::Error::other(error))
     })?;
     let read = || OpenError::io("read the log");

@@ -24,6 +24,7 @@ use super::committer::Committer;
 use super::directory::{self, DataDirectory, OpenError};
 use super::disk::{self, Lock};
 use super::eraser::Eraser;
+use super::identity::Presence;
 use super::keeper::{Keeper, keep_synced};
 use super::log::{Log, Position};
 use super::opening;
@@ -44,6 +45,10 @@ pub struct EmbeddedStore {
     _patrol: Patrol,
     _lock: Lock,
 }
+
+/// What is said of a log that gets an identity.
+const NEW_IDENTITY: &str =
+    "the log has an identity now: earlier backups cannot be brought up to date, make new ones";
 
 impl EmbeddedStore {
     /// Opens the store in `directory`: replays the log behind the checkpoint, and redraws the index
@@ -75,7 +80,8 @@ impl EmbeddedStore {
         }
         // A copy is synced from end to end.
         let is_copy = directory::is_marked(&directory.path);
-        if directory.is_for_writing {
+        let is_for_writing = directory.is_for_writing;
+        if is_for_writing {
             directory.unmark()?;
         }
         directory.remove_leftovers()?;
@@ -113,10 +119,21 @@ impl EmbeddedStore {
         let end = opened.end;
         let shared = Arc::new(Shared::new(path, options, log, opened, full));
         let mut eraser = Eraser::new(Arc::clone(&shared));
-        if shared.log.has_identity() {
-            eraser.begin();
-        } else {
-            shared.take_over(&mut eraser, progress)?;
+        match shared.log.identity() {
+            Presence::Good => eraser.begin(),
+            Presence::Missing if is_for_writing => {
+                let is_lost = is_copy || durability.is_some();
+                shared.take_over(&mut eraser, is_lost, progress)?;
+            }
+            presence => {
+                eraser.begin();
+                match presence {
+                    Presence::Damaged if is_for_writing => shared.identify_again()?,
+                    Presence::Damaged => warn!("log/ID is damaged: see digestd verify"),
+                    // Of version 0.1.0, perhaps.
+                    Presence::Missing | Presence::Good => {}
+                }
+            }
         }
         // Before anything is appended: what this start found is not found again. If there is more to erase,
         // the keeper writes the checkpoint after that.
@@ -221,10 +238,11 @@ impl Drop for EmbeddedStore {
 
 impl Shared {
     /// Makes a log of version 0.1.0 one of this: what it has twice is erased, and then it gets an identity, so
-    /// that this is done once.
+    /// that this is done once. One that lost its identity may be one in which this was interrupted.
     fn take_over(
         &self,
         eraser: &mut Eraser,
+        is_lost: bool,
         progress: &(dyn Fn(String) + Sync),
     ) -> Result<(), OpenError> {
         progress("looking for texts that an earlier version stored twice".into());
@@ -236,10 +254,23 @@ impl Shared {
         self.log
             .identify()
             .map_err(OpenError::io("give the log an identity"))?;
-        info!(
-            erased = count,
-            "the log has an identity now: earlier backups cannot be brought up to date, make new ones"
-        );
+        if count > 0 {
+            info!(texts = count, "erased what an earlier version stored twice");
+        }
+        if is_lost {
+            warn!("log/ID was missing: {NEW_IDENTITY}");
+        } else {
+            info!("{NEW_IDENTITY}");
+        }
+        Ok(())
+    }
+
+    /// Gives a log whose identity was damaged another one.
+    fn identify_again(&self) -> Result<(), OpenError> {
+        self.log
+            .identify()
+            .map_err(OpenError::io("give the log an identity"))?;
+        warn!("log/ID was damaged: {NEW_IDENTITY}");
         Ok(())
     }
 }

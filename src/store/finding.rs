@@ -59,6 +59,8 @@ pub enum Finding {
     Index(String),
     /// The checkpoint makes no sense; the next start redraws the index.
     Checkpoint,
+    /// The log has lost its identity; the next start gives it another.
+    Identity,
 }
 
 impl Finding {
@@ -75,6 +77,7 @@ impl Finding {
             Self::Unfinished => "unfinished",
             Self::Index(_) => "index",
             Self::Checkpoint => "checkpoint",
+            Self::Identity => "identity",
         }
     }
 
@@ -88,7 +91,7 @@ impl Finding {
             | Self::NotDeleted { at, .. }
             | Self::NotInLog { at, .. }
             | Self::EndsEarly { end: at, .. } => Some(*at),
-            Self::Unfinished | Self::Index(_) | Self::Checkpoint => None,
+            Self::Unfinished | Self::Index(_) | Self::Checkpoint | Self::Identity => None,
         }
     }
 
@@ -101,7 +104,11 @@ impl Finding {
             | Self::PrefixTaken { digest, .. }
             | Self::NotDeleted { digest, .. }
             | Self::NotInLog { digest, .. } => Some(*digest),
-            Self::EndsEarly { .. } | Self::Unfinished | Self::Index(_) | Self::Checkpoint => None,
+            Self::EndsEarly { .. }
+            | Self::Unfinished
+            | Self::Index(_)
+            | Self::Checkpoint
+            | Self::Identity => None,
         }
     }
 }
@@ -158,6 +165,10 @@ impl fmt::Display for Finding {
             Self::Checkpoint => {
                 formatter.write_str("checkpoint: damaged; the next start redraws the index")
             }
+            Self::Identity => formatter.write_str(
+                "log/ID: missing or damaged; the next start gives the log another identity, and backups cannot be brought \
+                 up to date then",
+            ),
         }
     }
 }

@@ -4,8 +4,9 @@
 //! of its source. So two logs with the same identity have the same records at the same positions, as far
 //! as both go, unless a copy was served and went its own way.
 //!
-//! A log of version 0.1.0 has none, and gets one when it is opened for writing. To a start one that cannot be
-//! read is as good as none: it costs a new backup and nothing else. A backup says that it cannot.
+//! A log of version 0.1.0 has none, and gets one when it is opened for writing. So does a log whose identity was lost or
+//! damaged: it costs a new backup and nothing else. A start warns of that, `verify` finds it, and a backup says that it
+//! cannot.
 
 use std::io;
 use std::path::Path;
@@ -18,6 +19,29 @@ pub(super) const NAME: &str = "ID";
 /// What no other log is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity(u128);
+
+/// Whether a log has an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    Good,
+    /// There is no file.
+    Missing,
+    /// There is one that is no identity, or cannot be read.
+    Damaged,
+}
+
+impl Presence {
+    /// That of the log in `directory`.
+    pub(super) fn of(directory: &Path) -> Self {
+        match Identity::read(directory) {
+            Ok(Some(_)) => Self::Good,
+            Ok(None) if !directory.join(NAME).is_symlink() && !directory.join(NAME).exists() => {
+                Self::Missing
+            }
+            _ => Self::Damaged,
+        }
+    }
+}
 
 impl Identity {
     /// One that no log has.

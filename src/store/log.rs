@@ -54,7 +54,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tracing::warn;
 
 use super::disk;
-use super::identity::{self, Identity};
+use super::identity::{self, Identity, Presence};
 use super::watchdog::Watchdog;
 use crate::digest::{DIGEST_BYTES, Digest};
 use crate::message::Message;
@@ -306,13 +306,13 @@ impl Log {
     }
 
     /// Whether it has an identity. One of version 0.1.0 has none.
-    pub(super) fn has_identity(&self) -> bool {
-        matches!(Identity::read(&self.directory), Ok(Some(_)))
+    pub(super) fn identity(&self) -> Presence {
+        Presence::of(&self.directory)
     }
 
     /// Gives it an identity if it has none; durable on return.
     pub(super) fn identify(&self) -> io::Result<()> {
-        if self.has_identity() {
+        if self.identity() == Presence::Good {
             return Ok(());
         }
         Identity::random()?.write(&self.directory)

@@ -15,10 +15,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::directory::{
-    DataDirectory, OpenError, check_may_read_checkpoint, has_checkpoint, is_in_reach,
-    is_unfinished, read_checkpoint,
+    DataDirectory, OpenError, check_may_read_checkpoint, has_checkpoint, is_in_reach, is_marked,
+    is_unfinished, read_checkpoint, read_durability,
 };
 use super::finding::Finding;
+use super::identity::Presence;
 use super::index::{self, Checkpoint, Found, Index, IndexError};
 use super::log::{Log, Place, Position};
 use super::opening::{self, ReplayError};
@@ -131,6 +132,9 @@ fn verify_with_room(
     if is_unfinished(path) {
         tell(&Finding::Unfinished);
     }
+    if has_lost_identity(path, &log) {
+        tell(&Finding::Identity);
+    }
     // Without room for the index there is still the log.
     let index = cache_bytes.map(|bytes| open_index(path, bytes, checkpoint, &log, &mut tell));
     let (index, lack) = match index.transpose() {
@@ -171,6 +175,18 @@ fn verify_with_room(
         }),
         Err,
     )
+}
+
+/// Whether the log in the data directory at `path` had an identity: those of version 0.1.0 have none.
+fn has_lost_identity(path: &Path, log: &Log) -> bool {
+    match log.identity() {
+        Presence::Good => false,
+        Presence::Damaged => true,
+        Presence::Missing => {
+            let is_ours = is_marked(path) || read_durability(path).is_some();
+            is_ours && log.last_segment() > 0
+        }
+    }
 }
 
 /// Which part of a log can be judged.

@@ -285,6 +285,37 @@ fn a_checkpoint_that_makes_no_sense_is_a_finding() {
     );
 }
 
+/// What only reads the store leaves it as it is; the next writer says that earlier backups are of no use.
+#[test]
+fn an_identity_that_was_lost_is_a_finding_until_the_next_start() {
+    let texts = texts(0..30);
+    let good = Data::with(&texts).read("log/ID");
+    for content in [Some("rubbish"), Some(""), Some("\0\0\0\0"), None] {
+        let data = Data::with(&texts);
+        match content {
+            Some(content) => data.write("log/ID", content),
+            None => data.remove("log/ID"),
+        }
+        let (verified, findings) = verified(&data);
+        assert_eq!((verified.records, findings), (30, vec![Finding::Identity]));
+        let mut export = digestd();
+        let outcome = run(export.arg("export").arg("--data-dir").arg(data.path()), b"");
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        let is_warned = outcome.stderr.contains("log/ID is damaged");
+        assert_eq!(is_warned, content.is_some(), "{outcome:?}");
+        assert_eq!(data.findings(), [Finding::Identity]);
+        let (store, lines) = data.open_and_listen();
+        assert!(heard(&lines, "WARN log/ID was "), "{lines:?}");
+        assert!(
+            heard(&lines, "earlier backups cannot be brought up to date"),
+            "{lines:?}"
+        );
+        close(store);
+        assert_eq!(data.findings(), []);
+        assert_ne!(data.read("log/ID"), good);
+    }
+}
+
 #[test]
 fn what_is_no_data_directory_is_refused_and_left_alone() {
     let directory = tempfile::tempdir().unwrap();
