@@ -12,6 +12,9 @@ use crate::digest::Digest;
 use crate::message::Message;
 use crate::text;
 
+/// What a line begins with.
+pub const START: &[u8] = b"{\"digest\":\"";
+
 /// Appends the line of a message.
 pub fn write(lines: &mut Vec<u8>, message: &Message) {
     write_line(lines, &message.digest(), "message", message.text());
@@ -23,7 +26,7 @@ pub fn write_missing(lines: &mut Vec<u8>, digest: &Digest, reason: &str) {
 }
 
 fn write_line(lines: &mut Vec<u8>, digest: &Digest, name: &str, text: &str) {
-    lines.extend_from_slice(b"{\"digest\":\"");
+    lines.extend_from_slice(START);
     lines.extend_from_slice(&digest.to_hex());
     lines.extend_from_slice(b"\",\"");
     lines.extend_from_slice(name.as_bytes());

@@ -6,7 +6,7 @@
 //! by somebody else is never written to.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use clap::Args;
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
 
-use super::archive::{self, Compression, Compressor, Form, Writer};
+use super::archive::{self, Compression, Compressor, Form, Writer, decompressed};
 use super::in_use::{Instead, or_ask};
 use super::options::{CredentialArgs, DataArgs, UsageError};
 use super::output::{IntegrityError, plural, say, written};
@@ -42,6 +42,10 @@ const FILE_MODE: u32 = 0o600;
 /// What stands where an unfinished export belongs, and what to do.
 const NOT_OURS: &str = "what is there is a link, no file, or another user's, and not an export that was \
                         interrupted; remove it, or write to another directory";
+
+/// The same of a file.
+const NO_EXPORT: &str =
+    "what is there is not an export that was interrupted; remove it, or write to another name";
 
 /// Options of `export`.
 #[derive(Debug, Args)]
@@ -85,7 +89,10 @@ pub(super) fn run(arguments: &ExportArgs) -> anyhow::Result<()> {
         let output = BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());
         let output = Compressor::new(Compression::None, output);
         let writer = Writer::new(form, output, Vec::new());
-        return report(write_all(arguments, arguments.after, writer)?);
+        let mut walk = MessageBar::new();
+        let exported = write_all(arguments, arguments.after, writer, &mut walk);
+        drop(walk);
+        return report(exported?);
     };
     if arguments.after.is_some() {
         return Err(UsageError(
@@ -103,7 +110,14 @@ pub(super) fn run(arguments: &ExportArgs) -> anyhow::Result<()> {
     let output = BufWriter::with_capacity(BUFFER_BYTES, &unfinished.file);
     let output = Compressor::new(compression, output);
     let writer = Writer::new(form, output, unfinished.digests);
-    let exported = write_all(arguments, after, writer)?;
+    let mut walk = MessageBar::new();
+    let exported = write_all(arguments, after, writer, &mut walk);
+    if exported.is_err() && after.is_none() && walk.messages() == 0 {
+        // There is nothing to go on with. What stays is no obstacle.
+        let _ = fs::remove_file(part(path));
+    }
+    drop(walk);
+    let exported = exported?;
     finish(&unfinished.file, path).with_context(|| format!("cannot finish {}", path.display()))?;
     report(exported)
 }
@@ -119,8 +133,8 @@ fn write_all(
     arguments: &ExportArgs,
     after: Option<Digest>,
     mut writer: Writer<Compressor<impl Write>>,
+    walk: &mut MessageBar,
 ) -> anyhow::Result<(u64, u64)> {
-    let mut walk = MessageBar::new();
     let mut damaged = 0;
     let mut each = |digest: &Digest, message: Option<&Message>| {
         let Some(message) = message else {
@@ -180,6 +194,9 @@ impl Unfinished {
         let context = || format!("cannot write {}", part.display());
         let mut file = open_part(&part).with_context(context)?;
         file.try_lock().with_context(context)?;
+        let is_begun = is_begun(&file).with_context(context)?;
+        ensure!(is_begun, "cannot write {}: {NO_EXPORT}", part.display());
+        file.rewind().with_context(context)?;
         let (digests, end) = match compression {
             Compression::None => read_unfinished(&file, form).with_context(context)?,
             // Where a message ends in it cannot be seen.
@@ -218,6 +235,19 @@ fn open_part(path: &Path) -> anyhow::Result<File> {
     // An earlier version made it.
     file.set_permissions(Permissions::from_mode(FILE_MODE))?;
     Ok(file)
+}
+
+/// Whether `file` is empty, or may be what an export left, in whatever form and compression.
+fn is_begun(file: &File) -> io::Result<bool> {
+    let mut start = Vec::new();
+    match decompressed(file.try_clone()?)?
+        .take(archive::START_BYTES)
+        .read_to_end(&mut start)
+    {
+        // One that is compressed ends anywhere.
+        Err(error) if !is_torn(&error) => Err(error),
+        _ => Ok(Form::is_begun(&start)),
+    }
 }
 
 /// The good messages at the start of an export, and where they end.

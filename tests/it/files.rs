@@ -2,15 +2,18 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use digestd::digest::Digest;
+use flate2::write::GzEncoder;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::Signal;
 
-use crate::process::{Launch, Outcome, digestd, run};
+use crate::process::{Digestd, Launch, Outcome, digestd, run};
 use crate::store_support::{Data, assert_holds, close, texts};
 
 fn mode(path: &Path) -> u32 {
@@ -205,6 +208,69 @@ fn an_export_is_not_written_through_what_others_left_in_its_place() {
             removed.unwrap();
         }
     }
+}
+
+/// Downloads that are under way are called so, too.
+#[test]
+fn a_file_of_the_same_name_that_is_no_export_is_left_alone() {
+    let data = Data::with(&texts(0..30));
+    let directory = tempfile::tempdir().unwrap();
+    let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(b"somebody's own").unwrap();
+    let gzip = gzip.finish().unwrap();
+    let sums = format!("{}  a file\n", Digest::of(b"a file"));
+    for name in ["all", "all.gz", "all.zst"] {
+        let part = directory.path().join(format!("{name}.part"));
+        for content in [&b"precious"[..], b"{\"key\": 1}\n", sums.as_bytes(), &gzip] {
+            fs::write(&part, content).unwrap();
+            let mut command = digestd();
+            command
+                .args(["export", "--data-dir"])
+                .arg(data.path())
+                .arg("-o");
+            let outcome = run(command.arg(directory.path().join(name)), b"");
+            assert_eq!(outcome.code, Some(1), "{outcome:?}");
+            let said = format!("{}: what is there is not an export", part.display());
+            assert!(outcome.stderr.contains(&said), "{outcome:?}");
+            assert_eq!(fs::read(&part).unwrap(), content);
+        }
+    }
+}
+
+#[test]
+fn an_export_that_was_refused_leaves_no_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = Data::with(&texts(0..30));
+    let held = Digestd::start(&directory.path().join("held"));
+    let nowhere = directory.path().join("nowhere");
+    let out = directory.path().join("out");
+    fs::create_dir(&out).unwrap();
+    for (option, source) in [
+        ("--data-dir", nowhere.to_str().unwrap()),
+        (
+            "--data-dir",
+            directory.path().join("held").to_str().unwrap(),
+        ),
+        ("--url", &held.url()),
+        ("--url", "http://127.0.0.1:1"),
+    ] {
+        for name in ["all", "all.gz", "all.zst"] {
+            let mut command = digestd();
+            command.args(["export", option, source, "-o"]);
+            let outcome = run(command.arg(out.join(name)), b"");
+            assert_ne!(outcome.code, Some(0), "{outcome:?}");
+            assert_eq!(fs::read_dir(&out).unwrap().count(), 0, "{outcome:?}");
+        }
+    }
+    // What there is of an earlier one stays.
+    let mut whole = digestd();
+    let whole = run(whole.args(["export", "--data-dir"]).arg(data.path()), b"").stdout;
+    let part = out.join("all.part");
+    fs::write(&part, &whole).unwrap();
+    let mut command = digestd();
+    command.args(["export", "--url", &held.url(), "-o"]);
+    assert_eq!(run(command.arg(out.join("all")), b"").code, Some(1));
+    assert!(fs::read(&part).unwrap() == whole);
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn a_compressed_export_is_made_by_its_name_and_recognised_by_its_content() {
             // What an interrupted one left is no start.
             fs::write(
                 directory.path().join(format!("{format}.{ending}.part")),
-                "half",
+                magic,
             )
             .unwrap();
             let mut command = digestd();

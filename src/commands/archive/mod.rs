@@ -42,6 +42,13 @@ impl Form {
         }
     }
 
+    /// Whether a file that begins with `start`, [`START_BYTES`] of it unless it is shorter, may be an archive, of either
+    /// form, that this program began. Zeros are what a power cut leaves.
+    pub(in crate::commands) fn is_begun(start: &[u8]) -> bool {
+        let is_line = start.starts_with(ndjson::START) || ndjson::START.starts_with(start);
+        is_line || tarball::is_begun(start) || start.iter().all(|&byte| byte == 0)
+    }
+
     /// Whether the name of a file in a tar may begin with `byte`.
     pub(in crate::commands) fn is_start_of_name(byte: u8) -> bool {
         byte.is_ascii_alphanumeric() || byte == b'.'

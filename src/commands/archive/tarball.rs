@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tar::{Archive, Builder, Entry, Header, PaxExtensions};
 
 use super::item::{Item, Wrong};
-use crate::digest::Digest;
+use crate::digest::{DIGEST_DIGITS, Digest};
 use crate::message::Message;
 
 const SUMS_NAME: &str = "SHA256SUMS";
@@ -102,6 +102,19 @@ pub(super) fn is_header(start: &[u8]) -> bool {
         || header
             .cksum()
             .is_ok_and(|stated| stated == sum.sum::<u32>())
+}
+
+/// Whether `start` may be the start of a tar that was written here: the name of its first file is a digest, or that of
+/// the sums.
+pub(super) fn is_begun(start: &[u8]) -> bool {
+    let sums = SUMS_NAME.as_bytes();
+    let (name, rest) = start.split_at(start.len().min(DIGEST_DIGITS));
+    let is_of_digest = name
+        .iter()
+        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    is_of_digest && rest.first().is_none_or(|&byte| byte == 0)
+        || start.starts_with(sums)
+        || sums.starts_with(start)
 }
 
 /// Reads a tar to its end: zeros, of which one block is enough, and nothing after them. What ends before is not whole,
