@@ -327,6 +327,14 @@ impl DataDirectory {
             .map_err(OpenError::io("remove what a crash left"))
     }
 
+    /// These files are about to be made in it by others of this service, and go with it should it never become a
+    /// store.
+    pub fn expect(&mut self, names: &[&'static str]) {
+        if let Some(unused) = &mut self.unused {
+            unused.gets(names);
+        }
+    }
+
     /// Whether there is nothing at `path`, so that a claim would make a data directory.
     #[must_use]
     pub fn is_new(path: &Path) -> bool {

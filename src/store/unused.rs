@@ -31,7 +31,14 @@ impl Unused {
 
     /// From now on these files in it are its own.
     pub(super) fn is_made_of(&mut self, names: &[&'static str]) {
-        self.names = names.to_vec();
+        self.names.extend(names);
+    }
+
+    /// The same of those of `names` that are not there yet.
+    pub(super) fn gets(&mut self, names: &[&'static str]) {
+        let is_new = |name: &&&str| !self.path.join(name).exists();
+        let new: Vec<_> = names.iter().filter(is_new).copied().collect();
+        self.is_made_of(&new);
     }
 }
 

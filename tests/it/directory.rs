@@ -370,6 +370,7 @@ fn a_failed_start_leaves_nothing_in_a_new_directory() {
             if options[0] != "--listen" {
                 command.args(["--listen", "127.0.0.1:0"]);
             }
+            command.args(["--tls-listen", "127.0.0.1:0", "--tls-self-signed"]);
             let outcome = run(command.args(options), b"");
             assert!([Some(1), Some(5)].contains(&outcome.code), "{outcome:?}");
             let left = fs::read_dir(above.path()).unwrap();
@@ -379,6 +380,15 @@ fn a_failed_start_leaves_nothing_in_a_new_directory() {
         }
     }
     // What was there stays.
+    fs::write(empty.join("localhost.crt"), "of before").unwrap();
+    let mut command = digestd();
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--free-min", "1000TB"])
+        .arg("--data-dir")
+        .arg(&empty);
+    assert_eq!(run(&mut command, b"").code, Some(1));
+    let certificate = fs::read(empty.join("localhost.crt")).unwrap();
+    assert_eq!(certificate, b"of before");
     let server = Launch::new(&empty).start();
     let digest = server.client().publish("kept").unwrap();
     server.stop();

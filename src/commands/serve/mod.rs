@@ -122,7 +122,7 @@ fn claim(config: &Config) -> anyhow::Result<DataDirectory> {
 async fn serve(
     config: &Config,
     files: Option<u64>,
-    directory: DataDirectory,
+    mut directory: DataDirectory,
     sockets: Vec<Bound>,
     stop_signals: StopSignals,
     logs: &Logs,
@@ -130,6 +130,9 @@ async fn serve(
     let last_words = logs.clone();
     let stop_signal = stop_signals.first(move || last_words.flush());
     let metrics = Arc::new(Metrics::default());
+    if config.tls.is_some() {
+        directory.expect(&[server::CERTIFICATE_NAME, server::KEY_NAME]);
+    }
     let tls = config.tls.as_ref().map(|tls| {
         Tls::new(&tls.certificate, &config.data_dir, Arc::clone(&metrics)).map(Arc::new)
     });
