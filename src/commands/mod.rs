@@ -175,6 +175,10 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
     match result {
         Ok(()) => 0,
         Err(error) if error.is::<ReaderGone>() => 0,
+        Err(error) if error.is::<token::NotShown>() => {
+            let _ = writeln!(io::stderr(), "{error}");
+            exit_code(&error)
+        }
         Err(error) => {
             let text = format!("{error:#}");
             let options = match (error.is::<UsageError>(), error.is::<InvalidUrl>()) {

@@ -1,6 +1,7 @@
 //! `digestd token`: makes tokens.
 //!
-//! It refuses to know a server or its file of tokens. **Invariant:** a token is printed once and kept nowhere.
+//! It refuses to know a server or its file of tokens. **Invariants:** a token is printed once and kept nowhere; the line
+//! of one that could not be shown is not printed.
 
 use std::io::{self, Write};
 
@@ -37,12 +38,21 @@ pub(super) struct NewTokenArgs {
     scope: tokens::Scopes,
 }
 
+/// The token could not be shown. What is said of it may end up in the file of tokens, so it is a comment there.
+#[derive(Debug, thiserror::Error)]
+#[error("# digestd: no token was made, as it cannot be shown: {0:#}")]
+pub(super) struct NotShown(anyhow::Error);
+
 /// Makes a token. It goes to standard output because it cannot be shown again; its hash line, no secret, to
 /// standard error.
+///
+/// # Errors
+/// [`NotShown`], also where nobody reads standard output, or that the line cannot be written.
 pub(super) fn run(arguments: TokenArgs) -> anyhow::Result<()> {
     let TokenCommand::New(arguments) = arguments.command;
     let token = Token::random().context("there are no random numbers")?;
     let line = token.line(&arguments.name, arguments.scope);
-    writeln!(io::stderr(), "{line}").context("cannot write the line of the token")?;
-    print_line(&token.reveal())
+    print_line(&token.reveal()).map_err(NotShown)?;
+    writeln!(io::stderr(), "{line}")
+        .context("cannot write the line of the token, which is of no use without it")
 }

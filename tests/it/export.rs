@@ -94,7 +94,7 @@ fn a_minus_as_the_output_is_standard_output() {
     assert_eq!(outcome.code, Some(2), "{outcome:?}");
 }
 
-/// As in `digestd export | head`.
+/// As in `digestd export | head`. A token that nobody reads is no success: see `tokens`.
 #[test]
 fn a_reader_that_goes_away_ends_every_command_silently() {
     let data = Data::with(&texts(0..3000));
@@ -108,7 +108,6 @@ fn a_reader_that_goes_away_ends_every_command_silently() {
         &["put", "foo", "--url", &url],
         &["get", &digest, "--url", &url],
         &["put", "--batch", "-", "--url", &url],
-        &["token", "new", "ci"],
         &["verify", "--data-dir", path],
         &["verify", "--json", "--data-dir", path],
         &["verify", "--url", &url],
@@ -121,11 +120,7 @@ fn a_reader_that_goes_away_ends_every_command_silently() {
     ] {
         let outcome = run_without_reader(digestd().args(words), lines.as_bytes());
         assert_eq!(outcome.code, Some(0), "{words:?}: {outcome:?}");
-        let is_token = words[0] == "token";
-        assert!(
-            is_token || outcome.stderr.is_empty(),
-            "{words:?}: {outcome:?}"
-        );
+        assert!(outcome.stderr.is_empty(), "{words:?}: {outcome:?}");
     }
     // What was to be stored is stored all the same.
     let digest = Digest::of(b"the last");

@@ -1,8 +1,9 @@
 //! Tokens and lists of the real binary: made, kept secret, and replaced while it serves.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Instant;
@@ -11,7 +12,9 @@ use digestd::digest::Digest;
 use rustix::process::Signal;
 
 use crate::loadgen::loadgen;
-use crate::process::{Client, Digestd, Launch, Outcome, PATIENCE, digestd, run};
+use crate::process::{
+    Client, Digestd, Launch, Outcome, PATIENCE, digestd, run, run_without_reader,
+};
 
 /// Said once the new rules hold.
 const RELOADED: &str = "tokens and lists were read again, and hold";
@@ -251,6 +254,27 @@ fn a_file_of_a_token_that_everybody_can_read_or_that_holds_none_is_said_to_be_so
         let outcome = run(&mut command, b"");
         assert_eq!(outcome.code, Some(1), "{outcome:?}");
         assert!(outcome.stderr.contains("does not hold a token"));
+    }
+}
+
+/// Standard error is the file of tokens.
+#[test]
+fn a_token_that_cannot_be_shown_leaves_no_line() {
+    let mut to_full = digestd();
+    to_full.args(["token", "new", "ci"]).stderr(Stdio::piped());
+    to_full.stdout(File::options().write(true).open("/dev/full").unwrap());
+    let full = to_full.output().unwrap();
+    let unread = run_without_reader(digestd().args(["token", "new", "ci"]), b"");
+    for (code, stderr) in [
+        (full.status.code(), String::from_utf8(full.stderr).unwrap()),
+        (unread.code, unread.stderr),
+    ] {
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(
+            stderr.starts_with("# digestd: no token was made, "),
+            "{stderr}"
+        );
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
     }
 }
 
