@@ -101,6 +101,11 @@ pub(super) fn run(arguments: &ExportArgs) -> anyhow::Result<()> {
         .into());
     }
     let compression = Compression::of_name(path);
+    if compression == Compression::None && archive::is_name_of_another_compression(path) {
+        let error = "--output has the name of a compressed file of a kind that is not written; name it .gz or .zst, or \
+                     write to `-` and compress that";
+        return Err(UsageError(error.into()).into());
+    }
     let unfinished = Unfinished::open(path, form, compression)?;
     let after = unfinished.digests.last().copied();
     if after.is_some() {
@@ -187,8 +192,15 @@ struct Unfinished {
 impl Unfinished {
     /// Opens what becomes `path`, or makes it.
     fn open(path: &Path, form: Form, compression: Compression) -> anyhow::Result<Self> {
-        if path.try_exists()? {
-            bail!("{} is there already", path.display());
+        if let Ok(there) = fs::metadata(path) {
+            let what = if there.is_file() {
+                "is there already; remove it, or write to another name"
+            } else if there.is_dir() {
+                "is a directory; name a file in it"
+            } else {
+                "is no file; -o - writes to standard output"
+            };
+            bail!("{} {what}", path.display());
         }
         let part = part(path);
         let context = || format!("cannot write {}", part.display());

@@ -136,6 +136,9 @@ fn recognized(input: impl Read + Send + 'static) -> anyhow::Result<(Form, impl R
     // A second mark is named with its line.
     let form = Form::of(text::skip_mark(&start)).ok_or_else(|| match Encoding::of(&start) {
         Some(encoding) => NotUtf8::Encoding(encoding).into(),
+        None if let Some((name, program)) = archive::other_compression(&start) => anyhow!(
+            "it is compressed with {name}, which is not read; `{program} FILE | digestd import` decompresses it first"
+        ),
         None => anyhow!(
             "it is neither NDJSON nor tar, the forms that `digestd export` writes, nor one of them compressed with \
              gzip or zstd"

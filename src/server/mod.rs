@@ -108,7 +108,6 @@ pub fn bind_socket_file(path: &Path, mode: u32) -> Result<SocketFile, BindError>
             io::ErrorKind::AddrInUse => {
                 "; another program listens there, or another user's file is"
             }
-            io::ErrorKind::AlreadyExists => "; what is there is no socket",
             io::ErrorKind::NotFound => "; its directory has to be there",
             _ => "",
         },

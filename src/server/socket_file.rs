@@ -78,7 +78,8 @@ fn make_room(path: &Path) -> io::Result<()> {
         found => found?,
     };
     if !found.file_type().is_socket() {
-        return Err(io::ErrorKind::AlreadyExists.into());
+        let error = "what is there is no socket; remove it, or name another file";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, error));
     }
     if found.uid() != geteuid().as_raw() || !is_left(path)? {
         return Err(io::ErrorKind::AddrInUse.into());

@@ -250,11 +250,11 @@ impl Shared {
     fn damaged(&self, digest: &Digest, place: Place, failure: Option<io::Error>) -> StoreError {
         self.note_integrity_failure();
         if let Some(source) = failure {
-            error!(?digest, ?place, %source, "a stored message cannot be read");
+            error!(?digest, at = %place.at, %source, "a stored message cannot be read");
         } else {
             error!(
                 ?digest,
-                ?place,
+                at = %place.at,
                 "a stored message does not have its digest any more"
             );
         }

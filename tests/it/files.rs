@@ -238,6 +238,32 @@ fn a_file_of_the_same_name_that_is_no_export_is_left_alone() {
 }
 
 #[test]
+fn what_an_export_is_written_to_is_a_file_of_a_kind_that_is_written() {
+    let data = Data::with(&texts(0..3));
+    let directory = tempfile::tempdir().unwrap();
+    for (name, code, said) in [
+        ("all.xz", 2, "name it .gz or .zst"),
+        ("all.tar.BZ2", 2, "name it .gz or .zst"),
+        ("all.tgz", 2, "name it .gz or .zst"),
+        (
+            "/dev/null",
+            1,
+            "/dev/null is no file; -o - writes to standard output",
+        ),
+        (".", 1, ". is a directory; name a file in it"),
+    ] {
+        let mut command = digestd();
+        command
+            .current_dir(directory.path())
+            .args(["export", "--data-dir"]);
+        let outcome = run(command.arg(data.path()).args(["-o", name]), b"");
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
+        assert!(outcome.stderr.contains(said), "{outcome:?}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
 fn an_export_that_was_refused_leaves_no_file() {
     let directory = tempfile::tempdir().unwrap();
     let data = Data::with(&texts(0..30));

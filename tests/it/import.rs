@@ -159,19 +159,26 @@ fn what_is_no_export_is_told_so_and_makes_no_store() {
     let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(b"hello").unwrap();
     let gzip = gzip.finish().unwrap();
-    for input in [
-        &b"hello, world\n"[..],
-        b"[]",
-        b"PK\x03\x04",
-        b"\x7fELF",
-        &gzip,
-    ] {
+    for input in [&b"hello, world\n"[..], b"[]", b"\x7fELF", &gzip] {
         let outcome = import(&store, &[], input);
         assert_eq!(outcome.code, Some(1), "{outcome:?}");
         assert!(
             outcome.stderr.contains("neither NDJSON nor tar"),
             "{outcome:?}"
         );
+    }
+    for (input, said) in [
+        (&b"PK\x03\x04"[..], "compressed with zip"),
+        (
+            b"\xfd7zXZ\0",
+            "compressed with xz, which is not read; `xz -dc FILE | digestd import`",
+        ),
+        (b"BZh91AY", "bzip2 -dc"),
+        (b"\x04\x22\x4d\x18", "lz4 -dc"),
+    ] {
+        let outcome = import(&store, &[], input);
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        assert!(outcome.stderr.contains(said), "{outcome:?}");
     }
     // Nor does one without a message, or whose first one is wrong.
     let wrong = b"{\"digest\": \"foo\"}\n";

@@ -53,6 +53,29 @@ impl Compression {
     }
 }
 
+/// What names of files end with that are compressed as here none is.
+const OTHER_ENDINGS: [&str; 12] = [
+    "xz", "txz", "lzma", "bz2", "tbz", "tbz2", "tgz", "tzst", "lz4", "br", "zip", "7z",
+];
+
+/// Whether the name of a file promises a compression that is not written.
+pub(in crate::commands) fn is_name_of_another_compression(path: &Path) -> bool {
+    let ending = path.extension().and_then(OsStr::to_str);
+    let is = |other: &&str| ending.is_some_and(|ending| ending.eq_ignore_ascii_case(other));
+    OTHER_ENDINGS.iter().any(is)
+}
+
+/// What `start`, if it is that of a file of another compression, is, and what decompresses it.
+pub(in crate::commands) fn other_compression(start: &[u8]) -> Option<(&'static str, &'static str)> {
+    match start {
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(("xz", "xz -dc")),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some(("bzip2", "bzip2 -dc")),
+        [0x04, 0x22, 0x4d, 0x18, ..] => Some(("LZ4", "lz4 -dc")),
+        [b'P', b'K', 3, 4, ..] => Some(("zip", "unzip -p")),
+        _ => None,
+    }
+}
+
 /// What is in `input`, however it is compressed.
 pub(in crate::commands) fn decompressed(
     mut input: impl Read + Send + 'static,

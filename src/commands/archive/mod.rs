@@ -14,7 +14,9 @@ use std::ops::ControlFlow;
 
 use clap::ValueEnum;
 
-pub(in crate::commands) use self::compression::{Compression, Compressor, decompressed};
+pub(in crate::commands) use self::compression::{
+    Compression, Compressor, decompressed, is_name_of_another_compression, other_compression,
+};
 pub(in crate::commands) use self::item::Item;
 use self::tarball::TarWriter;
 use crate::digest::Digest;
