@@ -56,7 +56,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct ImportArgs {
     /// The export, in either form, also compressed with gzip or zstd; `-`, or nothing at all, reads standard input. A message may be as
     /// large as a segment of the store, which `digestd serve --segment-size` makes larger, or have 64 MiB
-    /// with --url
+    /// with --url. Lines without digests are for `digestd put --batch`
     #[arg(value_name = "FILE")]
     input: Option<PathBuf>,
 

@@ -44,6 +44,7 @@ pub mod fuzz;
 use std::ffi::OsString;
 use std::io::{self, Write};
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::color::Color;
@@ -207,6 +208,9 @@ fn explain(error: &clap::Error, color: Color) -> i32 {
     if error.use_stderr() {
         // The exit code says it too.
         let _ = write!(io::stderr(), "{}", text(color.applies_to(&io::stderr())));
+        if is_stray_switch_value(error) {
+            say("the value of a switch comes after `=`, as in --log-compress=on");
+        }
         return error.exit_code();
     }
     let mut output = io::stdout();
@@ -219,6 +223,16 @@ fn explain(error: &clap::Error, color: Color) -> i32 {
         }
         _ => error.exit_code(),
     }
+}
+
+/// Whether a word that does not belong there is what a switch may be set to.
+fn is_stray_switch_value(error: &clap::Error) -> bool {
+    let stray = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand];
+    let mut stray = stray.into_iter().filter_map(|kind| error.get(kind));
+    stray.any(|word| {
+        let values = ["on", "off", "true", "false", "yes", "no", "1", "0"];
+        matches!(word, ContextValue::String(word) if values.contains(&word.to_ascii_lowercase().as_str()))
+    })
 }
 
 /// See `--help`.

@@ -23,7 +23,8 @@ pub(super) struct PutArgs {
     #[command(flatten)]
     text: TextArgs,
     /// Store the messages of a file instead, one {"message": "…"} a line; `-` is standard input.
-    /// Prints their digests in the same order
+    /// Prints their digests in the same order. Compressed ones are decompressed first, as by `zstd -dc`; exports, also
+    /// compressed, are for `digestd import`
     #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "file"])]
     batch: Option<PathBuf>,
     /// The server to store it on.

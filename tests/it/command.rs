@@ -33,6 +33,20 @@ const AWKWARD: [&str; 8] = [
 ];
 
 #[test]
+fn a_value_of_a_switch_that_stands_alone_is_explained() {
+    for words in [
+        &["serve", "--log-compress", "on"][..],
+        &["--allow-export", "False"],
+    ] {
+        let outcome = run(digestd().args(words), b"");
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        assert!(outcome.stderr.contains("comes after `=`"), "{outcome:?}");
+    }
+    let outcome = run(digestd().args(["serve", "elsewhere"]), b"");
+    assert!(!outcome.stderr.contains("comes after"), "{outcome:?}");
+}
+
+#[test]
 fn hash_prints_the_digest_of_an_argument() {
     for (text, digest) in [("foo", FOO), ("", NOTHING)] {
         let outcome = run(digestd().args(["hash", text]), b"not this");

@@ -180,6 +180,12 @@ fn what_is_no_export_is_told_so_and_makes_no_store() {
         assert_eq!(outcome.code, Some(1), "{outcome:?}");
         assert!(outcome.stderr.contains(said), "{outcome:?}");
     }
+    let outcome = import(&store, &[], b"{\"message\": \"foo\"}\n");
+    assert_eq!(outcome.code, Some(3), "{outcome:?}");
+    assert!(
+        outcome.stderr.contains("`digestd put --batch` takes lines"),
+        "{outcome:?}"
+    );
     // Nor does one without a message, or whose first one is wrong.
     let wrong = b"{\"digest\": \"foo\"}\n";
     for (input, code) in [(&b""[..], 0), (b"\n \n", 0), (&[0; 1024], 1), (wrong, 3)] {

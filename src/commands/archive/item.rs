@@ -20,7 +20,7 @@ pub(in crate::commands) struct Item {
 /// Why an item is not a message.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(in crate::commands) enum Wrong {
-    #[error(transparent)]
+    #[error("{0}{advice}", advice = advice(.0))]
     Line(#[from] LineError),
     #[error("larger than {0} bytes, the most that can be stored there; see digestd import --help")]
     TooLarge(usize),
@@ -32,4 +32,12 @@ pub(in crate::commands) enum Wrong {
     Content { stated: Digest, actual: Digest },
     #[error("its content is not UTF-8")]
     NotText,
+}
+
+/// What to do with lines of another form.
+fn advice(error: &LineError) -> &'static str {
+    match error {
+        LineError::Form => "; `digestd put --batch` takes lines without a digest",
+        _ => "",
+    }
 }
