@@ -87,7 +87,7 @@ fn digest(bytes: Vec<u8>) -> Option<Digest> {
 
 /// A name without the escapes of the characters that names are made of. All others stay, and are of no name.
 fn decoded(name: &str) -> Cow<'_, str> {
-    if !name.contains('%') {
+    if !name.as_bytes().contains(&b'%') {
         return name.into();
     }
     let mut pieces = name.split('%');
