@@ -76,6 +76,10 @@ impl FrameCounter {
         Self::Beginning(0)
     }
 
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self, Self::Http2(_))
+    }
+
     /// Reads what came next; returns all frames so far, unless there are none.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Option<&Frames> {
         let mut bytes = bytes;

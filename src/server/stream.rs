@@ -21,6 +21,9 @@ pub(super) const UNASKED_BYTES_MAX: usize = 8 << 20;
 /// A closed connection reads on this long, so that a client that is still sending gets to see its
 /// answer instead of a reset (RFC 9112, 9.6) …
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same over HTTP/2, whose clients go on saying how much they have read: what a socket holds for one with
+/// a slow line, some MiB, gets there in this time.
+const H2_LINGER_TIMEOUT: Duration = Duration::from_secs(10);
 /// … or this much.
 const LINGER_BYTES_MAX: usize = 16 << 20;
 
@@ -141,18 +144,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for CountingStream<S> {
         result
     }
 
-    /// Closes the sending half; then, if the client was answered in the middle of what it says, reads
-    /// what it had under way until it closes too.
+    /// Closes the sending half; then, if the client was answered in the middle of what it says, or has HTTP/2, reads
+    /// what it had under way until it closes too: bytes that come to a closed socket end it with a reset, and what
+    /// was not sent yet is lost.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.linger.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
         }
-        if !this.progress.is_interrupted() {
+        let timeout = if this.frames.is_http2() {
+            H2_LINGER_TIMEOUT
+        } else if this.progress.is_interrupted() {
+            LINGER_TIMEOUT
+        } else {
             return Poll::Ready(Ok(()));
-        }
+        };
         let linger = this.linger.get_or_insert_with(|| Linger {
-            over: Box::pin(sleep(LINGER_TIMEOUT)),
+            over: Box::pin(sleep(timeout)),
             bytes: 0,
         });
         let mut scratch = [0; 4096];

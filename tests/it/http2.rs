@@ -1,7 +1,10 @@
 //! HTTP/2 clients that mean no good, frame by frame (RFC 9113).
 
+use std::fs;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::net::TcpSocket;
 use tokio::time::sleep;
 
 use crate::support::{Ask, Protocol, Raw, TestServer, until};
@@ -147,6 +150,55 @@ async fn a_flood_of_resets_ends_the_connection() {
     assert!(answers < 1500, "{answers}");
     is_served(&server).await;
     is_counted_as_flood(&server).await;
+}
+
+/// Whether the end of the connection from `client` was sent, behind what the client has not taken yet (FIN-WAIT-1).
+fn is_ended(server: SocketAddr, client: SocketAddr) -> bool {
+    let of = |address: SocketAddr| format!(":{:04X}", address.port());
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().any(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let mut is = |end: &str| words.next().is_some_and(|word| word.ends_with(end));
+        is(&of(server)) && is(&of(client)) && is("04")
+    })
+}
+
+/// Bytes that come to a closed socket would end it with a reset, and what is still in it would be lost.
+#[tokio::test]
+async fn an_answer_that_is_read_slowly_is_whole_though_the_connection_ends_behind_it() {
+    const BYTES: usize = 100_000;
+    let server = TestServer::start();
+    let target = path(&server.publish(&"x".repeat(BYTES)).await);
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(server.address).await.unwrap();
+    let address = stream.local_addr().unwrap();
+    let mut client = Raw::new(stream);
+    let enlarge = || frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 20).to_be_bytes());
+    let window = [&[0, 4][..], &(1_u32 << 20).to_be_bytes()].concat();
+    let head = [
+        b"\x82\x86",
+        &*target,
+        &literal(AUTHORITY, "x"),
+        &literal(ACCEPT, "text/plain"),
+    ]
+    .concat();
+    let request = [
+        PREFACE,
+        &frame(SETTINGS, 0, 0, &window),
+        &enlarge(),
+        &frame(HEADERS, END_STREAM | END_HEADERS, 1, &head),
+        &frame(GOAWAY, 0, 0, &[0; 8]),
+    ];
+    client.send(request.concat()).await;
+    until("the end", async || is_ended(server.address, address)).await;
+    client.send(enlarge()).await;
+    let rest = client.rest().await;
+    let data = frames(&rest.bytes)
+        .into_iter()
+        .filter(|(kind, _)| *kind == DATA);
+    assert_eq!(data.map(|(_, text)| text.len()).sum::<usize>(), BYTES);
+    assert!(!rest.was_reset);
 }
 
 /// A head that waited in h2 would be counted by nobody.
