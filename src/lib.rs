@@ -12,6 +12,7 @@
 )]
 
 pub mod digest;
+pub mod file;
 pub mod message;
 pub mod ndjson;
 pub mod text;

@@ -2,7 +2,6 @@
 //!
 //! It refuses to know what is said then. **Invariant:** a server that is not the one that was meant is sent nothing.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +22,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 
 use super::url::ServerUrl;
 use crate::digest::Digest;
+use crate::file;
 use crate::text;
 
 /// Who is believed that a server is the one that was meant.
@@ -95,9 +95,9 @@ fn with_trust(
 const DER_SEQUENCE: u8 = 0x30;
 
 /// The certificates in a file, in PEM, or the one in it in DER.
-fn authorities(file: &Path) -> anyhow::Result<RootCertStore> {
-    let shown = file.display();
-    let bytes = fs::read(file).with_context(|| format!("cannot read {shown}"))?;
+fn authorities(path: &Path) -> anyhow::Result<RootCertStore> {
+    let shown = path.display();
+    let bytes = file::read(path).with_context(|| format!("cannot read {shown}"))?;
     let pem = text::tidy_pem(&String::from_utf8_lossy(&bytes));
     let mut certificates = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {

@@ -19,6 +19,7 @@ use super::exposure::{Purpose, exposures};
 use super::output::say;
 use crate::client::{Client, ServerUrl, Trust};
 use crate::config;
+use crate::file;
 use crate::text::{self, NotUtf8};
 
 /// Arguments that are well formed and make no sense.
@@ -231,7 +232,7 @@ impl CredentialArgs {
         let Some(path) = &self.token_file else {
             return Ok(client);
         };
-        let bytes = read_file(path)?;
+        let bytes = file::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let token = text::read(&bytes).with_context(|| path.display().to_string())?;
         let client = client.with_token(token.trim_ascii());
         let client = client.with_context(|| format!("{} does not hold a token", path.display()))?;

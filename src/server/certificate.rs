@@ -142,6 +142,10 @@ impl Files {
     pub(super) fn stamps(&self) -> Stamps {
         [&self.certificate, &self.key].map(|path| {
             let metadata = fs::metadata(path).ok()?;
+            // A pipe changes when it is written to, and nothing can be read from it again.
+            if !metadata.is_file() {
+                return None;
+            }
             let changed = (metadata.ctime(), metadata.ctime_nsec());
             Some((
                 metadata.modified().ok()?,

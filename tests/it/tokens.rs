@@ -1,6 +1,8 @@
 //! Tokens and lists of the real binary: made, kept secret, and replaced while it serves.
 
 use std::fs::{self, File, Permissions};
+use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -255,6 +257,72 @@ fn a_file_of_a_token_that_everybody_can_read_or_that_holds_none_is_said_to_be_so
         assert_eq!(outcome.code, Some(1), "{outcome:?}");
         assert!(outcome.stderr.contains("does not hold a token"));
     }
+}
+
+#[test]
+fn a_directory_or_a_pipe_without_content_in_the_place_of_a_file_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = directory.path().join("data");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(writer);
+    let launch = || Launch::new(&data_dir);
+    let tls = |name, path: &Path| {
+        let secure = launch().without("--listen");
+        let secure = secure.option("--tls-listen", "127.0.0.1:0");
+        let other = ["--tls-cert", "--tls-key"].map(|it| (it, Path::new("localhost.crt")));
+        let secure = secure
+            .option(other[0].0, other[0].1)
+            .option(other[1].0, other[1].1);
+        secure.option(name, path).command()
+    };
+    let client = |name: &str, path: &Path| {
+        let mut command = digestd();
+        command.args(["put", "foo", "--url", "https://localhost:1", name]);
+        command.arg(path);
+        command
+    };
+    for (path, is) in [
+        (directory.path(), "it is a directory"),
+        (
+            "/dev/stdin".as_ref(),
+            "it is a pipe that ended without a byte",
+        ),
+    ] {
+        let commands = [
+            launch().option("--tokens", path).command(),
+            launch().option("--list-file", path).command(),
+            tls("--tls-cert", path),
+            client("--token-file", path),
+            client("--cacert", path),
+        ];
+        for mut command in commands {
+            command.stdin(reader.try_clone().unwrap());
+            let output = command.output().unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{command:?} {stderr}");
+            assert!(stderr.contains(is), "{command:?} {stderr}");
+        }
+    }
+}
+
+#[test]
+fn a_pipe_of_a_shell_is_as_good_as_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let (token, line) = new_token(&["ci"]);
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(line.as_bytes()).unwrap();
+    drop(writer);
+    let launch = Launch::new(&directory.path().join("data")).option("--tokens", "/dev/stdin");
+    let words = ["sh", "-c", "exec \"$@\" <\"$0\""].map(PathBuf::from);
+    let pipe = format!("/proc/{}/fd/{}", std::process::id(), reader.as_raw_fd());
+    let server = launch
+        .through(words.into_iter().chain([pipe.into()]))
+        .start();
+    assert_eq!(get_status(&mut server.client(), &token), 404);
+    // It is empty now.
+    server.signal(Signal::HUP);
+    server.wait_for("tokens and lists stay as they were");
+    assert_eq!(get_status(&mut server.client(), &token), 404);
 }
 
 /// Standard error is the file of tokens.

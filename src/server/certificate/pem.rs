@@ -3,13 +3,13 @@
 //! It refuses to know what a certificate says. **Invariant:** what is wrong with a file is said with the command
 //! that mends it, and nothing of what is in it.
 
-use std::fs;
 use std::path::Path;
 
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::file;
 use crate::text::{self, Encoding, NotUtf8};
 
 /// What a file is for.
@@ -156,7 +156,7 @@ const KEY_KINDS: [(&[u8], KeyKind); 13] = [
 ];
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|error| error.to_string())
+    file::read(path).map_err(|error| error.to_string())
 }
 
 /// Why there is nothing wanted in a file.
