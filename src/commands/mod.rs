@@ -144,7 +144,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
     let arguments: Vec<_> = arguments.collect();
     let cli: Cli = match environment::parse(definition(), &arguments) {
         Ok(cli) => cli,
-        Err(error) => return explain(&error, Color::of(&arguments)),
+        Err(error) => return explain(&error, &arguments),
     };
     keep_files_private();
     if let Err(error) = survive_size_limit() {
@@ -176,7 +176,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
     match result {
         Ok(()) => 0,
         Err(error) if error.is::<ReaderGone>() => 0,
-        Err(error) if error.is::<token::NotShown>() => {
+        Err(error) if error.is::<token::NotMade>() => {
             let _ = writeln!(io::stderr(), "{error}");
             exit_code(&error)
         }
@@ -195,7 +195,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
 }
 
 /// Prints what is wrong with a command line, or the help that it asks for; returns the exit code.
-fn explain(error: &clap::Error, color: Color) -> i32 {
+fn explain(error: &clap::Error, arguments: &[OsString]) -> i32 {
+    let color = Color::of(arguments);
     let text = error.render();
     let text = |is_colored: bool| {
         let text = if is_colored {
@@ -207,10 +208,14 @@ fn explain(error: &clap::Error, color: Color) -> i32 {
     };
     if error.use_stderr() {
         // The exit code says it too.
-        let _ = write!(io::stderr(), "{}", text(color.applies_to(&io::stderr())));
+        let mut text = text(color.applies_to(&io::stderr()));
         if is_stray_switch_value(error) {
-            say("the value of a switch comes after `=`, as in --log-compress=on");
+            text += "digestd: the value of a switch comes after `=`, as in --log-compress=on\n";
         }
+        if is_of_token(arguments) {
+            text = commented(&text);
+        }
+        let _ = write!(io::stderr(), "{text}");
         return error.exit_code();
     }
     let mut output = io::stdout();
@@ -223,6 +228,21 @@ fn explain(error: &clap::Error, color: Color) -> i32 {
         }
         _ => error.exit_code(),
     }
+}
+
+/// Whether a command line is of `token`, whose standard error is the file of tokens (`2>>tokens`).
+fn is_of_token(arguments: &[OsString]) -> bool {
+    let definition = definition();
+    let mut words = arguments.iter().skip(1);
+    let command = words.find_map(|word| definition.find_subcommand(word));
+    command.is_some_and(|command| command.get_name() == "token")
+}
+
+/// The text as comments of a file of tokens.
+fn commented(text: &str) -> String {
+    let lines = text.lines();
+    let lines = lines.map(|line| format!("# {line}").trim_end().to_owned() + "\n");
+    lines.collect()
 }
 
 /// Whether a word that does not belong there is what a switch may be set to.

@@ -38,21 +38,24 @@ pub(super) struct NewTokenArgs {
     scope: tokens::Scopes,
 }
 
-/// The token could not be shown. What is said of it may end up in the file of tokens, so it is a comment there.
+/// No token was made. What is said of it may end up in the file of tokens, so it is a comment there.
 #[derive(Debug, thiserror::Error)]
-#[error("# digestd: no token was made, as it cannot be shown: {0:#}")]
-pub(super) struct NotShown(anyhow::Error);
+#[error("# digestd: no token was made: {0:#}")]
+pub(super) struct NotMade(anyhow::Error);
 
 /// Makes a token. It goes to standard output because it cannot be shown again; its hash line, no secret, to
 /// standard error.
 ///
 /// # Errors
-/// [`NotShown`], also where nobody reads standard output, or that the line cannot be written.
+/// [`NotMade`], also where nobody reads standard output, or that the line cannot be written.
 pub(super) fn run(arguments: TokenArgs) -> anyhow::Result<()> {
     let TokenCommand::New(arguments) = arguments.command;
-    let token = Token::random().context("there are no random numbers")?;
+    let token = Token::random()
+        .context("there are no random numbers")
+        .map_err(NotMade)?;
     let line = token.line(&arguments.name, arguments.scope);
-    print_line(&token.reveal()).map_err(NotShown)?;
+    let shown = print_line(&token.reveal()).context("it cannot be shown");
+    shown.map_err(NotMade)?;
     writeln!(io::stderr(), "{line}")
         .context("cannot write the line of the token, which is of no use without it")
 }

@@ -339,7 +339,7 @@ fn a_token_that_cannot_be_shown_leaves_no_line() {
     ] {
         assert_eq!(code, Some(1), "{stderr}");
         assert!(
-            stderr.starts_with("# digestd: no token was made, "),
+            stderr.starts_with("# digestd: no token was made: it cannot be shown: "),
             "{stderr}"
         );
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
@@ -356,10 +356,14 @@ fn a_token_needs_a_name_and_scopes_that_exist() {
         &["token", "new", ""],
         &["token", "new", "a", "--scope", "everything"],
         &["token", "new", "a", "--scope", ""],
+        &["--color", "never", "token", "new", "a", "on"],
     ] {
         let outcome = run(digestd().args(arguments), b"");
         assert_eq!(outcome.code, Some(2), "{arguments:?} {outcome:?}");
         assert_eq!(outcome.stdout, b"");
+        // It may be appended to the file of tokens.
+        let mut lines = outcome.stderr.lines();
+        assert!(lines.all(|line| line.starts_with('#')), "{outcome:?}");
     }
 }
 

@@ -127,7 +127,10 @@ impl<R: BufRead> ZstandardReader<R> {
                         return Err(ErrorKind::UnexpectedEof.into());
                     }
                 }
-                Err(error) => return Err(wrong(&error)),
+                Err(error @ FrameDecoderError::WindowSizeTooBig { .. }) => {
+                    return Err(wrong(&error));
+                }
+                Err(_) => return Err(wrong(&"it is cut short or damaged")),
             }
         }
         Ok(false)
@@ -156,7 +159,8 @@ impl<R: BufRead> Read for ZstandardReader<R> {
                 } else {
                     let one = BlockDecodingStrategy::UptoBlocks(1);
                     let decoded = self.decoder.decode_blocks(&mut self.input, one);
-                    decoded.map_err(|error| wrong(&error))?;
+                    // The errors of a block show the inside of the decoder.
+                    decoded.map_err(|_| wrong(&"it is cut short or damaged"))?;
                 }
             } else if !self.begin_frame()? {
                 return Ok(0);
@@ -298,7 +302,9 @@ mod tests {
         for compression in [Compression::Gzip, Compression::Zstandard] {
             let archive = compressed(compression, content);
             for bytes in [5, 12, archive.len() / 2, archive.len() - 1] {
-                assert!(read(&archive[..bytes]).is_err(), "{compression:?} {bytes}");
+                let error = read(&archive[..bytes]).unwrap_err().to_string();
+                // The name of an error of a decoder is no text.
+                assert!(!error.contains("Error"), "{compression:?} {bytes} {error}");
             }
             let mut archive = archive;
             // Within the checksum.
