@@ -118,6 +118,15 @@ impl Operation for Put {
     }
 }
 
+/// What stands before the name of a file in a line as `sha256sum` prints it. It begins with a backslash if the name has
+/// escapes.
+fn without_name(line: &str) -> &str {
+    let digest = ["  ", " *"].iter().find_map(|mark| line.split_once(mark));
+    digest.map_or(line, |(digest, _)| {
+        digest.strip_prefix('\\').unwrap_or(digest)
+    })
+}
+
 /// Looks up the message with the digest of each line.
 struct LookUp;
 
@@ -128,10 +137,10 @@ impl Operation for LookUp {
     const SCOPE: Scope = Scope::Read;
     const ANSWER_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
 
-    /// A bare digest, one in quotes, or the member `digest` of an object; that is sent, and nothing else of the line.
+    /// A bare digest, one before the name of a file, one in quotes, or the member `digest` of an object; that is sent, and nothing else of the line.
     fn prepare(line: Vec<u8>) -> (Option<Digest>, Vec<u8>) {
         let bare = std::str::from_utf8(&line).map(str::trim_ascii);
-        let bare = bare.ok().and_then(|line| line.parse().ok());
+        let bare = bare.ok().and_then(|line| without_name(line).parse().ok());
         let digest = bare.or_else(|| {
             let value: Value = serde_json::from_slice(&line).ok()?;
             let digest = value.get("digest").unwrap_or(&value);

@@ -21,8 +21,8 @@ use crate::ndjson;
 /// Options of `lookup`.
 #[derive(Debug, Args)]
 pub(super) struct LookUpArgs {
-    /// The digests, one a line: bare, in quotes, or an object with one as "digest", as in an export; `-`, or nothing
-    /// at all, reads standard input
+    /// The digests, one a line: bare, as `sha256sum` prints them, in quotes, or an object with one as "digest", as in an
+    /// export; `-`, or nothing at all, reads standard input
     #[arg(value_name = "FILE")]
     input: Option<PathBuf>,
     /// Where the messages go.

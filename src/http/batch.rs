@@ -66,7 +66,7 @@ pub(super) async fn answer(
     let mut stated = RequestDigests::default();
     stated.read(&head.headers)?;
     if is_array {
-        check_size(app.limits.body.bytes_max, &body)?;
+        check_size(app.limits.body.bytes_max, &body).map_err(of_array)?;
     } else if stated.is_empty() {
         check_size(app.limits.batch.bytes_max, &body)?;
     } else {
@@ -79,7 +79,8 @@ pub(super) async fn answer(
     };
     let client = body.client();
     let (mut body, array, requester) = if is_array {
-        let array = read_body(&app.limits.body, &app.bodies, body, &mut stated).await?;
+        let array = read_body(&app.limits.body, &app.bodies, body, &mut stated).await;
+        let array = array.map_err(of_array)?;
         // Nothing more comes of it.
         (None, Some(array), Requester { client, h2: None })
     } else {
@@ -443,8 +444,8 @@ impl Batch {
             let message = move || Message::new(element.into_text(text, Spare::default()));
             self.put(offload(bytes, message).await, bytes)
         } else {
-            let digest = text.parse().map_err(|_| HttpError::NoSuchMessage)?;
-            Ok(Waiting::LookUp(digest))
+            let digest = text.parse().map_err(|_| LineError::OtherThanDigest);
+            digest.map(Waiting::LookUp)
         }
     }
 
@@ -561,6 +562,14 @@ fn poll_first(
 }
 
 /// The digest of a line: bare, or as JSON. Bare digits come first: 64 decimal ones are a number in JSON.
+/// Why an array was not read: it has the limit of a single message, lines have not.
+fn of_array(error: BodyError) -> HttpError {
+    match error {
+        BodyError::TooLarge { bytes_max } => HttpError::ArrayTooLarge { bytes_max },
+        error => error.into(),
+    }
+}
+
 fn read_digest(text: &ByteString) -> Result<Digest, LineError> {
     if let Ok(digest) = text.trim_ascii().parse() {
         return Ok(digest);
@@ -572,7 +581,7 @@ fn read_digest(text: &ByteString) -> Result<Digest, LineError> {
             LineError::Json(error)
         }
     })?;
-    Ok(digest.parse().map_err(|_| HttpError::NoSuchMessage)?)
+    digest.parse().map_err(|_| LineError::OtherThanDigest)
 }
 
 fn read_message(charset: Charset, line: CoveredBytes, spare: Spare) -> Result<Message, LineError> {

@@ -61,10 +61,17 @@ pub(super) enum HttpError {
         "The array has more than {elements_max} elements: send the rest in another request, or all of it as lines (application/x-ndjson)."
     )]
     ArrayTooLong { elements_max: usize },
+    #[error(
+        "The body is larger than {bytes_max} bytes, the most that an array may have (--body-max of the server): send the rest in another request, or all of it as lines (application/x-ndjson)."
+    )]
+    ArrayTooLarge { bytes_max: u64 },
     #[error("The body {0}.")]
     Text(TextError),
-    #[error("{}: {error}.{}", if error.is_syntax() { "The body is not valid JSON" } else { "The body is not a message" }, form_hint(*is_form, error))]
-    Json { error: JsonError, is_form: bool },
+    #[error("{}: {error}.{}", if error.is_syntax() { "The body is not valid JSON" } else { "The body is not a message" }, hint)]
+    Json {
+        error: JsonError,
+        hint: &'static str,
+    },
     #[error("The path names the digest {wanted}, but the message has the digest {actual}; nothing was stored.{}", .hint.unwrap_or_default())]
     OtherDigest {
         wanted: Digest,
@@ -114,6 +121,8 @@ pub(super) enum LineError {
     Json(#[from] JsonError),
     #[error("The line is neither a digest of 64 hexadecimal digits nor JSON: {}.", .0.in_line())]
     NoDigest(JsonError),
+    #[error("This is no digest, which has 64 hexadecimal digits and nothing else.")]
+    OtherThanDigest,
     #[error(transparent)]
     Other(#[from] HttpError),
 }
@@ -129,14 +138,19 @@ impl LineError {
             Self::Json(error) if error.is_syntax() => "not-json",
             Self::Json(_) => "not-a-message",
             Self::NoDigest(_) => "not-json",
+            // As of a path that has no digest.
+            Self::OtherThanDigest => HttpError::NoSuchMessage.meaning().kind,
             Self::Other(error) => error.meaning().kind,
         }
     }
 }
 
-/// A body by curl without `-H` that is not JSON was probably not meant to be.
-fn form_hint(is_form: bool, error: &JsonError) -> &'static str {
-    if is_form && error.is_syntax() {
+/// What to do about a body that is no message: one by curl without `-H` that is not JSON was probably not meant to be,
+/// and an array has a path of its own.
+pub(super) fn json_hint(body: &str, is_form: bool, error: &JsonError) -> &'static str {
+    if body.trim_ascii_start().starts_with('[') && !error.is_syntax() {
+        " Arrays of messages are for /messages/batch."
+    } else if is_form && error.is_syntax() {
         " With curl, send JSON with -H 'Content-Type: application/json', or a text as it is with -H 'Content-Type: text/plain' and --data-binary."
     } else {
         ""
@@ -215,7 +229,7 @@ impl HttpError {
             Self::Query(_) => wrong(S::BAD_REQUEST, "query", "Wrong query"),
             Self::ManyOnly | Self::Format(FormatError::Type | FormatError::Charset) => wrong(S::UNSUPPORTED_MEDIA_TYPE, "content-type", "Unknown content type"),
             Self::Format(FormatError::Encoding) => wrong(S::UNSUPPORTED_MEDIA_TYPE, "content-encoding", "Encoded body"),
-            Self::Body(BodyError::TooLarge { .. }) => too_large,
+            Self::Body(BodyError::TooLarge { .. }) | Self::ArrayTooLarge { .. } => too_large,
             Self::Body(BodyError::TooSlow) => wrong(S::REQUEST_TIMEOUT, "body-too-slow", "Body too slow"),
             Self::Body(BodyError::Broken) => wrong(S::BAD_REQUEST, "body-broken", "Body ended early"),
             Self::Body(BodyError::Trailers(error)) | Self::DigestField(error) => match error {

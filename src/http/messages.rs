@@ -14,7 +14,7 @@ use super::body_room::{CoveredBytes, Spare};
 use super::budget::{NoRoom, Requester};
 use super::charset;
 use super::digest_fields::{self, RequestDigests};
-use super::error::HttpError;
+use super::error::{HttpError, json_hint};
 use super::json;
 use super::negotiation::{BodyFormat, BodyType, Form, FormatError, names_etag};
 use super::range::{self, Selection};
@@ -178,9 +178,13 @@ fn read_message(kind: BodyType, body: CoveredBytes, spare: Spare) -> Result<Mess
             let is_form = kind.format == BodyFormat::Form;
             let whole = charset::without_mark(whole);
             let text = json::message_text(&whole);
+            let text = text.map_err(|error| HttpError::Json {
+                hint: json_hint(&whole, is_form, &error),
+                error,
+            });
             // Or its room would be kept with the text.
             drop(whole);
-            text.map_err(|error| HttpError::Json { error, is_form })?
+            text?
         }
     };
     Ok(Message::new(body.into_text(text, spare)))

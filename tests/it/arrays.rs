@@ -96,13 +96,14 @@ async fn what_is_not_there_is_said_in_its_place() {
     ];
     let missing = |index: usize| json!({ "error": "Message not found.", "type": "no-such-message", "index": index });
     let found = json!({ "message": "a" });
+    let no_digest = |index: usize| json!({ "error": "This is no digest, which has 64 hexadecimal digits and nothing else.", "type": "no-such-message", "index": index });
     let answer = server.ask(&look_up(&digests)).await;
     assert_eq!(
         results(&answer),
-        [found.clone(), missing(1), missing(2), found]
+        [found.clone(), missing(1), no_digest(2), found]
     );
     let ask = post("/messages/lookup?missing", &json!({ "digests": digests }));
-    let expected = [json!({ "digest": digest("b") }), missing(2)];
+    let expected = [json!({ "digest": digest("b") }), no_digest(2)];
     assert_eq!(results(&server.ask(&ask).await), expected);
 }
 
@@ -128,7 +129,10 @@ async fn a_body_that_is_no_array_of_strings_is_refused_and_nothing_is_done() {
     // There, an array is no message.
     for path in ["/messages", "/"] {
         for body in [json!(["a"]), json!({ "messages": ["a"] })] {
-            assert_eq!(server.ask(&post(path, &body)).await.status, 400, "{path}");
+            let answer = server.ask(&post(path, &body)).await;
+            assert_eq!(answer.status, 400, "{path}");
+            let is_pointed = answer.error().contains("are for /messages/batch");
+            assert_eq!(is_pointed, body.is_array(), "{answer:?}");
         }
     }
     assert_eq!(server.store.writes(), 0);
@@ -151,7 +155,11 @@ async fn an_array_has_so_many_elements_and_bytes_and_not_one_more() {
     for (path, bytes) in [("/messages/batch", 96), ("/messages/lookup", 96)] {
         let ask = |bytes: usize| post(path, &json!(["x".repeat(bytes)]));
         assert_eq!(results(&server.ask(&ask(bytes)).await).len(), 1, "{path}");
-        assert_eq!(server.ask(&ask(bytes + 1)).await.status, 413, "{path}");
+        let refused = server.ask(&ask(bytes + 1)).await;
+        assert_eq!(refused.status, 413, "{path}");
+        for part in ["--body-max", "application/x-ndjson"] {
+            assert!(refused.error().contains(part), "{refused:?}");
+        }
     }
 }
 

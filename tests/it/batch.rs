@@ -38,6 +38,12 @@ fn missing_line(number: usize) -> String {
     )
 }
 
+/// The answer to what is no digest.
+fn no_digest_line(number: usize) -> String {
+    let text = "This is no digest, which has 64 hexadecimal digits and nothing else.";
+    format!("{{\"error\": \"{text}\", \"type\": \"no-such-message\", \"line\": {number}}}")
+}
+
 /// The lines of messages `numbers`, and the answers to them.
 fn numbered(numbers: std::ops::Range<u32>) -> (String, String) {
     let (mut lines, mut answers) = (String::new(), String::new());
@@ -131,7 +137,7 @@ async fn blank_lines_count_and_have_no_answers() {
     assert_eq!(answer.text(), "");
     let lines = format!("\n{}\r\n\"foo\"\n", digest_line("a"));
     let answer = server.ask(&look_up("/messages/lookup", lines)).await;
-    let expected = format!("{{\"message\": \"a\"}}\n{}\n", missing_line(4));
+    let expected = format!("{{\"message\": \"a\"}}\n{}\n", no_digest_line(4));
     assert_eq!(answer.text(), expected);
     let lines = format!("\r\n\n{}\n[\n\r", digest_line("missing"));
     let answer = server
@@ -515,7 +521,7 @@ async fn a_digest_of_no_message_is_answered_in_its_place() {
     let answers: Vec<_> = answer.text().lines().collect();
     assert_eq!(answers[0], missing_line(1));
     assert_eq!(answers[1], "{\"message\": \"a\\n\"}");
-    assert_eq!(answers[2], missing_line(3));
+    assert_eq!(answers[2], no_digest_line(3));
     assert!(answers[3].contains("must be a digest"), "{answers:?}");
     assert_eq!(answers.len(), 4);
 }

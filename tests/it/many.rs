@@ -295,6 +295,9 @@ fn lookup_reads_digests_as_other_commands_print_them() {
     }
     let outcome = ask(&url, &["lookup"], "");
     assert_eq!((outcome.code, text(&outcome)), (Some(0), ""), "{outcome:?}");
+    let summed = format!("{a}  a name\n{a} *name\n\\{a}  a\\nname\n");
+    let outcome = ask(&url, &["lookup"], &summed);
+    assert_eq!(text(&outcome), export_line("a").repeat(3), "{outcome:?}");
     // What it prints can be imported.
     let found = ask(&url, &["lookup"], &format!("{a}\n{b}\n"));
     let other = Digestd::start(&directory.path().join("other"));
