@@ -14,30 +14,39 @@ use crate::message::Message;
 use crate::ndjson::{self, LineError};
 
 /// Hands over the messages after `after`, and of those that are damaged the digest alone.
+///
+/// The server is asked again for what comes after the last one, until that is nothing: where its answer passes
+/// through a proxy that speaks HTTP/1.0 to it, as nginx does unless it is told otherwise, one that broke off looks
+/// like one that ended.
 pub(super) fn read_server(
     client: &Client,
     after: Option<Digest>,
     mut each: impl FnMut(&Digest, Option<&Message>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut last = after;
-    let mut take = |line: &[u8]| {
-        let (digest, message) = match ndjson::read(line) {
-            Ok(message) => (message.digest(), Some(message)),
-            Err(LineError::Missing { digest }) => (digest, None),
-            Err(error) => bail!("the server sent a wrong line: {error}"),
+    loop {
+        let begun_after = last;
+        let mut take = |line: &[u8]| {
+            let (digest, message) = match ndjson::read(line) {
+                Ok(message) => (message.digest(), Some(message)),
+                Err(LineError::Missing { digest }) => (digest, None),
+                Err(error) => bail!("the server sent a wrong line: {error}"),
+            };
+            if last.is_some_and(|last| digest <= last) {
+                bail!("the server sent messages in a wrong order");
+            }
+            last = Some(digest);
+            each(&digest, message.as_ref())
         };
-        if last.is_some_and(|last| digest <= last) {
-            bail!("the server sent messages in a wrong order");
+        let pass = client.export(begun_after, |line| match take(line) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        });
+        if let ControlFlow::Break(error) = block_on(pass)? {
+            return Err(error);
         }
-        last = Some(digest);
-        each(&digest, message.as_ref())
-    };
-    let pass = client.export(after, |line| match take(line) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => ControlFlow::Break(error),
-    });
-    match block_on(pass)? {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(error) => Err(error),
+        if last == begun_after {
+            return Ok(());
+        }
     }
 }

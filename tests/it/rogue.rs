@@ -23,6 +23,13 @@ const SPELLED: &str =
 
 /// A server that reads what it gets and lets `answer` write to it; returns its address.
 fn serve(answer: impl Fn(&mut TcpStream) -> io::Result<()> + Send + 'static) -> String {
+    serve_target(move |_, stream| answer(stream))
+}
+
+/// The same for an answer that depends on the target of the request.
+fn serve_target(
+    answer: impl Fn(&str, &mut TcpStream) -> io::Result<()> + Send + 'static,
+) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     thread::spawn(move || {
@@ -36,8 +43,11 @@ fn serve(answer: impl Fn(&mut TcpStream) -> io::Result<()> + Send + 'static) -> 
                 }
                 head.push(byte[0]);
             }
+            let head = String::from_utf8_lossy(&head);
+            let target = head.split(' ').nth(1).unwrap_or_default();
             // The client may have had enough.
-            let _ = answer(&mut stream).and_then(|()| stream.shutdown(std::net::Shutdown::Write));
+            let _ = answer(target, &mut stream)
+                .and_then(|()| stream.shutdown(std::net::Shutdown::Write));
             let _ = io::copy(&mut stream, &mut io::sink());
         }
     });
@@ -116,6 +126,42 @@ fn what_a_server_says_is_printed_as_text() {
         assert_eq!(outcome.code, Some(1), "{outcome:?}");
         assert_harmless(&outcome);
     }
+}
+
+/// What a client sees of a server that broke off, through a proxy that speaks HTTP/1.0 to it.
+#[test]
+fn an_export_that_seems_to_end_is_gone_on_with_until_nothing_is_left() {
+    let mut messages = ["one", "two", "three", "four", "five"].map(Message::new);
+    messages.sort_by_key(Message::digest);
+    let served = messages.clone();
+    let url = serve_target(move |target, stream| {
+        let after = target
+            .split_once("after=")
+            .map(|(_, after)| after.to_owned());
+        let left = served.iter().filter(|message| {
+            after
+                .as_ref()
+                .is_none_or(|after| message.digest().to_string() > *after)
+        });
+        let mut lines = Vec::new();
+        left.take(2)
+            .for_each(|message| ndjson::write(&mut lines, message));
+        stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")?;
+        stream.write_all(&lines)
+    });
+    let outcome = run(digestd().args(["export", "--url", &url]), b"");
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let mut all = Vec::new();
+    messages
+        .iter()
+        .for_each(|message| ndjson::write(&mut all, message));
+    assert_eq!(outcome.stdout, all);
+    let outcome = run(digestd().args(["verify", "--url", &url]), b"");
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(
+        String::from_utf8_lossy(&outcome.stdout).contains('5'),
+        "{outcome:?}"
+    );
 }
 
 #[test]
