@@ -148,10 +148,12 @@ impl<'a> Resource<'a> {
     }
 
     /// Whether no rate applies: those who watch over the service ask seldom, and any other answer than how it
-    /// is would be a false alarm. Some of them ask for its methods, as balancers do unless told otherwise.
+    /// is would be a false alarm. Some of them ask for its methods, as balancers do unless told otherwise. Nor to
+    /// the parts of a page, of which some dozen come at once and cost no more than a refusal: a page without one of
+    /// them is dead.
     pub(super) fn is_unlimited(self, method: &Method) -> bool {
         let is_probe = matches!(self, Self::Home | Self::Service) && *method == Method::OPTIONS;
-        self.is_health() || is_probe
+        self.is_health() || is_probe || matches!(self, Self::File(_))
     }
 
     /// Whether it says how the service is, in a word.
@@ -277,8 +279,12 @@ mod tests {
             let resource = Resource::parse(path);
             assert_eq!(resource.scope(&Method::OPTIONS), None, "{path}");
             assert!(!resource.needs_store(&Method::OPTIONS), "{path}");
-            let is_probe = matches!(path, "*" | "/" | "/livez");
-            assert_eq!(resource.is_unlimited(&Method::OPTIONS), is_probe, "{path}");
+            let is_unlimited = matches!(path, "*" | "/" | "/livez" | "/pages/x");
+            assert_eq!(
+                resource.is_unlimited(&Method::OPTIONS),
+                is_unlimited,
+                "{path}"
+            );
         }
         assert!(!Resource::Home.is_unlimited(&Method::GET));
         assert!(!Resource::Home.is_unlimited(&Method::POST));

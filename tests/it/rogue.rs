@@ -152,9 +152,9 @@ fn an_export_that_seems_to_end_is_gone_on_with_until_nothing_is_left() {
     let outcome = run(digestd().args(["export", "--url", &url]), b"");
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     let mut all = Vec::new();
-    messages
-        .iter()
-        .for_each(|message| ndjson::write(&mut all, message));
+    for message in &messages {
+        ndjson::write(&mut all, message);
+    }
     assert_eq!(outcome.stdout, all);
     let outcome = run(digestd().args(["verify", "--url", &url]), b"");
     assert_eq!(outcome.code, Some(0), "{outcome:?}");

@@ -12,30 +12,34 @@ const at = (id) => document.getElementById(id);
 
 // The token.
 
+let tokenState = '';
+
 /** The field is there when the service asks for tokens, or has one. */
 function showToken(needsToken, allows) {
   const has = token() !== '';
   at('token-form').hidden = needsToken.length === 0 && !has;
   at('forget-token').hidden = !has;
-  const status = at('token-status');
   const text = has
     ? allows.length === 0
       ? 'The service does not know this token.'
       : `It allows ${allows.join(', ')}.`
     : `Needed to ${needsToken.join(' and ')}. It is kept until the tab is closed.`;
   // Said once, not every time it is looked at.
-  if (status.textContent !== text) status.textContent = text;
+  if (text !== tokenState) at('token-status').textContent = text;
+  tokenState = text;
 }
 
 at('token-form').addEventListener('submit', (event) => {
   event.preventDefault();
   const field = at('token');
-  const text = field.value.trim();
-  // Anything else cannot be in a field of a request.
+  // It may come from the field of a request.
+  const text = field.value.trim().replace(/^bearer\s+/i, '');
+  // Anything else cannot be in one.
   if (!/^[\x21-\x7e]*$/.test(text)) {
-    at('token-status').textContent = 'A token has no spaces and no letters beyond a to z.';
+    at('token-status').textContent = 'A token is one word of ASCII letters, digits and symbols.';
     return;
   }
+  tokenState = '';
   setToken(text);
   field.value = '';
   showState();

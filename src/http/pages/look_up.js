@@ -15,27 +15,34 @@ const wanted = at('wanted');
 
 let onChange;
 
-/** The lines that are not empty; of each, what comes before white space, as `sha256sum` writes them. */
-const lines = () => wanted.value.split('\n').map((line) => line.trim()).filter(Boolean);
-const digests = () => lines().map((line) => line.split(/\s/)[0].toLowerCase());
+/** The digests that are wanted, each with the number of its line: all words of a line, or the first one where the
+ * rest is the name of a file, as `sha256sum` writes it. */
+function wishes() {
+  return wanted.value.split('\n').flatMap((line, index) => {
+    const words = line.toLowerCase().split(/\s+/).filter(Boolean);
+    const digests = words.every((word) => complaint(word) === null) ? words : words.slice(0, 1);
+    return digests.map((digest) => ({ digest, line: index + 1 }));
+  });
+}
 
 export function showLookUpLine() {
-  const [first = '<digest>', ...more] = digests();
+  const [first = '<digest>', ...more] = wishes().map(({ digest }) => digest);
   const line = more.length === 0
     ? `-H 'Accept: text/plain' ${quoted(`${here}/messages/${first}`)}`
     : `-H 'Content-Type: application/x-ndjson' --data-binary @digests.txt ${quoted(`${here}/messages/lookup`)}`;
   at('look-up-curl').textContent = `curl ${tokenField('read')}${line}`;
 }
 
-/** Throws what is wrong with the digests, and where. */
-function check(digests) {
-  if (digests.length === 0) return 'Which one? A digest has 64 hexadecimal digits.';
-  if (digests.length > DIGESTS_MAX) {
+/** What is wrong with the digests, and where. */
+function wrongIn(wishes) {
+  if (wishes.length === 0) return 'Which one? A digest has 64 hexadecimal digits.';
+  if (wishes.length > DIGESTS_MAX) {
     return `${DIGESTS_MAX} digests at a time; for more there is \`digestd lookup\`.`;
   }
-  const [at, problem] = digests.map(complaint).entries().find(([, problem]) => problem) ?? [];
-  if (problem === undefined) return null;
-  return digests.length === 1 ? problem : `Line ${at + 1}: ${problem}`;
+  const wrong = wishes.find(({ digest }) => complaint(digest) !== null);
+  if (wrong === undefined) return null;
+  const problem = complaint(wrong.digest);
+  return wishes.length === 1 ? problem : `Line ${wrong.line}: ${problem}`;
 }
 
 /** A message that was found, and what can be done with it. */
@@ -109,8 +116,7 @@ async function lookUpOne(digest) {
   // Not text(): it would drop a byte order mark.
   const bytes = new Uint8Array(await response.arrayBuffer());
   const isRight = await checked(digest, bytes);
-  say(at('found-status'), 'good', `Found, ${sizeOf(bytes.length)}.${isRight}`);
-  at('found').replaceChildren(found(digest, textOf(bytes)));
+  return ['good', `Found, ${sizeOf(bytes.length)}.${isRight}`, found(digest, textOf(bytes))];
 }
 
 async function lookUpAll(digests) {
@@ -131,19 +137,30 @@ async function lookUpAll(digests) {
   }));
   const count = answers.filter(({ message }) => message !== undefined).length;
   const kind = count === digests.length ? 'good' : 'error';
-  say(at('found-status'), kind, `Found ${count} of ${digests.length}.`);
-  at('found').replaceChildren(make('ul', { className: 'several' }, ...parts));
+  return [kind, `Found ${count} of ${digests.length}.`, make('ul', { className: 'several' }, ...parts)];
 }
 
-function lookUp() {
-  return during(at('look-up-button'), at('found-status'), async () => {
-    at('found').replaceChildren();
-    const names = digests();
-    const problem = check(names);
+let turn = 0;
+
+/** Looks up what is wanted now: what an earlier turn finds is not shown any more. */
+async function lookUp() {
+  const own = ++turn;
+  at('found').replaceChildren();
+  let shown;
+  try {
+    const names = wishes();
+    const problem = wrongIn(names);
     wanted.ariaInvalid = String(problem !== null);
     if (problem !== null) throw new Error(problem);
-    await (names.length === 1 ? lookUpOne(names[0]) : lookUpAll(names));
-  });
+    const digests = names.map(({ digest }) => digest);
+    shown = await (digests.length === 1 ? lookUpOne(digests[0]) : lookUpAll(digests));
+  } catch (error) {
+    shown = ['error', error.message];
+  }
+  if (own !== turn) return;
+  const [kind, text, ...parts] = shown;
+  say(at('found-status'), kind, text);
+  at('found').replaceChildren(...parts);
 }
 
 /** A link to a digest looks it up. */
@@ -170,6 +187,10 @@ export function startLookUp(changed) {
     lookUp();
   });
   addEventListener('hashchange', followLink);
+  // A link to what the address names already changes nothing in it.
+  addEventListener('click', ({ target }) => {
+    if (target.closest('a')?.hash === location.hash) followLink();
+  });
   copying(at('copy-look-up'), () => at('look-up-copied'), () => at('look-up-curl').textContent, at('look-up-curl'));
   showLookUpLine();
   followLink();

@@ -17,6 +17,8 @@ const SURVIVES = {
   os: 'Stored; it survives a power cut in a moment.',
 };
 
+const HALF_CHARACTER = 'There is half a character in the message, which has no digest.';
+
 const at = (id) => document.getElementById(id);
 const message = at('message');
 
@@ -41,15 +43,17 @@ async function showDigest() {
   const bytes = bytesOf();
   at('size').textContent = sizeOf(bytes.length);
   showStoreLine();
-  const digest = await digestOf(bytes);
+  const isText = file !== null || message.value.isWellFormed();
+  const digest = isText ? await digestOf(bytes) : null;
   // A longer text may take longer than the next one.
   if (turn !== typed) return;
   const output = at('digest');
   at('bars').hidden = digest === null;
   at('copy-digest').hidden = digest === null;
   if (digest === null) {
-    output.textContent =
-      'A browser computes it only over HTTPS or on this machine; storing the message tells it.';
+    output.textContent = isText
+      ? 'A browser computes it only over HTTPS or on this machine; storing the message tells it.'
+      : HALF_CHARACTER;
     return;
   }
   output.replaceChildren(...digest.match(/.{8}/g).map((group) => make('span', {}, group)));
@@ -157,7 +161,7 @@ export function startStore(onChange) {
     event.preventDefault();
     during(at('store-button'), at('stored'), async () => {
       if (file === null && !message.value.isWellFormed()) {
-        throw new Error('There is half a character in the message, which has no digest.');
+        throw new Error(HALF_CHARACTER);
       }
       const bytes = bytesOf();
       const text = file?.text ?? message.value;

@@ -77,8 +77,8 @@ fn a_token_is_asked_for_kept_for_the_tab_and_used() {
     browser.until_shown("#token-status", "does not know this token");
     fill(&browser, "#token", "not a token");
     browser.press(ENTER);
-    browser.until_shown("#token-status", "A token has no spaces");
-    fill(&browser, "#token", " open-sesame ");
+    browser.until_shown("#token-status", "A token is one word");
+    fill(&browser, "#token", " Bearer open-sesame ");
     browser.press(ENTER);
     browser.until_shown("#token-status", "It allows read, write.");
     browser.until_shown("#state", "0 messages");
@@ -217,6 +217,39 @@ fn a_file_is_stored_byte_for_byte() {
 
 #[test]
 #[ignore = "needs chromium-driver"]
+fn what_is_shown_is_what_was_asked_for_last() {
+    let (_data, server, browser) = start();
+    let mut client = server.client();
+    let [one, two] = ["one", "two"].map(|text| client.publish(text).unwrap());
+    browser.open(&server, "/");
+    // One behind the other, before the first one is answered.
+    browser.ask(&format!(
+        "(() => {{
+            for (const digest of ['{two}', '{one}']) {{
+                location.hash = digest;
+                dispatchEvent(new Event('hashchange'));
+            }}
+        }})()"
+    ));
+    browser.until_shown("#found pre", "one");
+    let wanted = browser.ask("document.getElementById('wanted').value");
+    assert_eq!(wanted, one.to_string());
+    // A link to what the address names already.
+    look_up(&browser, &two.to_string());
+    browser.until_shown("#found pre", "two");
+    browser.ask(&format!(
+        "(() => {{
+            const link = document.createElement('a');
+            link.href = '#{one}';
+            document.body.append(link);
+            link.click();
+        }})()"
+    ));
+    browser.until_shown("#found pre", "one");
+}
+
+#[test]
+#[ignore = "needs chromium-driver"]
 fn several_digests_are_looked_up_at_once() {
     let (_data, server, browser) = start();
     let mut client = server.client();
@@ -229,10 +262,12 @@ fn several_digests_are_looked_up_at_once() {
     for (place, text) in [(1, "one"), (2, "not found"), (3, "two\nlines")] {
         browser.until_shown(&format!("#found li:nth-child({place})"), text);
     }
-    look_up(&browser, &format!("{one}\nabc"));
+    look_up(&browser, &format!("{one} {two}"));
+    browser.until_shown("#found-status.good", "Found 2 of 2.");
+    look_up(&browser, &format!("\n{one}\n\nabc"));
     browser.until_shown(
         "#found-status.error",
-        "Line 2: A digest has 64 digits, and this has 3.",
+        "Line 4: A digest has 64 digits, and this has 3.",
     );
     look_up(&browser, &format!("{one}\n").repeat(101));
     browser.until_shown("#found-status.error", "100 digests at a time");
