@@ -12,7 +12,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::mpsc;
 
@@ -41,17 +41,13 @@ pub(super) struct LogFile {
     is_regular: bool,
     /// What is in it; of others, nothing.
     bytes: u64,
+    /// It cannot be rotated, and that was said.
+    is_stuck: bool,
 }
 
 impl LogFile {
-    /// Makes the directory too, if there is none.
+    /// Opens it, or makes it.
     pub(super) fn open(config: &LogFileConfig) -> io::Result<Self> {
-        let directory = config.path.parent().unwrap_or(Path::new(""));
-        if !directory.as_os_str().is_empty() && !directory.exists() {
-            let mut builder = DirBuilder::new();
-            builder.recursive(true).mode(DIRECTORY_MODE);
-            builder.create(directory)?;
-        }
         let old = OldFiles::new(config);
         old.discard_unfinished();
         let compression = config.compress.then(|| compress_when_told(old.clone()));
@@ -62,6 +58,7 @@ impl LogFile {
             file: None,
             is_regular: false,
             bytes: 0,
+            is_stuck: false,
         };
         log.file = Some(log.open_file()?);
         // Some may be left of the last run.
@@ -76,9 +73,15 @@ impl LogFile {
         }
     }
 
-    /// Addresses of clients are for the owner alone, unless the operator made the file. Links are followed: it
+    /// Makes the directory too, if there is none. Addresses of clients are for the owner alone, unless the operator made the file. Links are followed: it
     /// is the operator who names the file, `/dev/stderr` perhaps.
     fn open_file(&mut self) -> io::Result<File> {
+        let directory = self.config.path.parent().unwrap_or(Path::new(""));
+        if !directory.as_os_str().is_empty() && !directory.exists() {
+            let mut builder = DirBuilder::new();
+            builder.recursive(true).mode(DIRECTORY_MODE);
+            builder.create(directory)?;
+        }
         #[expect(clippy::cast_possible_wrap, reason = "a pattern of bits")]
         let flags = OFlags::NONBLOCK.bits() as i32;
         let file = File::options()
@@ -119,15 +122,44 @@ impl LogFile {
 
     /// The new file may be read by whom the old one may: an operator has reasons to let others see a log.
     fn rotate(&mut self) -> io::Result<()> {
-        let permissions = fs::metadata(&self.config.path)?.permissions();
-        self.file = None;
+        let Some(metadata) = self.still_there() else {
+            self.file = Some(self.open_file()?);
+            return Ok(());
+        };
+        let permissions = metadata.permissions();
         self.old.add()?;
+        self.file = None;
         let file = self.open_file()?;
         // It may be for too few to read then, never for too many.
         let _ = file.set_permissions(permissions);
         self.file = Some(file);
         self.tell_compression();
         Ok(())
+    }
+
+    /// What is known of the file, if its name still leads to it: it was not removed or moved away.
+    fn still_there(&self) -> Option<fs::Metadata> {
+        let identity = |it: &fs::Metadata| (it.dev(), it.ino());
+        let open = self.file.as_ref()?.metadata().ok()?;
+        let named = fs::metadata(&self.config.path).ok()?;
+        (identity(&open) == identity(&named)).then_some(named)
+    }
+
+    /// Rotates the file. Where that fails, it is said, once: the file goes on growing.
+    fn try_rotate(&mut self) -> bool {
+        let result = self.rotate();
+        if let Err(error) = &result
+            && !self.is_stuck
+        {
+            let path = self.config.path.display();
+            // Who runs the service sees standard error, and the log is what this is about.
+            let _ = writeln!(
+                io::stderr(),
+                "digestd: cannot rotate {path}: {error}; it grows beyond its size until that is mended"
+            );
+        }
+        self.is_stuck = result.is_err();
+        result.is_ok()
     }
 
     /// How much of `lines` goes into the file as it is: whole lines, or nothing.
@@ -173,7 +205,7 @@ impl Output for LogFile {
         while !lines.is_empty() {
             let mut bytes = self.fitting(lines);
             if bytes == 0 {
-                if self.bytes > 0 && self.rotate().is_err() {
+                if self.bytes > 0 && !self.try_rotate() {
                     // A file that is too large is better than no log.
                     bytes = lines.len();
                 } else {
@@ -294,6 +326,45 @@ mod tests {
         fs::set_permissions(directory.path().join("a"), Permissions::from_mode(0o755)).unwrap();
         LogFile::open(&config).unwrap();
         assert_eq!(mode(&directory.path().join("a")), 0o755);
+    }
+
+    #[test]
+    fn a_file_or_directory_that_was_removed_is_made_again_when_the_file_is_full() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("logs/log");
+        let mut log = LogFile::open(&LogFileConfig {
+            path: path.clone(),
+            bytes_max: 3,
+            files_max: 1,
+            compress: false,
+        })
+        .unwrap();
+        for is_directory in [false, true] {
+            assert_eq!(log.write_lines(b"aa\n"), 0);
+            if is_directory {
+                fs::remove_dir_all(path.parent().unwrap()).unwrap();
+            } else {
+                fs::remove_file(&path).unwrap();
+            }
+            assert_eq!(log.write_lines(b"bb\n"), 0);
+            assert_eq!(fs::read_to_string(&path).unwrap(), "bb\n");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_rotated_grows_until_it_can() {
+        let directory = tempfile::tempdir().unwrap();
+        let foreign = directory.path().join("log.1");
+        fs::create_dir(&foreign).unwrap();
+        let mut log = log(&directory, 3, 2);
+        assert_eq!(log.write_lines(b"aa\nbb\ncc\n"), 0);
+        assert!(log.is_stuck);
+        assert!(foreign.is_dir());
+        fs::remove_dir(&foreign).unwrap();
+        assert_eq!(log.write_lines(b"dd\n"), 0);
+        assert!(!log.is_stuck);
+        let expected = named(&[("log", "dd\n"), ("log.1", "aa\nbb\ncc\n")]);
+        assert_eq!(files(&directory), expected);
     }
 
     #[test]

@@ -52,10 +52,14 @@ impl OldFiles {
     fn move_up(&self, number: u32) -> io::Result<()> {
         let mut left = Vec::new();
         for ending in ENDINGS {
-            let to = self.named(number + 1, ending);
-            match fs::rename(self.named(number, ending), &to) {
+            let (from, to) = (self.named(number, ending), self.named(number + 1, ending));
+            match fs::symlink_metadata(&from) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => left.push(to),
-                result => result?,
+                Ok(found) if !found.is_file() => {
+                    let error = format!("{} is no file", from.display());
+                    return Err(io::Error::other(error));
+                }
+                found => found.and_then(|_| fs::rename(from, to))?,
             }
         }
         if left.len() < ENDINGS.len() {

@@ -354,6 +354,29 @@ fn the_first_lines_say_what_an_operator_looks_for() {
 }
 
 #[test]
+fn a_log_file_that_cannot_be_rotated_is_said_once_and_has_every_line() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("digestd.log");
+    fs::create_dir(data.path().join("digestd.log.1")).unwrap();
+    let server = Launch::new(&data.path().join("store"))
+        .option("--log-format", "json")
+        .option("--log-file", &file)
+        .option("--log-max-size", "1KiB")
+        .start_elsewhere(&file);
+    let mut client = server.client();
+    for number in 0..20 {
+        assert_eq!(ask(&mut client, &number.to_string(), "/messages/0"), 404);
+    }
+    let line = server.wait_for("cannot rotate");
+    assert!(line.contains("digestd.log.1 is no file"), "{line}");
+    drop(client);
+    let said = server.stop();
+    assert_eq!(said.matches("cannot rotate").count(), 1, "{said}");
+    let log = fs::read_to_string(&file).unwrap();
+    assert_eq!(requests(&log).len(), 20);
+}
+
+#[test]
 fn a_log_file_is_rotated_by_size_and_no_line_is_lost_or_torn() {
     let data = tempfile::tempdir().unwrap();
     let file = data.path().join("logs/digestd.log");
