@@ -105,40 +105,9 @@
 //! is one finding, of one start. (`a_power_cut_with_os_costs_what_was_not_synced_and_one_finding`)
 //! `DURABILITY` says what the last writer promised.
 
-// The index and the log are public for those who measure them alone.
-pub mod index;
-pub mod log;
-
-mod backup;
-mod committer;
-mod compact;
-mod directory;
-mod disk;
+// One engine, and its twin for tests.
 mod embedded;
-mod eraser;
-mod erasures;
-mod finding;
-mod findings;
-mod hot;
-mod identity;
-mod keeper;
 mod memory;
-mod note;
-mod opening;
-mod options;
-mod own_names;
-mod queue;
-mod read_only;
-mod recovery;
-mod reserve;
-mod scrub;
-mod state;
-mod unused;
-mod verify;
-mod watchdog;
-
-#[cfg(any(test, fuzzing))]
-pub mod fuzz;
 
 use std::fmt;
 use std::pin::Pin;
@@ -147,19 +116,18 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-pub use self::backup::{BackedUp, Method, back_up};
-pub use self::compact::{CompactError, Compacted, compact};
-pub use self::directory::{DataDirectory, Medium, OpenError, is_store};
-pub use self::embedded::EmbeddedStore;
-pub use self::finding::Finding;
+#[cfg(any(test, fuzzing))]
+pub use self::embedded::fuzz;
+pub use self::embedded::tools::{
+    BackedUp, CompactError, Compacted, Method, Verified, back_up, compact, keep_scrubbing, verify,
+    verify_read_only,
+};
+pub use self::embedded::{
+    DataDirectory, EmbeddedStore, Finding, Medium, Note, OWN_NAMES, OpenError, Options,
+    QUEUE_ENTRIES_MAX, ReadOnlyDirectory, Readable, index, is_held, is_own_name, is_store, log,
+    read_note,
+};
 pub use self::memory::{Fault, MemoryStore};
-pub use self::note::{Note, is_held, read_note};
-pub use self::options::Options;
-pub use self::own_names::{OWN_NAMES, is_own_name};
-pub use self::queue::QUEUE_ENTRIES_MAX;
-pub use self::read_only::{ReadOnlyDirectory, Readable};
-pub use self::scrub::keep_scrubbing;
-pub use self::verify::{Verified, verify, verify_read_only};
 use crate::digest::Digest;
 use crate::message::Message;
 

@@ -16,7 +16,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// A file of `src`, without its tests.
 struct Source {
-    /// Like `store/index`, `http/mod`, `main`.
+    /// Like `store/memory`, `http/mod`, `main`.
     name: String,
     code: String,
 }
@@ -415,10 +415,10 @@ fn an_outside_crate_is_named_only_where_it_is_at_home() {
 fn no_file_is_longer_than_600_lines() {
     // Until the store is split into its two floors.
     let longer = [
-        "store/index",
-        "store/log",
-        "store/opening",
-        "store/recovery",
+        "store/embedded/index",
+        "store/embedded/log",
+        "store/embedded/opening",
+        "store/embedded/recovery",
     ];
     let mut found = Vec::new();
     for source in House::read().sources {

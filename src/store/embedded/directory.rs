@@ -25,13 +25,13 @@ use std::path::{Path, PathBuf};
 
 use tracing::{error, info};
 
-use super::Durability;
 use super::disk::{self, Lock, LockError};
 use super::index::{self, Checkpoint};
 use super::log::{
     HEADER_BYTES, Log, Position, RECORD_ALIGNMENT, SEGMENTS_LOST_MAX, is_segment_size,
 };
 use super::unused::Unused;
+use crate::store::Durability;
 
 /// The log in the making, and then the old one on its way out.
 pub(super) const ASIDE_NAME: &str = "log.new";

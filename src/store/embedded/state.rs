@@ -25,11 +25,11 @@ use super::options::Options;
 use super::queue::{Entry, Job, Queue, Refused};
 use super::reserve::{self, RESERVE_BYTES};
 use super::watchdog::Watchdog;
-use super::{
-    Delete, Durability, Health, PAGE_BYTES_MAX, Page, Pending, Put, Receipt, Stats, StoreError,
-};
 use crate::digest::Digest;
 use crate::message::Message;
+use crate::store::{
+    Delete, Durability, Health, PAGE_BYTES_MAX, Page, Pending, Put, Receipt, Stats, StoreError,
+};
 
 /// What must be free on a disk that takes no more messages, in bytes, so that they can still be deleted:
 /// the index takes some room before the erased bodies give theirs back. Less than the reserve, which a

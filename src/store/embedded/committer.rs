@@ -22,9 +22,9 @@ use super::index::{self, Checkpoint, IndexError, Key};
 use super::log::{Appender, Draft, Group, Place, Position, WriteError};
 use super::queue::{Entry, Job};
 use super::state::{Known, Shared};
-use super::{Commit, Deleted, Durability, Receipt, StoreError};
 use crate::digest::Digest;
 use crate::message::Message;
+use crate::store::{Commit, Deleted, Durability, Receipt, StoreError};
 
 /// Messages between checkpoints: a start enters as many into the index in a tenth of a second, or some tenths
 /// where the cache does not hold it.

@@ -12,9 +12,9 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::log::Place;
-use super::{Deleted, Receipt, StoreError};
 use crate::digest::Digest;
 use crate::message::Message;
+use crate::store::{Deleted, Receipt, StoreError};
 
 /// Entries that may wait; also the limit on how many writers one sync can release twice over.
 pub const QUEUE_ENTRIES_MAX: usize = 2048;

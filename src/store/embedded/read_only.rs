@@ -180,7 +180,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::store::log::Appender;
+    use crate::store::embedded::log::Appender;
 
     #[test]
     fn a_log_is_read_in_parts_of_any_size_and_each_message_once() {

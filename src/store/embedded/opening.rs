@@ -10,7 +10,6 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 
 use tracing::{info, warn};
 
-use super::Durability;
 use super::directory::{OpenError, is_in_reach, read_checkpoint, read_durability};
 use super::erasures::Erasure;
 use super::findings::{Finding, Findings};
@@ -18,6 +17,7 @@ use super::index::{self, Checkpoint, Found, Held, Index, IndexError};
 use super::log::{Log, Place, Position};
 use super::recovery::{self, Kind, OPEN_END, Record};
 use crate::digest::Digest;
+use crate::store::Durability;
 
 /// Messages between two lines about progress: some fifths of a second, and on the slowest disk less than the
 /// minute that a supervisor waits for the next.
@@ -632,7 +632,7 @@ mod tests {
 
     use super::*;
     use crate::message::Message;
-    use crate::store::log::Appender;
+    use crate::store::embedded::log::Appender;
 
     /// More than one lane takes before the reading of the log has to wait for it.
     const MESSAGES: usize = 2 * index::PARTS * BATCH_RECORDS * BATCHES_AHEAD;

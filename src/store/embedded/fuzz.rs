@@ -10,11 +10,11 @@ use std::path::Path;
 use std::process;
 use std::sync::Arc;
 
-use super::Durability;
 use super::log::{Appender, HEADER_BYTES, Header, Log, Place, Position};
 use super::recovery::{Kind, Record, Survey, recover};
 use crate::digest::Digest;
 use crate::message::Message;
+use crate::store::Durability;
 
 /// Small, so that a few records cross into the next segment.
 const SEGMENT_BYTES: u32 = 4096;

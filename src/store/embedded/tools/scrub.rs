@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use tracing::{error, info};
 
-use super::embedded::EmbeddedStore;
-use super::finding::Finding;
 use super::verify::{self, Extent, Interrupted, Pace, Verified};
+use crate::store::embedded::EmbeddedStore;
+use crate::store::embedded::finding::Finding;
 
 /// Bytes of the log that are read a second at most: about a hundredth of what a core hashes, and less
 /// of what most disks give.

@@ -27,16 +27,18 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use super::directory::{
+use crate::digest::Digest;
+use crate::store::embedded::directory::{
     self, OpenError, read_checkpoint, read_format, require_empty, take_lock, write_checkpoint,
     write_format,
 };
-use super::disk;
-use super::identity::{self, Identity};
-use super::index;
-use super::log::{Content, HEADER_BYTES, Header, Log, Position, record_bytes, segment_name};
-use super::recovery::{self, Kind};
-use crate::digest::Digest;
+use crate::store::embedded::disk;
+use crate::store::embedded::identity::{self, Identity};
+use crate::store::embedded::index;
+use crate::store::embedded::log::{
+    Content, HEADER_BYTES, Header, Log, Position, record_bytes, segment_name,
+};
+use crate::store::embedded::recovery::{self, Kind};
 
 /// How much of a segment with an unreadable sector is copied at once.
 const WINDOW_BYTES: u32 = 1 << 20;

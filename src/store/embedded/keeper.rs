@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::Durability;
 use super::disk;
 use super::index::Checkpoint;
 use super::state::{CheckpointError, Shared};
+use crate::store::Durability;
 
 /// Time between checkpoints while messages come: bounds what the next start replays.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);

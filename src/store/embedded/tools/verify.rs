@@ -14,19 +14,19 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use super::directory::{
+use crate::digest::Digest;
+use crate::store::embedded::directory::{
     DataDirectory, OpenError, check_may_read_checkpoint, has_checkpoint, is_in_reach, is_marked,
     is_unfinished, read_checkpoint, read_durability,
 };
-use super::finding::Finding;
-use super::identity::Presence;
-use super::index::{self, Checkpoint, Found, Index, IndexError};
-use super::log::{Log, Place, Position};
-use super::opening::{self, ReplayError};
-use super::read_only::ReadOnlyDirectory;
-use super::recovery::{self, Damage, Kind, Record, Survey};
-use super::{disk, reserve};
-use crate::digest::Digest;
+use crate::store::embedded::finding::Finding;
+use crate::store::embedded::identity::Presence;
+use crate::store::embedded::index::{self, Checkpoint, Found, Index, IndexError};
+use crate::store::embedded::log::{Log, Place, Position};
+use crate::store::embedded::opening::{self, ReplayError};
+use crate::store::embedded::read_only::ReadOnlyDirectory;
+use crate::store::embedded::recovery::{self, Damage, Kind, Record, Survey};
+use crate::store::embedded::{disk, reserve};
 
 /// Room that the engine may take on the disk to open the index: a snapshot, 5 bytes a message, and what it
 /// had in mind. With less it may leave an index that the next start has to draw again.

@@ -8,7 +8,7 @@ use super::directory::{
 };
 use super::{index, reserve};
 
-/// All but those that end like a file that is not whole yet.
+/// All but those that end in `.new`.
 pub const OWN_NAMES: [&str; 11] = [
     FORMAT_NAME,
     LOCK_NAME,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Durability, Observer};
+use crate::store::{Durability, Observer};
 
 /// How a store is opened.
 #[derive(Clone, Debug)]

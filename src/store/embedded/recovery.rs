@@ -35,13 +35,13 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use super::Durability;
 use super::disk;
 use super::log::{
     Content, HEADER_BYTES, HEALS, Header, Log, MAGIC, Place, Position, RECORD_ALIGNMENT,
     record_bytes,
 };
 use crate::digest::Digest;
+use crate::store::Durability;
 
 /// How much of a segment is read at once.
 const WINDOW_BYTES: u32 = 1 << 20;

@@ -7,10 +7,49 @@
 //! puts of known messages run on the caller's thread.
 //!
 //! **Invariants:** the index never holds a place whose record is not as durable as the store
-//! promises. `failed` is set once and never taken back. A [`Receipt`](super::Receipt) is made in two places only:
+//! promises. `failed` is set once and never taken back. A [`Receipt`](crate::store::Receipt) is made in two places only:
 //! after a commit, and for a known message that was compared with what the log holds. A look-up that
 //! finds no good record where the index has it asks the index again: a body is erased only after the
 //! index has forgotten it. A checkpoint never passes a deletion whose bodies are due to be erased.
+
+// The index and the log are public for those who measure them alone.
+pub mod index;
+pub mod log;
+
+// What a log means, what an index makes of it, and what names them.
+mod erasures;
+mod identity;
+mod opening;
+mod recovery;
+
+// What serves, by threads over what they share.
+mod committer;
+mod eraser;
+mod hot;
+mod keeper;
+mod options;
+mod queue;
+mod state;
+mod watchdog;
+
+// The data directory and its disk.
+mod directory;
+mod disk;
+mod note;
+mod own_names;
+mod read_only;
+mod reserve;
+mod unused;
+
+// What was found wrong, by a start and by the tools.
+mod finding;
+mod findings;
+
+// What is done to a whole store.
+pub(super) mod tools;
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,21 +59,24 @@ use std::thread::{self, JoinHandle};
 
 use tracing::{info, warn};
 
-use super::committer::Committer;
-use super::directory::{self, DataDirectory, OpenError};
-use super::disk::{self, Lock};
-use super::eraser::Eraser;
-use super::identity::Presence;
-use super::keeper::{Keeper, keep_synced};
-use super::log::{Log, Position};
-use super::opening;
-use super::options::Options;
-use super::reserve;
-use super::state::{CheckpointError, Shared};
-use super::watchdog::Patrol;
-use super::{Delete, Durability, Health, Page, Put, Stats, Store, StoreError};
+use self::committer::Committer;
+pub use self::directory::{DataDirectory, Medium, OpenError, is_store};
+use self::disk::Lock;
+use self::eraser::Eraser;
+pub use self::finding::Finding;
+use self::identity::Presence;
+use self::keeper::{Keeper, keep_synced};
+use self::log::{Log, Position};
+pub use self::note::{Note, is_held, read_note};
+pub use self::options::Options;
+pub use self::own_names::{OWN_NAMES, is_own_name};
+pub use self::queue::QUEUE_ENTRIES_MAX;
+pub use self::read_only::{ReadOnlyDirectory, Readable};
+use self::state::{CheckpointError, Shared};
+use self::watchdog::Patrol;
 use crate::digest::Digest;
 use crate::message::Message;
+use crate::store::{Delete, Durability, Health, Page, Put, Stats, Store, StoreError};
 
 /// The embedded store.
 #[derive(Debug)]
@@ -166,7 +208,7 @@ impl EmbeddedStore {
     }
 
     /// What the store is made of.
-    pub(super) fn shared(&self) -> &Shared {
+    fn shared(&self) -> &Shared {
         &self.shared
     }
 
@@ -340,9 +382,8 @@ fn spawn(
 mod tests {
     use std::time::Instant;
 
-    use super::super::Commit;
     use super::*;
-    use crate::store::Observer;
+    use crate::store::{Commit, Observer};
 
     fn wait<T>(future: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
