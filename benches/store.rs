@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use digestd::message::Message;
 use digestd::store::index::Index;
-use digestd::store::log::{Appender, Log, Place, Position};
+use digestd::store::{Appender, Log, Place, Position};
 use digestd::store::{EmbeddedStore, Store};
 
 /// Numbers for messages, never the same twice in a process.

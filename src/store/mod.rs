@@ -123,9 +123,9 @@ pub use self::embedded::tools::{
     verify_read_only,
 };
 pub use self::embedded::{
-    DataDirectory, EmbeddedStore, Finding, Medium, Note, OWN_NAMES, OpenError, Options,
-    QUEUE_ENTRIES_MAX, ReadOnlyDirectory, Readable, index, is_held, is_own_name, is_store, log,
-    read_note,
+    Appender, DataDirectory, EmbeddedStore, Finding, Log, Medium, Note, OWN_NAMES, OpenError,
+    Options, Place, Position, QUEUE_ENTRIES_MAX, ReadOnlyDirectory, Readable, index, is_held,
+    is_own_name, is_segment_size, is_store, read_note,
 };
 pub use self::memory::{Fault, MemoryStore};
 use crate::digest::Digest;

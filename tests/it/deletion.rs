@@ -405,7 +405,7 @@ fn an_index_that_has_a_deleted_message_is_a_finding() {
     let after = data.copy();
     data.take("index", &before);
     data.change_index(|index| {
-        let position = digestd::store::log::Position {
+        let position = digestd::store::Position {
             segment: 2,
             offset: 0,
         };

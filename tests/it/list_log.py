@@ -1,4 +1,4 @@
-"""Lists the messages of a data directory; written from the header of src/store/embedded/log.rs alone."""
+"""Lists the messages of a data directory; written from the header of src/store/embedded/record.rs alone."""
 import hashlib, json, pathlib, struct, sys
 
 MAGIC, MESSAGE, DELETION, FILLER, HEADER = b"\xff\x64\x67\x31", 1, 2, 3, 56

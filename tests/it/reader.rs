@@ -1,5 +1,5 @@
 //! The format of the log is what its description says: a reader in another language, written from
-//! the header of `src/store/embedded/log.rs` alone, finds every message.
+//! the header of `src/store/embedded/record.rs` alone, finds every message.
 
 use std::collections::BTreeMap;
 use std::process::Command;

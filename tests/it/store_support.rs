@@ -337,7 +337,7 @@ fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// A record of the log, found by the table in `src/store/embedded/log.rs` and by nothing else.
+/// A record of the log, found by the table in `src/store/embedded/record.rs` and by nothing else.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
     /// Its file, as `log/00000001.log`.

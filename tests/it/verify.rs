@@ -6,8 +6,8 @@ use std::path::Path;
 
 use digestd::digest::Digest;
 use digestd::store::index::Checkpoint;
-use digestd::store::log::{Place, Position};
 use digestd::store::{Finding, OpenError, Verified, verify};
+use digestd::store::{Place, Position};
 use serde_json::Value;
 
 use crate::process::{Digestd, Launch, Outcome, digestd, run};

@@ -26,7 +26,7 @@ use crate::commands::options::{List, UsageError, one_of, switch};
 use crate::commands::values::{Size, any_time, number};
 use crate::config::{self, Config, Limits, LogConfig, LogFileConfig, LogFormat};
 use crate::http::is_own_path;
-use crate::store::log::is_segment_size;
+use crate::store::is_segment_size;
 use crate::store::{Durability, Options};
 
 const OWN_BASE_PATH: &str =

@@ -16,11 +16,12 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::appender::{Appender, Draft, Group, WriteError};
 use super::disk::{self, Lack};
 use super::erasures::Erasure;
 use super::index::{self, Checkpoint, IndexError, Key};
-use super::log::{Appender, Draft, Group, Place, Position, WriteError};
 use super::queue::{Entry, Job};
+use super::record::{Place, Position};
 use super::state::{Known, Shared};
 use crate::digest::Digest;
 use crate::message::Message;

@@ -4,7 +4,7 @@
 //! <data>/FORMAT       version and segment size
 //! <data>/LOCK         held while a process has the store open; says which
 //! <data>/NOTE         what that process tells others: see note.rs
-//! <data>/log/         the messages: see log.rs
+//! <data>/log/         the messages: see record.rs
 //! <data>/index/       digest → place, sled; may be deleted while the store is closed
 //! <data>/checkpoint   how much of the log the index is known to cover
 //! <data>/reserve      room to open the store in when the disk is full
@@ -27,9 +27,8 @@ use tracing::{error, info};
 
 use super::disk::{self, Lock, LockError};
 use super::index::{self, Checkpoint};
-use super::log::{
-    HEADER_BYTES, Log, Position, RECORD_ALIGNMENT, SEGMENTS_LOST_MAX, is_segment_size,
-};
+use super::record::{HEADER_BYTES, Position, RECORD_ALIGNMENT};
+use super::segments::{Log, SEGMENTS_LOST_MAX, is_segment_size};
 use super::unused::Unused;
 use crate::store::Durability;
 

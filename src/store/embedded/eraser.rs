@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::log::Erased;
+use super::segments::Erased;
 use super::state::Shared;
 
 /// Time between two looks for what is due: a text is gone from the disk about a second after its deletion

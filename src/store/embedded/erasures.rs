@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::log::{Place, Position};
+use super::record::{Place, Position};
 use crate::digest::Digest;
 
 /// Erasures that may be due before deletions are refused: 64 MB. A disk that erases a hundred segments a

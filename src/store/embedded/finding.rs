@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::log::Position;
+use super::record::Position;
 use crate::digest::Digest;
 
 /// Something that was promised and is not so.

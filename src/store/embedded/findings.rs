@@ -8,7 +8,7 @@ use std::fmt;
 use tracing::{error, warn};
 
 use super::index::IndexError;
-use super::log::Position;
+use super::record::Position;
 use super::recovery::Damage;
 use crate::digest::Digest;
 

@@ -10,8 +10,10 @@ use std::path::Path;
 use std::process;
 use std::sync::Arc;
 
-use super::log::{Appender, HEADER_BYTES, Header, Log, Place, Position};
+use super::appender::Appender;
+use super::record::{HEADER_BYTES, Header, Place, Position};
 use super::recovery::{Kind, Record, Survey, recover};
+use super::segments::Log;
 use crate::digest::Digest;
 use crate::message::Message;
 use crate::store::Durability;

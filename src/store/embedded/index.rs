@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 use sled::IVec;
 
 use super::disk;
-use super::log::{Place, Position};
+use super::record::{Place, Position};
 use super::watchdog::Watchdog;
 use crate::digest::{DIGEST_BYTES, Digest};
 

@@ -12,13 +12,15 @@
 //! finds no good record where the index has it asks the index again: a body is erased only after the
 //! index has forgotten it. A checkpoint never passes a deletion whose bodies are due to be erased.
 
-// The index and the log are public for those who measure them alone.
-pub mod index;
-pub mod log;
-
-// What a log means, what an index makes of it, and what names them.
-mod erasures;
+// The log: its records, the files they are in, and who writes them.
+mod appender;
 mod identity;
+mod record;
+mod segments;
+
+// What a log means after a crash, and the index that is drawn from it; public for those who measure it alone.
+mod erasures;
+pub mod index;
 mod opening;
 mod recovery;
 
@@ -41,11 +43,9 @@ mod read_only;
 mod reserve;
 mod unused;
 
-// What was found wrong, by a start and by the tools.
+// What was found wrong, and what is done to a whole store.
 mod finding;
 mod findings;
-
-// What is done to a whole store.
 pub(super) mod tools;
 
 #[cfg(any(test, fuzzing))]
@@ -59,6 +59,7 @@ use std::thread::{self, JoinHandle};
 
 use tracing::{info, warn};
 
+pub use self::appender::Appender;
 use self::committer::Committer;
 pub use self::directory::{DataDirectory, Medium, OpenError, is_store};
 use self::disk::Lock;
@@ -66,12 +67,13 @@ use self::eraser::Eraser;
 pub use self::finding::Finding;
 use self::identity::Presence;
 use self::keeper::{Keeper, keep_synced};
-use self::log::{Log, Position};
 pub use self::note::{Note, is_held, read_note};
 pub use self::options::Options;
 pub use self::own_names::{OWN_NAMES, is_own_name};
 pub use self::queue::QUEUE_ENTRIES_MAX;
 pub use self::read_only::{ReadOnlyDirectory, Readable};
+pub use self::record::{Place, Position};
+pub use self::segments::{Log, is_segment_size};
 use self::state::{CheckpointError, Shared};
 use self::watchdog::Patrol;
 use crate::digest::Digest;

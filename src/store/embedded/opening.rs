@@ -14,8 +14,9 @@ use super::directory::{OpenError, is_in_reach, read_checkpoint, read_durability}
 use super::erasures::Erasure;
 use super::findings::{Finding, Findings};
 use super::index::{self, Checkpoint, Found, Held, Index, IndexError};
-use super::log::{Log, Place, Position};
+use super::record::{Place, Position};
 use super::recovery::{self, Kind, OPEN_END, Record};
+use super::segments::Log;
 use crate::digest::Digest;
 use crate::store::Durability;
 
@@ -632,7 +633,7 @@ mod tests {
 
     use super::*;
     use crate::message::Message;
-    use crate::store::embedded::log::Appender;
+    use crate::store::embedded::appender::Appender;
 
     /// More than one lane takes before the reading of the log has to wait for it.
     const MESSAGES: usize = 2 * index::PARTS * BATCH_RECORDS * BATCHES_AHEAD;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::log::Place;
+use super::record::Place;
 use crate::digest::Digest;
 use crate::message::Message;
 use crate::store::{Deleted, Receipt, StoreError};

@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use super::directory::{DataDirectory, OpenError, read_checkpoint, read_format, share_lock};
 use super::disk::Lock;
 use super::findings::{Finding, Findings};
-use super::log::{Log, Place, Position};
+use super::record::{Place, Position};
 use super::recovery::{self, Kind, Record};
+use super::segments::Log;
 use crate::digest::Digest;
 use crate::message::Message;
 
@@ -180,7 +181,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::store::embedded::log::Appender;
+    use crate::store::embedded::appender::Appender;
 
     #[test]
     fn a_log_is_read_in_parts_of_any_size_and_each_message_once() {

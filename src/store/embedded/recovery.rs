@@ -36,10 +36,10 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::disk;
-use super::log::{
-    Content, HEADER_BYTES, HEALS, Header, Log, MAGIC, Place, Position, RECORD_ALIGNMENT,
-    record_bytes,
+use super::record::{
+    Content, HEADER_BYTES, HEALS, Header, MAGIC, Place, Position, RECORD_ALIGNMENT, record_bytes,
 };
+use super::segments::Log;
 use crate::digest::Digest;
 use crate::store::Durability;
 

@@ -35,10 +35,9 @@ use crate::store::embedded::directory::{
 use crate::store::embedded::disk;
 use crate::store::embedded::identity::{self, Identity};
 use crate::store::embedded::index;
-use crate::store::embedded::log::{
-    Content, HEADER_BYTES, Header, Log, Position, record_bytes, segment_name,
-};
+use crate::store::embedded::record::{Content, HEADER_BYTES, Header, Position, record_bytes};
 use crate::store::embedded::recovery::{self, Kind};
+use crate::store::embedded::segments::{Log, segment_name};
 
 /// How much of a segment with an unreadable sector is copied at once.
 const WINDOW_BYTES: u32 = 1 << 20;

@@ -27,16 +27,18 @@ use super::verify::{self, Extent, Interrupted};
 use crate::digest::Digest;
 use crate::message::Message;
 use crate::store::Durability;
+use crate::store::embedded::appender::Appender;
 use crate::store::embedded::directory::{
     ASIDE_NAME, DataDirectory, OpenError, read_durability, remove_checkpoint, write_checkpoint,
 };
 use crate::store::embedded::disk;
 use crate::store::embedded::finding::Finding;
 use crate::store::embedded::index::{self, Checkpoint, Index, IndexError};
-use crate::store::embedded::log::{Appender, Log, Place, Position};
 use crate::store::embedded::opening::{self, Opened};
 use crate::store::embedded::queue::{GROUP_BYTES_MAX, GROUP_ENTRIES_MAX};
+use crate::store::embedded::record::{Place, Position};
 use crate::store::embedded::recovery::{self, Kind, Record};
+use crate::store::embedded::segments::Log;
 
 /// What a compaction did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

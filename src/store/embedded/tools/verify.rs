@@ -22,10 +22,11 @@ use crate::store::embedded::directory::{
 use crate::store::embedded::finding::Finding;
 use crate::store::embedded::identity::Presence;
 use crate::store::embedded::index::{self, Checkpoint, Found, Index, IndexError};
-use crate::store::embedded::log::{Log, Place, Position};
 use crate::store::embedded::opening::{self, ReplayError};
 use crate::store::embedded::read_only::ReadOnlyDirectory;
+use crate::store::embedded::record::{Place, Position};
 use crate::store::embedded::recovery::{self, Damage, Kind, Record, Survey};
+use crate::store::embedded::segments::Log;
 use crate::store::embedded::{disk, reserve};
 
 /// Room that the engine may take on the disk to open the index: a snapshot, 5 bytes a message, and what it
