@@ -23,163 +23,36 @@
 //! would put it into a file of its own that it never syncs; `blobs/` stays empty. That is why sled's own
 //! segment size can stay: a larger one would only cost memory.
 
-use std::any::Any;
-use std::fs::{self, File, Permissions, TryLockError};
+// What the index is made of: entries in parts, the files of those, what they hold, and how they fail.
+mod entry;
+mod error;
+mod files;
+mod held;
+mod part;
+
 use std::io;
 use std::ops::Bound;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, ScopedJoinHandle};
-use std::time::{Duration, Instant};
 
 use sled::IVec;
 
-use super::disk;
+pub(super) use self::entry::{Key, key};
+use self::entry::{decode, encode};
+pub use self::error::IndexError;
+use self::error::fence;
+pub(super) use self::error::require;
+pub(super) use self::files::{NAME, OLD_NAME, give_to_owner, old, remove};
+pub use self::held::{Checkpoint, Held};
+use self::part::{
+    CHECKPOINT_KEY, DATA_NAME, PROGRESS_KEY, Part, each, part_directories, wait_until_unlocked,
+};
+pub(super) use self::part::{PARTS, part_of};
 use super::record::{Place, Position};
 use super::watchdog::Watchdog;
-use crate::digest::{DIGEST_BYTES, Digest};
-
-/// Its name in a data directory.
-pub(super) const NAME: &str = "index";
-
-/// What it is called on its way out: see [`old`].
-pub(super) const OLD_NAME: &str = "index.old";
-
-/// The one key that is no digest. Its value is the checkpoint up to which the index is complete.
-const CHECKPOINT_KEY: &[u8] = b"checkpoint";
-
-/// Its value is up to where an index that is being drawn has everything, and how many messages it had then,
-/// which the first part says for all.
-const PROGRESS_KEY: &[u8] = b"progress";
-
-/// sled's name for its data file.
-const DATA_NAME: &str = "db";
-
-/// How long the close of an index waits for sled to give up its lock: a moment, on a busy machine.
-const UNLOCK_TIME_MAX: Duration = Duration::from_secs(5);
-
-/// Bytes of a digest that are a key.
-const KEY_BYTES: usize = 22;
-
-/// Bytes of a digest that are not.
-const REST_BYTES: usize = DIGEST_BYTES - KEY_BYTES;
-
-/// Bytes of a value before the length: the rest of a digest, position.
-const LENGTH_AT: usize = REST_BYTES + 8;
-
-/// Bytes of a value.
-const VALUE_BYTES: usize = LENGTH_AT + 4;
-
-/// Parts of an index, each with a thread of its own at a start. Another number is another form on the disk:
-/// every index would be redrawn.
-pub(super) const PARTS: usize = 4;
-
-/// A state of log and index that is on the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Checkpoint {
-    /// Everything before this position of the log is in the index.
-    pub position: Position,
-    /// Number of messages in the index.
-    pub messages: u64,
-}
-
-impl Checkpoint {
-    /// What two parts of an index have together.
-    fn and(self, other: Self) -> Self {
-        Self {
-            position: self.position.min(other.position),
-            messages: self.messages + other.messages,
-        }
-    }
-}
-
-/// What an index was found to hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// Up to where it says it is complete, and its messages as counted.
-    pub checkpoint: Checkpoint,
-    /// The message whose record is the last of all in the log.
-    pub last: Option<(Digest, Place)>,
-    /// Up to where it has everything, if it is being drawn.
-    pub progress: Option<Checkpoint>,
-    /// Messages whose records are not before the position that was asked for.
-    pub ahead: Vec<(Digest, Place)>,
-}
-
-impl Held {
-    /// What an empty index holds.
-    const NOTHING: Self = Self {
-        checkpoint: Checkpoint {
-            position: Position::START,
-            messages: 0,
-        },
-        last: None,
-        progress: None,
-        ahead: Vec::new(),
-    };
-
-    /// What two parts of an index hold together.
-    fn and(mut self, other: Self) -> Self {
-        let lasts = [self.last, other.last].into_iter().flatten();
-        self.ahead.extend(other.ahead);
-        let progress = self.progress.zip(other.progress);
-        Self {
-            progress: progress.map(|(one, other)| one.and(other)),
-            checkpoint: self.checkpoint.and(other.checkpoint),
-            last: lasts.max_by_key(|(_, place)| place.at),
-            ahead: self.ahead,
-        }
-    }
-}
-
-/// The engine failed or found damage; nothing more is asked of it.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("the index failed: {reason}")]
-pub struct IndexError {
-    reason: String,
-    cause: Cause,
-}
-
-/// What it says about the index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    /// It is damaged, or its disk is.
-    Failure,
-    /// Nothing: there was too little of something, or this process may not write.
-    Lack,
-    /// It never was complete.
-    Unfinished,
-}
-
-impl IndexError {
-    pub(super) fn new(reason: impl Into<String>) -> Self {
-        Self {
-            reason: reason.into(),
-            cause: Cause::Failure,
-        }
-    }
-
-    /// For an index that has no checkpoint yet.
-    pub(super) fn unfinished() -> Self {
-        Self {
-            reason: "it was not drawn to its end".into(),
-            cause: Cause::Unfinished,
-        }
-    }
-
-    /// Whether there was too little of something, or this process may not write, and that is all.
-    pub(super) fn is_lack(&self) -> bool {
-        self.cause == Cause::Lack
-    }
-
-    /// Whether the index never was complete, and that is all.
-    pub(super) fn is_unfinished(&self) -> bool {
-        self.cause == Cause::Unfinished
-    }
-}
+use crate::digest::Digest;
 
 /// What an index has under the prefix of a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,15 +73,6 @@ pub struct Index {
     failure: OnceLock<IndexError>,
     /// A look-up has failed, not only a change.
     unreadable: AtomicBool,
-}
-
-/// A sled with the entries of some digests.
-#[derive(Debug)]
-struct Part {
-    number: usize,
-    tree: sled::Db,
-    /// Its data file, for syncing.
-    data: File,
 }
 
 impl Index {
@@ -480,251 +344,12 @@ impl Drop for Index {
     }
 }
 
-/// A thread of sled's may hold the lock for a moment after the tree was dropped; until then nobody can open it.
-fn wait_until_unlocked(data: &File) {
-    let begun = Instant::now();
-    while matches!(data.try_lock(), Err(TryLockError::WouldBlock))
-        && begun.elapsed() < UNLOCK_TIME_MAX
-    {
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-impl Part {
-    fn open(number: usize, directory: &Path, cache_bytes: u64) -> Result<Self, IndexError> {
-        keep_private(directory)?;
-        let tree = sled::Config::new()
-            .path(directory)
-            .cache_capacity(cache_bytes)
-            // Its own flusher hides the errors of fsync; checkpoints replace it.
-            .flush_every_ms(None)
-            .open()?;
-        let data = File::open(directory.join(DATA_NAME))?;
-        Ok(Self { number, tree, data })
-    }
-
-    fn check(&self, from: Position) -> Result<Held, IndexError> {
-        let mut held = Held::NOTHING;
-        for entry in self.tree.iter() {
-            let (key, value) = entry?;
-            if key == CHECKPOINT_KEY {
-                let bytes = <[u8; 8]>::try_from(&*value).map_err(|_| wrong_size())?;
-                held.checkpoint.position = Position::from_u64(u64::from_le_bytes(bytes));
-                continue;
-            }
-            if key == PROGRESS_KEY {
-                let ([position, messages], []) = value.as_chunks() else {
-                    return Err(wrong_size());
-                };
-                held.progress = Some(Checkpoint {
-                    position: Position::from_u64(u64::from_le_bytes(*position)),
-                    messages: u64::from_le_bytes(*messages),
-                });
-                continue;
-            }
-            let (digest, place) = decode(&key, &value)?;
-            if part_of(&digest) != self.number {
-                return Err(IndexError::new("a part of it is in the wrong place"));
-            }
-            held.checkpoint.messages += 1;
-            if place.at >= from {
-                held.ahead.push((digest, place));
-            }
-            if held.last.is_none_or(|(_, last)| last.at < place.at) {
-                held.last = Some((digest, place));
-            }
-        }
-        Ok(held)
-    }
-}
-
-/// Where the parts of the index in `directory` are.
-fn part_directories(directory: &Path) -> impl Iterator<Item = PathBuf> {
-    (0..PARTS).map(|part| directory.join(part.to_string()))
-}
-
-/// Which part has this digest.
-pub(super) fn part_of(digest: &Digest) -> usize {
-    usize::from(digest.as_bytes()[0]) * PARTS / 256
-}
-
-/// Shuts others out of a part that an earlier version made. One with a link in it, which the engine would
-/// follow, is none that can be used.
-fn keep_private(directory: &Path) -> Result<(), IndexError> {
-    let is_there = directory.symlink_metadata().is_ok();
-    let mut linked = directory.is_symlink();
-    if is_there && !linked {
-        for entry in fs::read_dir(directory)? {
-            linked |= entry?.path().is_symlink();
-        }
-    }
-    if linked {
-        return Err(IndexError::new("a part of it is a symbolic link"));
-    }
-    // Not there yet, or of another user, who may look into it then.
-    let _ = fs::set_permissions(directory, Permissions::from_mode(disk::DIRECTORY_MODE));
-    Ok(())
-}
-
-/// Calls `call` with each of `items`, on a thread of its own.
-fn each<T: Sync, U: Send>(
-    items: &[T],
-    call: impl Fn(&T) -> Result<U, IndexError> + Sync,
-) -> Vec<Result<U, IndexError>> {
-    thread::scope(|scope| {
-        let call = &call;
-        let start = |item| {
-            let call = move || fence(|| call(item));
-            thread::Builder::new().spawn_scoped(scope, call)
-        };
-        let threads: Vec<_> = items.iter().map(start).collect();
-        let end = |thread: io::Result<ScopedJoinHandle<'_, _>>| {
-            let ended = thread?.join();
-            ended.unwrap_or_else(|panic| Err(IndexError::new(panic_text(&*panic))))
-        };
-        threads.into_iter().map(end).collect()
-    })
-}
-
-fn wrong_size() -> IndexError {
-    IndexError::new("an entry has the wrong size")
-}
-
-/// For a change that has to come to pass, as nothing else changes the index meanwhile: what is answered or
-/// replayed after it counts on it.
-pub(super) fn require(has_changed: bool) -> Result<(), IndexError> {
-    if has_changed {
-        Ok(())
-    } else {
-        Err(IndexError::new("it does not have what it had"))
-    }
-}
-
-/// Where the index in `directory` is on its way out.
-pub(super) fn old(directory: &Path) -> PathBuf {
-    directory.with_extension("old")
-}
-
-/// Throws the index away: in one step, so that a crash leaves none and not a part of one, unless it is a
-/// file system of its own, or a link to another place. Such a directory stays, and is emptied.
-pub(super) fn remove(directory: &Path) -> io::Result<()> {
-    let old = old(directory);
-    disk::remove(&old)?;
-    let is_link_to_directory = directory.is_symlink() && directory.is_dir();
-    if !is_link_to_directory {
-        match fs::rename(directory, &old) {
-            Ok(()) => return disk::remove(&old),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error)
-                if [io::ErrorKind::ResourceBusy, io::ErrorKind::CrossesDevices]
-                    .contains(&error.kind()) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    for path in own_entries(directory)? {
-        disk::remove(&path)?;
-    }
-    Ok(())
-}
-
-/// Gives the files of the index to the owner of the data directory, if this process is root.
-pub(super) fn give_to_owner(directory: &Path) -> io::Result<()> {
-    if directory.is_dir() {
-        disk::give_to_owner_above(directory)?;
-        for path in own_entries(directory)? {
-            disk::give_all_to_owner_above(&path)?;
-        }
-    }
-    Ok(())
-}
-
-/// What in `directory` is of an index, this or an earlier form: other things may be there if it is a file
-/// system of its own or a link.
-fn own_entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_str().unwrap_or_default();
-        let is_part = (0..PARTS).any(|part| part.to_string() == name);
-        if is_part || ["db", "conf", "blobs"].contains(&name) || name.starts_with("snap.") {
-            paths.push(entry.path());
-        }
-    }
-    Ok(paths)
-}
-
-/// Turns a panic of the engine into an error.
-fn fence<T>(call: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
-    catch_unwind(AssertUnwindSafe(call))
-        .unwrap_or_else(|panic| Err(IndexError::new(panic_text(&*panic))))
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("panic: {}", text.unwrap_or("without a message"))
-}
-
-impl From<sled::Error> for IndexError {
-    fn from(error: sled::Error) -> Self {
-        let reason = error.to_string();
-        let cause = match error {
-            sled::Error::Io(error) => Self::from(error).cause,
-            _ => Cause::Failure,
-        };
-        Self { reason, cause }
-    }
-}
-
-impl From<io::Error> for IndexError {
-    fn from(error: io::Error) -> Self {
-        Self {
-            reason: error.to_string(),
-            cause: if disk::is_refused(&error) {
-                Cause::Lack
-            } else {
-                Cause::Failure
-            },
-        }
-    }
-}
-
-pub(super) type Key = [u8; KEY_BYTES];
-
-/// The prefix of a digest.
-pub(super) fn key(digest: &Digest) -> Key {
-    let mut key = [0; KEY_BYTES];
-    key.copy_from_slice(&digest.as_bytes()[..KEY_BYTES]);
-    key
-}
-
-fn encode(digest: &Digest, place: Place) -> [u8; VALUE_BYTES] {
-    let mut value = [0; VALUE_BYTES];
-    value[..REST_BYTES].copy_from_slice(&digest.as_bytes()[KEY_BYTES..]);
-    value[REST_BYTES..LENGTH_AT].copy_from_slice(&place.at.to_u64().to_le_bytes());
-    value[LENGTH_AT..].copy_from_slice(&place.length.to_le_bytes());
-    value
-}
-
-fn decode(key: &[u8], value: &[u8]) -> Result<(Digest, Place), IndexError> {
-    let key = <&Key>::try_from(key).map_err(|_| wrong_size())?;
-    let value = <&[u8; VALUE_BYTES]>::try_from(value).map_err(|_| wrong_size())?;
-    let mut digest = [0; DIGEST_BYTES];
-    digest[..KEY_BYTES].copy_from_slice(key);
-    digest[KEY_BYTES..].copy_from_slice(&value[..REST_BYTES]);
-    let (mut at, mut length) = ([0; 8], [0; 4]);
-    at.copy_from_slice(&value[REST_BYTES..LENGTH_AT]);
-    length.copy_from_slice(&value[LENGTH_AT..]);
-    let place = Place {
-        at: Position::from_u64(u64::from_le_bytes(at)),
-        length: u32::from_le_bytes(length),
-    };
-    Ok((Digest::from_bytes(digest), place))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::{File, TryLockError};
+    use std::thread;
+
+    use super::entry::KEY_BYTES;
     use super::*;
 
     const CACHE: u64 = 1 << 20;
