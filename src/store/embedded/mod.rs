@@ -21,8 +21,9 @@ mod segments;
 // What a log means after a crash, and the index that is drawn from it; public for those who measure it alone.
 mod erasures;
 pub mod index;
-mod opening;
+mod lanes;
 mod recovery;
+mod replay;
 
 // What serves, by threads over what they share.
 mod committer;
@@ -32,6 +33,7 @@ mod keeper;
 mod options;
 mod queue;
 mod state;
+mod takeover;
 mod watchdog;
 
 // The data directory and its disk.
@@ -57,7 +59,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
-use tracing::{info, warn};
+use tracing::warn;
 
 pub use self::appender::Appender;
 use self::committer::Committer;
@@ -89,10 +91,6 @@ pub struct EmbeddedStore {
     _patrol: Patrol,
     _lock: Lock,
 }
-
-/// What is said of a log that gets an identity.
-const NEW_IDENTITY: &str =
-    "the log has an identity now: earlier backups cannot be brought up to date, make new ones";
 
 impl EmbeddedStore {
     /// Opens the store in `directory`: replays the log behind the checkpoint, and redraws the index
@@ -154,7 +152,7 @@ impl EmbeddedStore {
         } else {
             durability.unwrap_or(options.durability)
         };
-        let opened = opening::open_index(&path, cache_bytes, &log, last, progress)?;
+        let opened = replay::open_index(&path, cache_bytes, &log, last, progress)?;
         // What was written before is synced by now.
         if durability != Some(options.durability) {
             directory::write_durability(&path, options.durability)
@@ -277,45 +275,6 @@ impl Store for EmbeddedStore {
 impl Drop for EmbeddedStore {
     fn drop(&mut self) {
         let _ = self.close();
-    }
-}
-
-impl Shared {
-    /// Makes a log of version 0.1.0 one of this: what it has twice is erased, and then it gets an identity, so
-    /// that this is done once. One that lost its identity may be one in which this was interrupted.
-    fn take_over(
-        &self,
-        eraser: &mut Eraser,
-        is_lost: bool,
-        progress: &(dyn Fn(String) + Sync),
-    ) -> Result<(), OpenError> {
-        progress("looking for texts that an earlier version stored twice".into());
-        let end = self.indexed().position;
-        let doubles = opening::find_doubles(&self.index, &self.log, end)?;
-        let count = doubles.len();
-        self.erasures.add(doubles);
-        eraser.erase_all();
-        self.log
-            .identify()
-            .map_err(OpenError::io("give the log an identity"))?;
-        if count > 0 {
-            info!(texts = count, "erased what an earlier version stored twice");
-        }
-        if is_lost {
-            warn!("log/ID was missing: {NEW_IDENTITY}");
-        } else {
-            info!("{NEW_IDENTITY}");
-        }
-        Ok(())
-    }
-
-    /// Gives a log whose identity was damaged another one.
-    fn identify_again(&self) -> Result<(), OpenError> {
-        self.log
-            .identify()
-            .map_err(OpenError::io("give the log an identity"))?;
-        warn!("log/ID was damaged: {NEW_IDENTITY}");
-        Ok(())
     }
 }
 

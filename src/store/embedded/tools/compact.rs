@@ -34,10 +34,10 @@ use crate::store::embedded::directory::{
 use crate::store::embedded::disk;
 use crate::store::embedded::finding::Finding;
 use crate::store::embedded::index::{self, Checkpoint, Index, IndexError};
-use crate::store::embedded::opening::{self, Opened};
 use crate::store::embedded::queue::{GROUP_BYTES_MAX, GROUP_ENTRIES_MAX};
 use crate::store::embedded::record::{Place, Position};
 use crate::store::embedded::recovery::{self, Kind, Record};
+use crate::store::embedded::replay::{self, Opened};
 use crate::store::embedded::segments::Log;
 
 /// What a compaction did.
@@ -122,7 +122,7 @@ pub fn compact(
         messages,
         end,
         ..
-    } = opening::open_index(path, cache_bytes, &log, durability, &|_| ())?;
+    } = replay::open_index(path, cache_bytes, &log, durability, &|_| ())?;
     let damaged = Damaged::find(&log, &index, end, progress, tell);
     let written = damaged.and_then(|damaged| {
         if !damaged.is_needed {
@@ -334,7 +334,7 @@ fn exchange(path: &Path) -> io::Result<()> {
 fn redraw(directory: &DataDirectory, cache_bytes: u64) -> Result<(), CompactError> {
     let path = &directory.path;
     let log = open_log(directory, "log")?;
-    let opened = opening::open_index(path, cache_bytes, &log, Durability::Disk, &|_| ())?;
+    let opened = replay::open_index(path, cache_bytes, &log, Durability::Disk, &|_| ())?;
     let checkpoint = Checkpoint {
         position: opened.end,
         messages: opened.messages,

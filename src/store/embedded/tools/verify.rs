@@ -22,10 +22,10 @@ use crate::store::embedded::directory::{
 use crate::store::embedded::finding::Finding;
 use crate::store::embedded::identity::Presence;
 use crate::store::embedded::index::{self, Checkpoint, Found, Index, IndexError};
-use crate::store::embedded::opening::{self, ReplayError};
 use crate::store::embedded::read_only::ReadOnlyDirectory;
 use crate::store::embedded::record::{Place, Position};
 use crate::store::embedded::recovery::{self, Damage, Kind, Record, Survey};
+use crate::store::embedded::replay::{self, ReplayError};
 use crate::store::embedded::segments::Log;
 use crate::store::embedded::{disk, reserve};
 
@@ -327,7 +327,7 @@ fn open_index(
     }
     let checked = Index::open(&directory, cache_bytes)
         .map_err(ReplayError::from)
-        .and_then(|index| opening::check(&index, expected, log).map(|held| (index, held)));
+        .and_then(|index| replay::check(&index, expected, log).map(|held| (index, held)));
     let reason = match checked {
         Ok((index, _)) => return Ok(Some(index)),
         Err(ReplayError::Index(error)) if error.is_lack() => {

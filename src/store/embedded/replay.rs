@@ -1,19 +1,20 @@
-//! Opening: either the index that is there, completed from the checkpoint on, or one drawn from the
-//! whole log.
+//! The replay: either the index that is there, completed from the checkpoint on, or one drawn from the whole log.
+//!
+//! It knows what index, checkpoint and log say of each other, and refuses to know what a record does to the index,
+//! which is the business of `lanes`. **Invariant:** an index that is opened has everything the log has.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
-use std::panic::resume_unwind;
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::thread::{self, Scope, ScopedJoinHandle};
+use std::thread;
 
 use tracing::{info, warn};
 
 use super::directory::{OpenError, is_in_reach, read_checkpoint, read_durability};
 use super::erasures::Erasure;
 use super::findings::{Finding, Findings};
-use super::index::{self, Checkpoint, Found, Held, Index, IndexError};
+use super::index::{self, Checkpoint, Held, Index, IndexError};
+use super::lanes::Lane;
 use super::record::{Place, Position};
 use super::recovery::{self, Kind, OPEN_END, Record};
 use super::segments::Log;
@@ -23,12 +24,6 @@ use crate::store::Durability;
 /// Messages between two lines about progress: some fifths of a second, and on the slowest disk less than the
 /// minute that a supervisor waits for the next.
 const PROGRESS_MESSAGES: u64 = 50_000;
-
-/// Records that are handed to a thread at once, so that it is not woken for each.
-const BATCH_RECORDS: usize = 256;
-
-/// Batches that the reading of the log may be ahead of a thread.
-const BATCHES_AHEAD: usize = 4;
 
 /// Records between two notes of how far an index is drawn: some seconds of work, which is what an interrupted
 /// start costs the next one.
@@ -352,10 +347,8 @@ fn enter(
                 note_progress(index, &mut lanes, at, drawn)?;
             }
             let lane = lanes.get_mut(index::part_of(&record.digest));
-            lane.map_or_else(
-                || Err(IndexError::new("there is no such part").into()),
-                |lane| lane.push(record),
-            )
+            let lane = lane.ok_or_else(|| IndexError::new("there is no such part"))?;
+            lane.push(record).map_err(ReplayError::from)
         });
         // If a lane ended early, it knows why. What the log was mended by then stays mended.
         let entries = lanes.into_iter().map(Lane::end);
@@ -419,197 +412,6 @@ fn note_progress(
     Ok(index.note_progress(Checkpoint { position, messages })?)
 }
 
-/// A thread that enters the records of one part of the index, in the order of the log.
-struct Lane<'scope> {
-    next: Vec<Record>,
-    sender: SyncSender<Step>,
-    thread: ScopedJoinHandle<'scope, Result<Entries, ReplayError>>,
-}
-
-/// What a lane is to do.
-enum Step {
-    Enter(Vec<Record>),
-    /// To say how many messages came and went so far.
-    Report(SyncSender<(u64, u64)>),
-}
-
-impl<'scope> Lane<'scope> {
-    fn start<'env>(
-        scope: &'scope Scope<'scope, 'env>,
-        index: &'env Index,
-        log: &'env Log,
-    ) -> Result<Self, IndexError> {
-        let (sender, receiver) = mpsc::sync_channel(BATCHES_AHEAD);
-        let enter = move || {
-            let mut entries = Entries::default();
-            for step in &receiver {
-                match step {
-                    Step::Enter(records) => {
-                        for record in records {
-                            entries.enter(index, log, record)?;
-                        }
-                    }
-                    // Who asked may have given up.
-                    Step::Report(to) => drop(to.send((entries.came, entries.went))),
-                }
-            }
-            Ok(entries)
-        };
-        let thread = thread::Builder::new().spawn_scoped(scope, enter)?;
-        Ok(Self {
-            next: Vec::new(),
-            sender,
-            thread,
-        })
-    }
-
-    fn push(&mut self, record: Record) -> Result<(), ReplayError> {
-        self.next.push(record);
-        if self.next.len() < BATCH_RECORDS {
-            return Ok(());
-        }
-        self.send_next()
-    }
-
-    fn send_next(&mut self) -> Result<(), ReplayError> {
-        let records = std::mem::take(&mut self.next);
-        self.send(Step::Enter(records))
-    }
-
-    fn send(&mut self, step: Step) -> Result<(), ReplayError> {
-        let sent = self.sender.send(step);
-        sent.map_err(|_| IndexError::new("a lane ended").into())
-    }
-
-    /// Says how many messages came and went, once everything that was pushed is entered.
-    fn reach(&mut self) -> Result<Receiver<(u64, u64)>, ReplayError> {
-        let (sender, reached) = mpsc::sync_channel(1);
-        self.send_next()?;
-        self.send(Step::Report(sender))?;
-        Ok(reached)
-    }
-
-    fn end(mut self) -> Result<Entries, ReplayError> {
-        let sent = self.send_next();
-        drop(self.sender);
-        let entries = self.thread.join();
-        let entries = entries.unwrap_or_else(|panic| resume_unwind(panic))?;
-        sent.map(|()| entries)
-    }
-}
-
-/// What entering some records came to.
-#[derive(Default)]
-struct Entries {
-    came: u64,
-    went: u64,
-    erasures: Vec<Erasure>,
-    /// Messages that the index cannot have beside others, and their records: version 0.1.0 could.
-    taken: BTreeMap<Digest, Position>,
-}
-
-impl Entries {
-    fn enter(&mut self, index: &Index, log: &Log, record: Record) -> Result<(), ReplayError> {
-        let Record { digest, place, .. } = record;
-        if record.kind == Kind::Deletion {
-            self.taken.remove(&digest);
-            let before = index.get(&digest)?.filter(|before| before.at < place.at);
-            if let Some(before) = before {
-                index::require(index.remove(&digest, before)?)?;
-                self.went += 1;
-            }
-            for erased in erased_by(log, &digest, place, before) {
-                self.erase(log, digest, erased, place.at);
-            }
-            return Ok(());
-        }
-        if index.put(&digest, None, place)? {
-            self.taken.remove(&digest);
-            self.came += 1;
-            return Ok(());
-        }
-        match index.look_up(&digest)? {
-            Found::Nothing => index::require(false)?,
-            Found::Message(known) if known == place => {}
-            // A later record of the same message heals an earlier, damaged one, or says the same again.
-            Found::Message(known) => {
-                index::require(index.put(&digest, Some(known), place)?)?;
-                if known.at < place.at {
-                    self.erase(log, digest, known, place.at);
-                }
-            }
-            // An index that is ahead knows of the deletion that comes yet.
-            Found::Other(other) if other.at > place.at => {}
-            Found::Other(_) => drop(self.taken.insert(digest, place.at)),
-        }
-        Ok(())
-    }
-
-    /// The body at `place` is to be erased, unless it is.
-    fn erase(&mut self, log: &Log, digest: Digest, place: Place, reason: Position) {
-        // One that cannot be read is left to the erasure, which says so.
-        let is_erased = |body: Vec<u8>| body.iter().all(|&byte| byte == 0);
-        if !log.read(place).is_ok_and(is_erased) {
-            self.erasures.push(Erasure {
-                digest,
-                place,
-                reason,
-            });
-        }
-    }
-}
-
-/// The records that the deletion at `deletion` erases, as it says or the index did. If its positions cannot
-/// be read, which the reading of the log has said, there is only the index.
-fn erased_by(log: &Log, digest: &Digest, deletion: Place, indexed: Option<Place>) -> Vec<Place> {
-    let mut places: Vec<_> = indexed.into_iter().collect();
-    for at in log.erased_by(deletion).unwrap_or_default() {
-        let before = Some(at).filter(|at| *at < deletion.at);
-        let place = before.and_then(|at| log.message_at(at, digest));
-        places.extend(place.filter(|&place| indexed != Some(place)));
-    }
-    places
-}
-
-/// Whole records before `end` that nobody can ask for: version 0.1.0 wrote a text as often as it came at once,
-/// and erased one record of it with its deletion. Reads the log, and asks the index for each record.
-pub(super) fn find_doubles(
-    index: &Index,
-    log: &Log,
-    end: Position,
-) -> Result<Vec<Erasure>, ReplayError> {
-    let mut doubles = Vec::new();
-    // Records of messages that the index does not have, unless a deletion comes they are not to be touched.
-    let mut unknown = HashMap::<_, Vec<_>>::new();
-    recovery::survey_before(log, end, |record| {
-        let Record { digest, place, .. } = record;
-        let erasure = |place: Place| Erasure {
-            digest,
-            place,
-            reason: place.at,
-        };
-        match record.kind {
-            Kind::Deletion => {
-                let deleted = unknown.remove(&digest).into_iter().flatten();
-                doubles.extend(deleted.map(erasure));
-            }
-            Kind::Message => match index.get(&digest)? {
-                Some(indexed) if indexed == place => {}
-                Some(indexed) => {
-                    let is_whole = |body: Vec<u8>| Digest::of(&body) == digest;
-                    // Otherwise this is the better one.
-                    if log.read(indexed).is_ok_and(is_whole) {
-                        doubles.push(erasure(place));
-                    }
-                }
-                None => unknown.entry(digest).or_default().push(place),
-            },
-        }
-        Ok::<_, ReplayError>(())
-    })?;
-    Ok(doubles)
-}
-
 /// What can end a replay, or keep an index from being completed.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
@@ -634,6 +436,7 @@ mod tests {
     use super::*;
     use crate::message::Message;
     use crate::store::embedded::appender::Appender;
+    use crate::store::embedded::lanes::{BATCH_RECORDS, BATCHES_AHEAD};
 
     /// More than one lane takes before the reading of the log has to wait for it.
     const MESSAGES: usize = 2 * index::PARTS * BATCH_RECORDS * BATCHES_AHEAD;
@@ -659,49 +462,6 @@ mod tests {
         assert!(
             matches!(&entered, Err(ReplayError::Index(error)) if error.to_string().contains("engine"))
         );
-    }
-
-    #[test]
-    fn of_two_messages_with_the_same_prefix_the_first_is_entered_and_the_second_reported() {
-        let directory = tempfile::tempdir().unwrap();
-        let log = Log::open(&directory.path().join("log"), 64 << 10).unwrap();
-        let index = Index::open(&directory.path().join("index"), 1 << 20).unwrap();
-        let [first, second] = [1, 2].map(|last| {
-            let mut bytes = [7; 32];
-            bytes[31] = last;
-            Digest::from_bytes(bytes)
-        });
-        let record = |kind, digest, offset| Record {
-            kind,
-            digest,
-            place: Place {
-                at: Position { segment: 1, offset },
-                length: 8,
-            },
-            heals: false,
-        };
-        let [one, other] = [
-            record(Kind::Message, first, 0),
-            record(Kind::Message, second, 64),
-        ];
-        let mut entries = Entries::default();
-        entries.enter(&index, &log, one).unwrap();
-        entries.enter(&index, &log, other).unwrap();
-        assert_eq!(index.get(&first).unwrap(), Some(one.place));
-        assert_eq!(index.get(&second).unwrap(), None);
-        assert_eq!(entries.came, 1);
-        let taken: Vec<_> = entries.taken.iter().collect();
-        assert_eq!(taken, [(&second, &other.place.at)]);
-        // Deleted, it is nobody's loss.
-        let deletion = record(Kind::Deletion, second, 128);
-        entries.enter(&index, &log, deletion).unwrap();
-        assert!(entries.taken.is_empty());
-        assert_eq!(index.get(&first).unwrap(), Some(one.place));
-        // An index that is ahead of a deletion and a put of the other.
-        assert!(index.remove(&first, one.place).unwrap());
-        assert!(index.put(&second, None, other.place).unwrap());
-        entries.enter(&index, &log, one).unwrap();
-        assert!(entries.taken.is_empty());
     }
 
     /// What its text is not is read as damage.
