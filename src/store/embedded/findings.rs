@@ -9,7 +9,7 @@ use tracing::{error, warn};
 
 use super::index::IndexError;
 use super::record::Position;
-use super::recovery::Damage;
+use super::scan::Damage;
 use crate::digest::Digest;
 
 /// Findings that get a line of their own and are kept. The rest is counted: who has so many needs

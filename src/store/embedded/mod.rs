@@ -24,6 +24,7 @@ pub mod index;
 mod lanes;
 mod recovery;
 mod replay;
+mod scan;
 
 // What serves, by threads over what they share.
 mod committer;

@@ -1,8 +1,8 @@
 //! A log of version 0.1.0 made one of this version: records of a text that were written more than once are erased, and
 //! the log gets an identity.
 //!
-//! It knows which records nobody can ask for; how they are erased is the business of `eraser`. **Invariant:** of the records of a message that is
-//! there, one that is whole stays.
+//! It knows which records nobody can ask for; how they are erased is the business of `eraser`. **Invariant:** of the
+//! records of a message that is there, one that is whole stays.
 
 use std::collections::HashMap;
 

@@ -24,8 +24,9 @@ use crate::store::embedded::identity::Presence;
 use crate::store::embedded::index::{self, Checkpoint, Found, Index, IndexError};
 use crate::store::embedded::read_only::ReadOnlyDirectory;
 use crate::store::embedded::record::{Place, Position};
-use crate::store::embedded::recovery::{self, Damage, Kind, Record, Survey};
+use crate::store::embedded::recovery::{self, Kind, Record, Survey};
 use crate::store::embedded::replay::{self, ReplayError};
+use crate::store::embedded::scan::Damage;
 use crate::store::embedded::segments::Log;
 use crate::store::embedded::{disk, reserve};
 
