@@ -1,7 +1,7 @@
 //! The committer: the one thread that writes.
 //!
 //! It takes groups of puts and deletions from the queue, appends and syncs them, carries them out in the
-//! index and answers, in this order, which is the durability argument of `store/mod.rs` in code. Then it
+//! index and answers, in this order, which is the durability argument of `embedded/mod.rs` in code. Then it
 //! has zeros written where the next group goes. Within a group all goes in the order of the queue, in the
 //! log as in the index. What was deleted is erased by the eraser.
 //!

@@ -11,6 +11,108 @@
 //! after a commit, and for a known message that was compared with what the log holds. A look-up that
 //! finds no good record where the index has it asks the index again: a body is erased only after the
 //! index has forgotten it. A checkpoint never passes a deletion whose bodies are due to be erased.
+//!
+//! # The durability argument
+//!
+//! *The log is the truth, the index is drawn from it.* A put is done when its record is in the log
+//! and `fdatasync` on the record's segment has returned; only then is it entered into the index, and
+//! only then is it answered. So nothing is visible before it is durable, and what a look-up has
+//! returned once is not gone later. A second put of the same text finds it in the index, which proves
+//! that it is durable, compares it with what the log holds, and is answered at once.
+//!
+//! Segments are reserved in full and their directory entries synced before their first record, as are
+//! those of the directories above them, so `fdatasync` of the segment covers everything a record
+//! needs, and a full disk shows before a group is written, not in the middle of one.
+//! (`no_answer_leaves_before_its_group_is_synced`)
+//!
+//! *A deletion is a record too.* It goes through the same queue, and is done when its record is durable
+//! and the index has forgotten the message; only then is it answered. The log says what is so: a message
+//! is there if a record of it stands behind its last deletion. So a replay, which goes in the order of the
+//! log and takes out of the index only what stands before the deletion, gives the same however often it
+//! runs and however far the index was: what was put since stays, what was put before does not come back.
+//! (`replaying_a_deletion_again_and_again_spares_what_was_put_since`, `a_store_is_a_map_that_survives`)
+//!
+//! Put, deletion and look-up of one message race without a lock. What each of them answers was so at one
+//! moment between its beginning and its end, which is where it stands in the order of all: the moment at
+//! which the committer changed the index, of a put that wrote and of a deletion; the moment of its look-up,
+//! of a get and of a put that found its message. Such a put may be answered after a deletion that came
+//! between, and was before it all the same. What was read and turns out not to be a message is looked up
+//! again: only if the index still has it at the same place is it damage, since a place is used once and a
+//! body is erased after the index forgot it (`a_body_that_was_erased_before_it_is_read_is_looked_up_again`).
+//! What `hot` keeps from before a deletion, it does not give out.
+//! (`puts_deletions_and_look_ups_that_race_could_have_come_one_after_the_other`)
+//!
+//! *Then the body is erased*, beside the running groups, after the deletion is durable and before a
+//! checkpoint passes it. So a crash in between leaves a deletion that is replayed, and says itself where the
+//! bodies are, even if the index has carried it out and does not know any more.
+//! (`a_start_erases_what_a_kill_left`, `a_start_after_a_kill_leaves_no_deleted_body`,
+//! `every_acked_deletion_survives_a_power_cut`)
+//! A record with a deletion after it is damage for nobody, whatever its body is. There is one record to
+//! erase: a put that waited is looked up again if its message came in meanwhile, and a damaged record is
+//! erased once its message was put again. (`a_text_that_many_put_at_once_is_erased_with_its_deletion`,
+//! `a_damaged_record_is_erased_once_its_text_was_posted_again`) What the disk does not erase and segments that
+//! a backup shares stay until `compact` leaves them out, and hold up nothing.
+//! (`a_body_that_cannot_be_erased_stops_neither_the_store_nor_a_start`)
+//!
+//! Each way a crash can fall:
+//!
+//! * *before the write, or within it*: the group was not answered. What is left of it is a torn tail
+//!   and is erased, or whole records, which are kept: to have more than was promised is no loss.
+//!   (`a_torn_group_costs_nothing_that_was_acked`)
+//! * *between the write and the sync, with power*: the records may be there, in any selection of
+//!   blocks. `recovery` tells the group from an older, damaged one by the group's start in each
+//!   header. What it keeps, it writes and syncs before anyone can read it.
+//!   (`every_acked_message_survives_a_power_cut`)
+//! * *between the sync and the answer, or before the index has it*: the record is in the log behind
+//!   the checkpoint and is replayed. (`every_acked_message_survives_a_kill`)
+//! * *anywhere in the index*: a checkpoint is written only after the index was flushed and synced, so
+//!   replaying from it completes any index that still holds it. One that does not, or that cannot be
+//!   read from end to end, is thrown away and redrawn. (`a_damaged_index_is_redrawn`)
+//! * *while zeros are written behind the end*: they read as before, and nobody waits for them.
+//!   (`zeros_are_written_behind_the_end_until_there_are_enough_and_never_over_a_record`)
+//! * *while recovering*: recovery only erases what was never answered and may run any number of
+//!   times. (`recovering_twice_changes_nothing_more`, `a_kill_while_the_index_is_redrawn_costs_nothing`)
+//!
+//! And each way the disk can fail:
+//!
+//! * *a write or a sync fails*: it is never retried, since the kernel may call pages clean that never
+//!   reached the disk. The group is refused and the store takes no more writes until it is opened
+//!   again, which writes what the log holds behind the checkpoint anew; reads go on. So it is with zeros
+//!   behind the end, though nothing that was answered hangs on them.
+//!   (`no_ack_follows_a_failed_fdatasync`, `…_write`, `…_fsync`,
+//!   `what_was_not_covered_by_a_checkpoint_is_written_again_before_it_is_served`)
+//! * *it is full*: shows while a segment is made, before anything is written, and is no failure; the
+//!   floor under the free space makes sure that it hardly ever comes so far. On file systems that take room for what
+//!   is written over (copy on write, NFS), it shows in the first write of a group: if that wrote nothing, and all
+//!   before is synced, the log is as it was, and that is no failure either
+//!   (`a_write_into_the_log_that_finds_no_room_refuses_its_messages_and_nothing_else`). A full one is opened in
+//!   the room of the `reserve`. (`a_disk_filled_to_the_last_block_opens_for_reading_and_later_for_writing`,
+//!   `a_disk_that_is_full_all_of_a_sudden_costs_nothing_that_was_acked`)
+//! * *it does not answer*: neither does the store; the `watchdog` says so and then ends the process,
+//!   which is a kill. (`a_sync_that_does_not_return_makes_it_unready_and_then_ends_it`) It watches single
+//!   calls: a disk that is slow is waited for. (`deletions_in_many_segments_never_make_it_unready`)
+//! * *it cannot read a sector*: that is damage of what is in it. The log goes on after the record that it
+//!   belongs to, and nothing is written over what may be readable again.
+//!   (`a_sector_that_cannot_be_read_costs_what_is_in_it`)
+//! * *it gives back something else*: a body is compared with its digest whenever it is read, a header
+//!   with its checksum, the index with the log at every start. What is damaged answers with an error
+//!   and is a finding; what is not stays readable. (`a_flipped_bit_in_any_file_is_an_error_and_never_a_lie`)
+//!
+//! Not covered: a file system or disk that lies about `fdatasync`, and loss of the disk. A group that
+//! was answered within the last second before the process died, and is then damaged on the disk before
+//! the next start, cannot be told from a torn one: only a later group or a checkpoint proves that it
+//! was whole. A deletion that is damaged on the disk is found when the log is read from end to end, but what
+//! it deleted is not known: where the index is redrawn after that, the message answers as damaged, since its
+//! body is gone, and can be deleted again; if its body was not erased, it is there again.
+//! (`a_damaged_deletion_is_named_and_hides_no_more_than_it_has_to`)
+//!
+//! With [`Durability::Os`] the answer leaves after the write: it survives the death of the process,
+//! not that of the machine. A segment that is left is synced by the committer, the last one within 100 ms and
+//! a sync. (`what_was_answered_is_synced_soon_whatever_is_to_be_erased`) Groups are not synced one by one then,
+//! so a later one proves nothing of an earlier: what is broken after the checkpoint becomes a filler, what the
+//! index has of it is taken out, and an index that lacks more than the log explains is drawn again. All that
+//! is one finding, of one start. (`a_power_cut_with_os_costs_what_was_not_synced_and_one_finding`)
+//! `DURABILITY` says what the last writer promised.
 
 // The log: its records, the files they are in, and who writes them.
 mod appender;
@@ -36,6 +138,7 @@ mod queue;
 mod reads;
 mod state;
 mod takeover;
+mod threads;
 mod watchdog;
 mod writes;
 
@@ -56,22 +159,18 @@ pub(super) mod tools;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::warn;
 
 pub use self::appender::Appender;
-use self::committer::Committer;
 pub use self::directory::{DataDirectory, Medium, OpenError, is_store};
 use self::disk::Lock;
 use self::eraser::Eraser;
 pub use self::finding::Finding;
 use self::identity::Presence;
-use self::maintenance::{CheckpointError, Keeper, keep_synced};
+use self::maintenance::CheckpointError;
 pub use self::note::{Note, is_held, read_note};
 pub use self::options::Options;
 pub use self::own_names::{OWN_NAMES, is_own_name};
@@ -80,6 +179,7 @@ pub use self::read_only::{ReadOnlyDirectory, Readable};
 pub use self::record::{Place, Position};
 pub use self::segments::{Log, is_segment_size};
 use self::state::Shared;
+use self::threads::{Worker, start_threads};
 use self::watchdog::Patrol;
 use crate::digest::Digest;
 use crate::message::Message;
@@ -297,59 +397,12 @@ fn require_room(path: &Path, options: &Options, segment_bytes: u32) -> Result<()
     Ok(())
 }
 
-/// A thread, and what ends it by being dropped, if that is not the end of the queue.
-#[derive(Debug)]
-struct Worker {
-    stop: Option<mpsc::SyncSender<()>>,
-    thread: JoinHandle<()>,
-}
-
-/// Starts the store's threads, in the order in which they end: what one leaves the next can take up.
-fn start_threads(shared: &Arc<Shared>, end: Position, eraser: Eraser) -> io::Result<Vec<Worker>> {
-    let (poke, poked) = mpsc::sync_channel(1);
-    let committer = Committer::new(Arc::clone(shared), end, poke.clone());
-    let mut workers = vec![spawn("committer", shared, None, || committer.run())?];
-    if shared.options.durability == Durability::Os {
-        let (stop, stopped) = mpsc::sync_channel(1);
-        let synced = Arc::clone(shared);
-        let run = move || keep_synced(&synced, &stopped);
-        workers.push(spawn("syncer", shared, Some(stop), run)?);
-    }
-    let (stop, stopped) = mpsc::sync_channel(1);
-    let run = move || eraser.run(&stopped);
-    workers.push(spawn("eraser", shared, Some(stop), run)?);
-    let keeper = Keeper::new(Arc::clone(shared));
-    let run = move || keeper.run(&poked);
-    workers.push(spawn("keeper", shared, Some(poke), run)?);
-    Ok(workers)
-}
-
-fn spawn(
-    name: &'static str,
-    shared: &Arc<Shared>,
-    stop: Option<mpsc::SyncSender<()>>,
-    run: impl FnOnce() + Send + 'static,
-) -> io::Result<Worker> {
-    let shared = Arc::clone(shared);
-    let thread = thread::Builder::new().name(name.into()).spawn(move || {
-        if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            shared.fail(&format!("the {name} panicked"));
-            // Those who wait are told by their replies being dropped.
-            shared.queue.close();
-            while shared.queue.take_group().is_some() {}
-        }
-    })?;
-    Ok(Worker { stop, thread })
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
     use crate::store::{Commit, Observer};
 
-    fn wait<T>(future: impl Future<Output = T>) -> T {
+    pub(super) fn wait<T>(future: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         runtime.unwrap().block_on(future)
     }
@@ -365,7 +418,7 @@ mod tests {
         }
     }
 
-    fn options() -> Options {
+    pub(super) fn options() -> Options {
         Options {
             message_cache_bytes: 1 << 20,
             free_bytes_min: Some(0),
@@ -373,7 +426,7 @@ mod tests {
         }
     }
 
-    fn open(directory: &Path, options: Options) -> EmbeddedStore {
+    pub(super) fn open(directory: &Path, options: Options) -> EmbeddedStore {
         let claimed = DataDirectory::claim(directory, 64 << 10).unwrap();
         EmbeddedStore::open(claimed, options, &|_| ()).unwrap()
     }
@@ -433,129 +486,5 @@ mod tests {
         assert_eq!(store.messages(), 2);
         assert!(store.holds(&Digest::of(b"bad")).unwrap());
         assert_eq!(store.findings(), [""; 0]);
-    }
-
-    /// A message whose digest has the first 22 bytes of that of "foo", or but 21 of them, and ends with zeros.
-    fn forged(text: &str, alike: usize) -> Message {
-        let mut bytes = [0; 32];
-        bytes[..alike].copy_from_slice(&Digest::of(b"foo").as_bytes()[..alike]);
-        Message::forged(text, Digest::from_bytes(bytes))
-    }
-
-    #[test]
-    fn a_message_whose_prefix_another_has_is_refused_by_its_caller() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = open(directory.path(), options());
-        let (foo, other, near) = (Message::new("foo"), forged("other", 22), forged("near", 21));
-        wait(store.put(foo.clone())).unwrap();
-        let end = store.shared.indexed();
-        let refused = wait(store.put(other.clone()));
-        assert_eq!(refused.unwrap_err(), StoreError::PrefixTaken);
-        // It is another one's, and is not found.
-        assert_eq!(store.get(&other.digest()), Ok(None));
-        assert_eq!(store.holds(&other.digest()), Ok(false));
-        assert!(wait(store.delete(&other.digest())).unwrap().is_none());
-        assert_eq!(store.shared.indexed(), end, "something was written");
-        assert!(wait(store.put(foo.clone())).unwrap().is_known());
-        assert!(!wait(store.put(near.clone())).unwrap().is_known());
-        assert!(store.holds(&near.digest()).unwrap());
-        // Once that is deleted, it is taken.
-        wait(store.delete(&foo.digest())).unwrap().unwrap();
-        assert!(!wait(store.put(other.clone())).unwrap().is_known());
-        assert!(wait(store.put(other)).unwrap().is_known());
-        let refused = wait(store.put(foo));
-        assert_eq!(refused.unwrap_err(), StoreError::PrefixTaken);
-    }
-
-    /// Says that the committer is between the sync and the index of a group, and holds it there.
-    #[derive(Debug)]
-    struct Gate {
-        reached: mpsc::SyncSender<()>,
-        opened: Mutex<mpsc::Receiver<()>>,
-    }
-
-    impl Observer for Gate {
-        fn committed(&self, _: Commit) {
-            // A test that is over opens it for good.
-            let _ = self.reached.send(());
-            let _ = self.opened.lock().unwrap().recv();
-        }
-    }
-
-    #[test]
-    fn a_message_whose_prefix_another_has_by_now_is_refused_by_the_committer() {
-        let directory = tempfile::tempdir().unwrap();
-        let (reached, arrivals) = mpsc::sync_channel(8);
-        let (open_gate, opened) = mpsc::channel();
-        let gate = Gate {
-            reached,
-            opened: Mutex::new(opened),
-        };
-        let options = Options {
-            observer: Some(Arc::new(gate)),
-            ..options()
-        };
-        let store = open(directory.path(), options);
-        let pass = || {
-            arrivals.recv().unwrap();
-            open_gate.send(()).unwrap();
-        };
-        let taken = Err(StoreError::PrefixTaken);
-        let is_known = |put: Put| wait(put).map(|receipt| receipt.is_known());
-
-        // In a later group than the one that it was looked up before.
-        let (foo, other, near) = (Message::new("foo"), forged("other", 22), forged("near", 21));
-        let first = store.put(foo);
-        arrivals.recv().unwrap();
-        let puts = [store.put(other), store.put(near)];
-        open_gate.send(()).unwrap();
-        pass();
-        assert_eq!(is_known(first), Ok(false));
-        assert_eq!(puts.map(is_known), [taken, Ok(false)]);
-
-        // In the same group.
-        let [one, other] = [1, 2].map(|last| {
-            let mut bytes = [7; 32];
-            bytes[31] = last;
-            Message::forged("text", Digest::from_bytes(bytes))
-        });
-        let first = store.put(Message::new("bar"));
-        arrivals.recv().unwrap();
-        let puts = [&one, &other, &one].map(|message| store.put(message.clone()));
-        let deletions = [&other, &one].map(|message| store.delete(&message.digest()));
-        let last = [&other, &one].map(|message| store.put(message.clone()));
-        open_gate.send(()).unwrap();
-        pass();
-        assert_eq!(is_known(first), Ok(false));
-        assert_eq!(puts.map(is_known), [Ok(false), taken, Ok(false)]);
-        let were_there = deletions.map(|deletion| wait(deletion).unwrap().is_some());
-        assert_eq!(were_there, [false, true]);
-        assert_eq!(last.map(is_known), [Ok(false), taken]);
-        assert_eq!(store.holds(&one.digest()), Ok(false));
-        assert_eq!(store.holds(&other.digest()), Ok(true));
-        assert_eq!(store.messages(), 4);
-        drop(open_gate);
-    }
-
-    /// A look-up that was overtaken between the index and the log.
-    #[test]
-    fn a_body_that_was_erased_before_it_is_read_is_looked_up_again() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = open(directory.path(), options());
-        let shared = &store.shared;
-        let digest = Digest::of(b"foo");
-        wait(store.put(Message::new("foo"))).unwrap();
-        let place = shared.place(&digest).unwrap().unwrap();
-        wait(store.delete(&digest)).unwrap().unwrap();
-        let started = Instant::now();
-        while *shared.log.read(place).unwrap() != [0; 3] {
-            assert!(started.elapsed().as_secs() < 60, "it is not erased");
-            thread::yield_now();
-        }
-        assert_eq!(shared.read(&digest, place), Ok(None));
-        wait(store.put(Message::new("foo"))).unwrap();
-        let found = shared.read(&digest, place).unwrap();
-        assert_eq!(found.unwrap().text(), "foo");
-        assert_eq!(store.stats().integrity_failures, 0);
     }
 }

@@ -173,8 +173,13 @@ pub(super) enum Known {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+    use std::time::Instant;
+
     use super::*;
+    use crate::store::Store;
     use crate::store::embedded::record::Position;
+    use crate::store::embedded::tests::{open, options, wait};
 
     #[test]
     fn a_page_whose_messages_were_all_deleted_is_not_the_end() {
@@ -197,5 +202,27 @@ mod tests {
         let page = first_page(None, range, read).unwrap();
         assert_eq!(page, [(third, Err(StoreError::Damaged))]);
         assert_eq!(first_page(Some(&third), range, read).unwrap(), []);
+    }
+
+    /// A look-up that was overtaken between the index and the log.
+    #[test]
+    fn a_body_that_was_erased_before_it_is_read_is_looked_up_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path(), options());
+        let shared = &store.shared;
+        let digest = Digest::of(b"foo");
+        wait(store.put(Message::new("foo"))).unwrap();
+        let place = shared.place(&digest).unwrap().unwrap();
+        wait(store.delete(&digest)).unwrap().unwrap();
+        let started = Instant::now();
+        while *shared.log.read(place).unwrap() != [0; 3] {
+            assert!(started.elapsed().as_secs() < 60, "it is not erased");
+            thread::yield_now();
+        }
+        assert_eq!(shared.read(&digest, place), Ok(None));
+        wait(store.put(Message::new("foo"))).unwrap();
+        let found = shared.read(&digest, place).unwrap();
+        assert_eq!(found.unwrap().text(), "foo");
+        assert_eq!(store.stats().integrity_failures, 0);
     }
 }

@@ -90,3 +90,115 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex, mpsc};
+
+    use super::*;
+    use crate::store::embedded::options::Options;
+    use crate::store::embedded::tests::{open, options, wait};
+    use crate::store::{Commit, Observer, Store};
+
+    /// A message whose digest has the first 22 bytes of that of "foo", or but 21 of them, and ends with zeros.
+    fn forged(text: &str, alike: usize) -> Message {
+        let mut bytes = [0; 32];
+        bytes[..alike].copy_from_slice(&Digest::of(b"foo").as_bytes()[..alike]);
+        Message::forged(text, Digest::from_bytes(bytes))
+    }
+
+    #[test]
+    fn a_message_whose_prefix_another_has_is_refused_by_its_caller() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path(), options());
+        let (foo, other, near) = (Message::new("foo"), forged("other", 22), forged("near", 21));
+        wait(store.put(foo.clone())).unwrap();
+        let end = store.shared.indexed();
+        let refused = wait(store.put(other.clone()));
+        assert_eq!(refused.unwrap_err(), StoreError::PrefixTaken);
+        // It is another one's, and is not found.
+        assert_eq!(store.get(&other.digest()), Ok(None));
+        assert_eq!(store.holds(&other.digest()), Ok(false));
+        assert!(wait(store.delete(&other.digest())).unwrap().is_none());
+        assert_eq!(store.shared.indexed(), end, "something was written");
+        assert!(wait(store.put(foo.clone())).unwrap().is_known());
+        assert!(!wait(store.put(near.clone())).unwrap().is_known());
+        assert!(store.holds(&near.digest()).unwrap());
+        // Once that is deleted, it is taken.
+        wait(store.delete(&foo.digest())).unwrap().unwrap();
+        assert!(!wait(store.put(other.clone())).unwrap().is_known());
+        assert!(wait(store.put(other)).unwrap().is_known());
+        let refused = wait(store.put(foo));
+        assert_eq!(refused.unwrap_err(), StoreError::PrefixTaken);
+    }
+
+    /// Says that the committer is between the sync and the index of a group, and holds it there.
+    #[derive(Debug)]
+    struct Gate {
+        reached: mpsc::SyncSender<()>,
+        opened: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl Observer for Gate {
+        fn committed(&self, _: Commit) {
+            // A test that is over opens it for good.
+            let _ = self.reached.send(());
+            let _ = self.opened.lock().unwrap().recv();
+        }
+    }
+
+    #[test]
+    fn a_message_whose_prefix_another_has_by_now_is_refused_by_the_committer() {
+        let directory = tempfile::tempdir().unwrap();
+        let (reached, arrivals) = mpsc::sync_channel(8);
+        let (open_gate, opened) = mpsc::channel();
+        let gate = Gate {
+            reached,
+            opened: Mutex::new(opened),
+        };
+        let options = Options {
+            observer: Some(Arc::new(gate)),
+            ..options()
+        };
+        let store = open(directory.path(), options);
+        let pass = || {
+            arrivals.recv().unwrap();
+            open_gate.send(()).unwrap();
+        };
+        let taken = Err(StoreError::PrefixTaken);
+        let is_known = |put: Put| wait(put).map(|receipt| receipt.is_known());
+
+        // In a later group than the one that it was looked up before.
+        let (foo, other, near) = (Message::new("foo"), forged("other", 22), forged("near", 21));
+        let first = store.put(foo);
+        arrivals.recv().unwrap();
+        let puts = [store.put(other), store.put(near)];
+        open_gate.send(()).unwrap();
+        pass();
+        assert_eq!(is_known(first), Ok(false));
+        assert_eq!(puts.map(is_known), [taken, Ok(false)]);
+
+        // In the same group.
+        let [one, other] = [1, 2].map(|last| {
+            let mut bytes = [7; 32];
+            bytes[31] = last;
+            Message::forged("text", Digest::from_bytes(bytes))
+        });
+        let first = store.put(Message::new("bar"));
+        arrivals.recv().unwrap();
+        let puts = [&one, &other, &one].map(|message| store.put(message.clone()));
+        let deletions = [&other, &one].map(|message| store.delete(&message.digest()));
+        let last = [&other, &one].map(|message| store.put(message.clone()));
+        open_gate.send(()).unwrap();
+        pass();
+        assert_eq!(is_known(first), Ok(false));
+        assert_eq!(puts.map(is_known), [Ok(false), taken, Ok(false)]);
+        let were_there = deletions.map(|deletion| wait(deletion).unwrap().is_some());
+        assert_eq!(were_there, [false, true]);
+        assert_eq!(last.map(is_known), [Ok(false), taken]);
+        assert_eq!(store.holds(&one.digest()), Ok(false));
+        assert_eq!(store.holds(&other.digest()), Ok(true));
+        assert_eq!(store.messages(), 4);
+        drop(open_gate);
+    }
+}
