@@ -136,7 +136,7 @@ fn takes(places: &[PathBuf], path: &Path) -> bool {
     })
 }
 
-/// Whether `name` is that of an old file of the log `of`: `.1`, `.1.gz`, `.gz.part` behind it.
+/// Whether `name` is that of an old file of the log `of`: `.1`, `.1.gz`, `.gz.part` after it.
 fn is_rotated(name: Option<&OsStr>, of: Option<&OsStr>) -> bool {
     let (Some(name), Some(of)) = (name, of) else {
         return false;
