@@ -137,7 +137,8 @@ impl Operation for LookUp {
     const SCOPE: Scope = Scope::Read;
     const ANSWER_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
 
-    /// A bare digest, one before the name of a file, one in quotes, or the member `digest` of an object; that is sent, and nothing else of the line.
+    /// A bare digest, one before the name of a file, one in quotes, or the member `digest` of an object; that is
+    /// sent, and nothing else of the line.
     fn prepare(line: Vec<u8>) -> (Option<Digest>, Vec<u8>) {
         let bare = std::str::from_utf8(&line).map(str::trim_ascii);
         let bare = bare.ok().and_then(|line| without_name(line).parse().ok());

@@ -12,14 +12,14 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::mpsc;
 
 use rustix::fs::{OFlags, fcntl_setfl};
 
 use super::compression::compress_when_told;
-use super::old_files::OldFiles;
+use super::old_files::{OldFiles, identity};
 use super::output::{Output, count_lines};
 use crate::config::LogFileConfig;
 
@@ -73,8 +73,8 @@ impl LogFile {
         }
     }
 
-    /// Makes the directory too, if there is none. Addresses of clients are for the owner alone, unless the operator made the file. Links are followed: it
-    /// is the operator who names the file, `/dev/stderr` perhaps.
+    /// Makes the directory too, if there is none. Addresses of clients are for the owner alone, unless the operator
+    /// made the file. Links are followed: it is the operator who names the file, `/dev/stderr` perhaps.
     fn open_file(&mut self) -> io::Result<File> {
         let directory = self.config.path.parent().unwrap_or(Path::new(""));
         if !directory.as_os_str().is_empty() && !directory.exists() {
@@ -139,7 +139,6 @@ impl LogFile {
 
     /// What is known of the file, if its name still leads to it: it was not removed or moved away.
     fn still_there(&self) -> Option<fs::Metadata> {
-        let identity = |it: &fs::Metadata| (it.dev(), it.ino());
         let open = self.file.as_ref()?.metadata().ok()?;
         let named = fs::metadata(&self.config.path).ok()?;
         (identity(&open) == identity(&named)).then_some(named)

@@ -88,7 +88,6 @@ impl OldFiles {
     /// Puts the compressed file, which is whole, in the place of `file`, wherever that is by now.
     pub(super) fn replace(&self, file: &File) -> io::Result<()> {
         let _numbers = self.lock();
-        let identity = |it: &fs::Metadata| (it.dev(), it.ino());
         let wanted = identity(&file.metadata()?);
         let is_it = |number: &u32| {
             fs::metadata(self.named(*number, "")).is_ok_and(|found| identity(&found) == wanted)
@@ -117,6 +116,11 @@ impl OldFiles {
     fn lock(&self) -> MutexGuard<'_, ()> {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What tells a file from any other, whatever its name.
+pub(super) fn identity(file: &fs::Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
 }
 
 fn remove(path: &Path) -> io::Result<()> {
